@@ -1,0 +1,514 @@
+"""A part's bytes to contacts: gunzip, then JSON lines or CSV.
+
+A contact is a tuple of values in the order of the selected columns. JSON and CSV give the same
+tuples: empty and missing are `None`, dates are aware and in UTC, whole numbers are `int`.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import logging
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timezone
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, NoReturn
+
+import msgspec
+from msgspec.structs import astuple
+from singer_sdk.exceptions import DataError
+
+from tap_sendgrid_contacts.schema import KEY
+
+try:
+    from isal.igzip import GzipFile
+    from isal.isal_zlib import error as zlib_error
+except ImportError:  # no wheel for this machine
+    from gzip import GzipFile
+    from zlib import error as zlib_error
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tap_sendgrid_contacts.schema import Column, Kind
+
+Value = str | int | float | datetime | list[str] | None
+Contact = tuple[Value, ...]
+Decoder = Callable[[BinaryIO, str], Iterator[list[Contact]]]
+"""Takes a part's file and the part's name for errors; gives contacts, a block at a time."""
+
+logger = logging.getLogger(__name__)
+
+MAX_ROW_BYTES = 16 * 1024 * 1024
+"""Longest contact accepted: what bounds the memory when a file is not what it should be."""
+
+_BLOCK_BYTES = 64 * 1024
+_BLOCK_ROWS = 128
+_MAX_LEARNED = 1000
+_UTC = timezone.utc
+
+
+def decoder(file_type: str, columns: Sequence[Column]) -> Decoder:
+    """Choose how parts are decoded.
+
+    Args:
+        file_type: `json` or `csv`, as the export was asked for.
+        columns: All columns of the catalog, selected or not.
+
+    Returns:
+        A function from a part to its contacts. It raises `DataError`, naming part, line and
+        column and never a value, on whatever is not a whole and typed contact.
+    """
+    return _JsonLines(columns).decode if file_type == "json" else _Csv(columns).decode
+
+
+# --- bytes to lines -------------------------------------------------------------------------
+
+
+def _line_blocks(part: BinaryIO, where: str) -> Iterator[bytes]:
+    """Read whole lines in blocks of about 64 KiB, gunzipped if need be, without a BOM."""
+    # Neither the object's name nor its headers say reliably whether it is gzipped.
+    gzipped = part.read(2) == b"\x1f\x8b"
+    part.seek(0)
+    stream = GzipFile(fileobj=part, mode="rb") if gzipped else part
+    pending: list[bytes] = []
+    pending_bytes = 0
+    first = True
+    while True:
+        try:
+            chunk = stream.read(_BLOCK_BYTES)
+        except (EOFError, OSError, zlib_error) as error:
+            what = "ends too early" if isinstance(error, EOFError) else "is damaged"
+            raise DataError(
+                f"{where}: its gzip stream {what}; run again, for a new download"
+            ) from error
+        if first and chunk:
+            chunk = chunk.removeprefix(codecs.BOM_UTF8)
+            first = False
+        cut = chunk.rfind(b"\n") + 1
+        if cut or not chunk:
+            block = b"".join((*pending, chunk[:cut]))
+            pending, pending_bytes = [], 0
+            if block:
+                yield block
+        if not chunk:
+            return
+        pending.append(chunk[cut:])
+        pending_bytes += len(chunk) - cut
+        if pending_bytes > MAX_ROW_BYTES:
+            raise DataError(
+                f"{where}: a line is longer than {MAX_ROW_BYTES} bytes; this is no contact"
+            )
+
+
+# --- text to values -------------------------------------------------------------------------
+
+
+def _without_surrogates(text: str) -> str:
+    # Joins those that are a pair and drops the others.
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "ignore")
+
+
+_NUMBER = re.compile(r"[+-]?(?:([0-9]+)|(?:[0-9]+\.[0-9]*|\.?[0-9]+)(?:[eE][+-]?[0-9]+)?)")
+
+
+def _parse_number(text: str) -> float:
+    form = _NUMBER.fullmatch(text)
+    if form is None:
+        raise ValueError
+    number = int(text) if form[1] else float(text)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+_DAY = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})")
+_US_DAY = re.compile(r"([0-9]{1,2})/([0-9]{1,2})/([0-9]{4})")
+
+
+def parse_date(text: str) -> datetime:
+    """Read a date in any form SendGrid may write it.
+
+    Args:
+        text: RFC 3339, `YYYY-MM-DD` or `MM/DD/YYYY`. Without an offset it is taken as UTC.
+
+    Returns:
+        The date, aware and in UTC.
+
+    Raises:
+        ValueError: If it is none of these, or outside the years 1 to 9999.
+        OverflowError: If only its offset takes it outside.
+    """
+    if day := _DAY.fullmatch(text):
+        year, month, date = map(int, day.groups())
+        return datetime(year, month, date, tzinfo=_UTC)
+    if day := _US_DAY.fullmatch(text):
+        month, date, year = map(int, day.groups())
+        return datetime(year, month, date, tzinfo=_UTC)
+    moment = msgspec.convert(text, datetime)
+    return moment.astimezone(_UTC) if moment.tzinfo else moment.replace(tzinfo=_UTC)
+
+
+def _parse_list(text: str) -> list[str] | None:
+    # How CSV writes several addresses in one cell is not documented.
+    items = json.loads(text) if text.startswith("[") else re.split(r"[,;\s]+", text)
+    return [clean for item in items if (clean := _clean(item))] or None
+
+
+def _clean(value: object) -> str | None:
+    if not isinstance(value, str):
+        raise TypeError
+    text = value.replace("\0", "")
+    return (text if text.isascii() else _without_surrogates(text)) or None
+
+
+_PARSE: dict[Kind, Callable[[str], Value]] = {
+    "text": str,
+    "number": _parse_number,
+    "date": parse_date,
+    "list": _parse_list,
+}
+
+
+def _value(kind: Kind, value: object) -> Value:
+    """Bring a value from JSON to its column's type; raises `ValueError` or `TypeError`."""
+    if kind == "number" and isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    if kind == "list" and isinstance(value, list):
+        return [clean for item in value if (clean := _clean(item))] or None
+    text = _clean(value)
+    return text and _PARSE[kind](text)
+
+
+# What a parser raises for a value it cannot take.
+_MISFITS = (ValueError, TypeError, OverflowError, RecursionError, msgspec.ValidationError)
+
+
+# --- JSON -----------------------------------------------------------------------------------
+
+_NOT_EMPTY = msgspec.Meta(min_length=1)
+_TEXT = Annotated[str, _NOT_EMPTY]
+_STRUCT_TYPES: dict[Kind, Any] = {
+    "text": _TEXT | None,
+    "number": int | float | None,
+    "date": Annotated[datetime, msgspec.Meta(tz=True)] | None,
+    "list": Annotated[list[_TEXT], _NOT_EMPTY] | None,
+}
+_DATES: Any = list[_STRUCT_TYPES["date"]]
+
+
+class _JsonLines:
+    """One JSON object a line.
+
+    `_parse` says what a contact is. Blocks are first tried on a msgspec struct that has just the
+    fields and types of the catalog: what it accepts, `_parse` would read the same, but slower.
+    """
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        self._selected = [column for column in columns if column.selected]
+        self._key = _key_of(self._selected)
+        self._dates = [i for i, column in enumerate(self._selected) if column.kind == "date"]
+        self._columns = _by_field(columns)
+        # Names the struct has, as the file spells them; None where there is no column.
+        self._names: dict[tuple[bool, str], Column | None] = {
+            (column.custom, column.field): column for column in columns
+        }
+        self._learned: set[tuple[bool, str]] = set()
+        self._make_struct()
+
+    def decode(self, part: BinaryIO, where: str) -> Iterator[list[Contact]]:
+        line = 1
+        for block in _line_blocks(part, where):
+            contacts = self._parse_block(block)
+            yield list(self._parse_lines(block, line, where)) if contacts is None else contacts
+            line += block.count(b"\n")
+
+    def _make_struct(self) -> None:
+        custom_fields, self._custom_width = self._struct(custom=True)
+        self._no_custom_fields = custom_fields()
+        contact, self._reserved_width = self._struct(
+            ("custom_fields", custom_fields | None), custom=False
+        )
+        self._decoder = msgspec.json.Decoder(contact)
+
+    def _struct(self, *inner: tuple[str, Any], custom: bool) -> tuple[Any, int]:
+        """A struct of the selected fields, then those to pass over; and how many the first are."""
+        spelling = {column: name for (_, name), column in self._names.items()}
+        wanted = [column for column in self._selected if column.custom is custom]
+        passed_over = [
+            (name, msgspec.Raw)
+            for (is_custom, name), column in self._names.items()
+            if is_custom is custom and column not in wanted
+        ]
+        fields = [
+            (
+                f"_{i}",
+                annotation,
+                msgspec.field(name=name)
+                if annotation is _TEXT
+                else msgspec.field(name=name, default=None),
+            )
+            for i, (name, annotation) in enumerate(
+                (
+                    *((spelling[column], _struct_type(column)) for column in wanted),
+                    *inner,
+                    *passed_over,
+                )
+            )
+        ]
+        struct = msgspec.defstruct(
+            "Contact", fields, forbid_unknown_fields=True, kw_only=True, gc=False
+        )
+        return struct, len(wanted)
+
+    def _learn(self, form: tuple[bool, str]) -> None:
+        """Take a name the struct lacks into it: a column spelled otherwise, or no column."""
+        # Once only, or two spellings of one column would have it made anew for every line.
+        if form in self._learned or len(self._learned) >= _MAX_LEARNED:
+            return
+        self._learned.add(form)
+        custom, name = form
+        column = self._columns.get((custom, name.lower()))
+        if column is None:
+            _warn_unknown(name)
+        else:
+            self._names = {f: known for f, known in self._names.items() if known != column}
+        self._names[form] = column
+        self._make_struct()
+
+    def _parse_block(self, block: bytes) -> list[Contact] | None:
+        # The first look, at one byte, is what makes this cheap.
+        if b"\\" in block and b"\\u0000" in block:
+            return None
+        try:
+            structs = self._decoder.decode_lines(block)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None
+        reserved, custom, none = self._reserved_width, self._custom_width, self._no_custom_fields
+        contacts: list[Contact] = [
+            (*(fields := astuple(struct))[:reserved], *astuple(fields[reserved] or none)[:custom])
+            for struct in structs
+        ]
+        dates = ([contact[i] for contact in contacts] for i in self._dates)
+        return contacts if all(map(_all_utc, dates)) else None
+
+    def _parse_lines(self, block: bytes, first_line: int, where: str) -> Iterator[Contact]:
+        for number, line in enumerate(block.split(b"\n"), first_line):
+            if line.strip():
+                contacts = self._parse_block(line)
+                if contacts is None:
+                    yield self._parse(line, f"{where}, line {number}")
+                else:
+                    yield from contacts
+
+    def _parse(self, line: bytes, where: str) -> Contact:
+        try:
+            # Surrogates may stand in the bytes as well; lone ones go when the text is cleaned.
+            contact = json.loads(
+                line.decode("utf-8", "surrogatepass"), strict=False, parse_constant=_refuse
+            )
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where}: this is no JSON; the part is damaged") from error
+        custom_fields = contact.pop("custom_fields", None) if isinstance(contact, dict) else []
+        if not isinstance(custom_fields, dict | None):
+            raise DataError(f"{where}: this is no contact")
+        values: dict[Column, Value] = {}
+        for custom, fields in ((False, contact), (True, custom_fields or {})):
+            for name, value in fields.items():
+                if (custom, name) not in self._names:
+                    self._learn((custom, name))
+                column = self._columns.get((custom, name.lower()))
+                if column is None or not column.selected:
+                    continue
+                if column in values:
+                    raise _twice(column, where)
+                try:
+                    values[column] = None if value is None else _value(column.kind, value)
+                except _MISFITS:
+                    raise _misfit(column, where) from None
+        if values.get(self._selected[self._key]) is None:
+            raise _keyless(where)
+        return tuple(values.get(column) for column in self._selected)
+
+
+def _struct_type(column: Column) -> Any:  # noqa: ANN401 - a type expression
+    # The key alone is required.
+    return _TEXT if column.name == KEY else _STRUCT_TYPES[column.kind]
+
+
+def _refuse(_constant: str) -> NoReturn:
+    raise ValueError
+
+
+# --- CSV ------------------------------------------------------------------------------------
+
+
+class _Csv:
+    """A header, then one row a contact; a row may span lines.
+
+    `_parse` says what a contact is. Blocks of rows are first tried column by column: what that
+    accepts, `_parse` would read the same, but slower.
+    """
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        self._selected = [column for column in columns if column.selected]
+        self._key = _key_of(self._selected)
+        self._columns = _by_field(columns)
+        self._unknown: set[str] = set()
+        # Characters read since the last whole row.
+        self._pending = 0
+        # Python's own limit of 128 KiB is less than a text may have.
+        csv.field_size_limit(MAX_ROW_BYTES)
+
+    def decode(self, part: BinaryIO, where: str) -> Iterator[list[Contact]]:
+        reader = csv.reader(self._lines(part, where), strict=True)
+        header: list[str] | None = None
+        cells: list[int] = []
+        try:
+            while rows := list(islice(self._rows(reader), _BLOCK_ROWS)):
+                if header is None:
+                    _, header = rows.pop(0)
+                    cells = self._layout(header, where)
+                block = self._parse_block([row for _, row in rows], cells, len(header))
+                yield block or [
+                    self._parse(row, cells, len(header), f"{where}, line {line}")
+                    for line, row in rows
+                ]
+        except csv.Error as error:
+            raise DataError(
+                f"{where}, line {reader.line_num}: this is no CSV ({error}); the part is damaged"
+            ) from error
+
+    def _rows(self, reader: Any) -> Iterator[tuple[int, list[str]]]:  # noqa: ANN401 - csv has no name for it
+        for row in reader:
+            self._pending = 0
+            if row:
+                yield reader.line_num, row
+
+    def _parse_block(
+        self, rows: list[list[str]], cells: list[int], width: int
+    ) -> list[Contact] | None:
+        if set(map(len, rows)) != {width}:
+            return None
+        by_cell = (*zip(*rows, strict=True), ("",) * len(rows))
+        try:
+            values = [
+                _parse_column(column.kind, by_cell[i])
+                for column, i in zip(self._selected, cells, strict=True)
+            ]
+        except _MISFITS:
+            return None
+        return list(zip(*values, strict=True)) if all(values[self._key]) else None
+
+    def _parse(self, row: list[str], cells: list[int], width: int, where: str) -> Contact:
+        if len(row) != width:
+            raise DataError(
+                f"{where}: a row of {len(row)} cells under a header of {width}; the part is damaged"
+            )
+        row.append("")
+        values: list[Value] = []
+        for column, i in zip(self._selected, cells, strict=True):
+            try:
+                values.append(_PARSE[column.kind](row[i]) if row[i] else None)
+            except _MISFITS:
+                raise _misfit(column, where) from None
+        if values[self._key] is None:
+            raise _keyless(where)
+        return tuple(values)
+
+    def _lines(self, part: BinaryIO, where: str) -> Iterator[str]:
+        number = 1
+        for block in _line_blocks(part, where):
+            try:
+                text = block.decode()
+            except UnicodeDecodeError:
+                try:
+                    text = _without_surrogates(block.decode("utf-8", "surrogatepass"))
+                except UnicodeDecodeError:
+                    number += block.count(b"\n")
+            self._pending += len(text)
+            if self._pending > MAX_ROW_BYTES:
+                raise DataError(f"{where}: a row is longer than {MAX_ROW_BYTES} characters")
+            # Only \n ends a line here: the others may stand in a cell.
+            yield from io.StringIO(text.replace("\0", ""), newline="\n")
+
+    def _layout(self, header: list[str], where: str) -> list[int]:
+        """Find each selected column's cell; one that the file lacks gets that behind the last."""
+        cells: dict[Column, int] = {}
+        for i, name in enumerate(header):
+            reserved, custom = (
+                self._columns.get((is_custom, name.lower())) for is_custom in (False, True)
+            )
+            # A custom field may be named like a reserved one, which is written in upper case.
+            column = (reserved or custom) if name.isupper() else (custom or reserved)
+            if column is None:
+                if name not in self._unknown:
+                    self._unknown.add(name)
+                    _warn_unknown(name)
+            elif column in cells:
+                raise _twice(column, where)
+            else:
+                cells[column] = i
+        if self._selected[self._key] not in cells:
+            raise DataError(f"{where}: its header has no CONTACT_ID; this is no contacts export")
+        return [cells.get(column, len(header)) for column in self._selected]
+
+
+def _parse_column(kind: Kind, cells: Sequence[str]) -> Sequence[Value]:
+    """Bring a column of cells to its type; raises what the parsers raise, and for other zones."""
+    if kind == "text" and all(cells):
+        return cells
+    texts = [text or None for text in cells]
+    if kind == "text":
+        return texts
+    if kind == "date":
+        dates = cast("list[datetime | None]", msgspec.convert(texts, _DATES))
+        if not _all_utc(dates):
+            raise ValueError
+        return dates
+    parse = _PARSE[kind]
+    return [text and parse(text) for text in texts]
+
+
+# --- both -----------------------------------------------------------------------------------
+
+
+def _by_field(columns: Sequence[Column]) -> dict[tuple[bool, str], Column]:
+    """Columns by whether they are custom and by their field: names are unique ignoring case."""
+    return {(column.custom, column.field.lower()): column for column in columns}
+
+
+def _warn_unknown(field: str) -> None:
+    logger.warning(
+        "The export has a field %.100r that the catalog lacks: it is not loaded. Discover again "
+        "to get its column (Meltano: meltano run --refresh-catalog).",
+        field,
+    )
+
+
+def _key_of(columns: Sequence[Column]) -> int:
+    return [column.name for column in columns].index(KEY)
+
+
+def _keyless(where: str) -> DataError:
+    return DataError(f"{where}: {KEY} is missing")
+
+
+def _all_utc(dates: Iterable[Any]) -> bool:
+    return {date.tzinfo for date in dates if date} <= {_UTC}
+
+
+def _twice(column: Column, where: str) -> DataError:
+    return DataError(
+        f"{where}: two fields are column {column.name} when upper and lower case are ignored"
+    )
+
+
+def _misfit(column: Column, where: str) -> DataError:
+    return DataError(
+        f"{where}, column {column.name}: the value is not of the column's type, {column.kind}"
+    )

@@ -1,0 +1,236 @@
+"""The export job: start it or find it again, wait for it, fresh links to its parts."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from singer_sdk.exceptions import FatalAPIError
+
+from tap_sendgrid_contacts.client import (
+    MAX_TRIES,
+    NotFoundError,
+    NotTakenError,
+    UnansweredError,
+    is_safe_url,
+    waits,
+)
+from tap_sendgrid_contacts.decode import parse_date
+
+if TYPE_CHECKING:
+    from tap_sendgrid_contacts.client import SendGrid
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_POLL = 30.0
+_POLL_GROWTH = 1.5
+
+# An export whose request got no answer is looked up by when it was created, whole seconds by a
+# clock read from whole seconds.
+_CLOCK_SLACK = 2.0
+
+
+class ExportLostError(FatalAPIError):
+    """The export failed, expired, or is gone: only a new one can help."""
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What an export is asked for.
+
+    Attributes:
+        list_ids: Ids of lists.
+        segment_ids: Ids of segments; with neither, all contacts.
+        file_type: `json` or `csv`.
+        max_file_size: Largest part, in MB.
+        notify_email: Whether SendGrid mails a link too.
+    """
+
+    list_ids: tuple[str, ...] = ()
+    segment_ids: tuple[str, ...] = ()
+    file_type: str = "json"
+    max_file_size: int | None = None
+    notify_email: bool = False
+
+    def body(self) -> dict[str, Any]:
+        """The body of `POST /v3/marketing/contacts/exports`.
+
+        What is not asked for is left out: what an empty array means there is not documented.
+        """
+        body: dict[str, Any] = {"file_type": self.file_type}
+        if self.list_ids:
+            body["list_ids"] = list(self.list_ids)
+        if self.segment_ids:
+            body["segment_ids"] = list(self.segment_ids)
+        if self.max_file_size:
+            body["max_file_size"] = self.max_file_size
+        if self.notify_email:
+            body["notifications"] = {"email": True}
+        return body
+
+
+def start(api: SendGrid, request: ExportRequest) -> str:
+    """Ask for an export, and for one only.
+
+    Returns:
+        Its id.
+
+    Raises:
+        RetriableAPIError: When SendGrid could not be reached or did not answer.
+        FatalAPIError: When SendGrid refuses.
+    """
+    since = api.now
+    delays = waits()
+    next(delays)
+    for _ in range(MAX_TRIES - 1):
+        try:
+            return api.start_export(request.body())
+        except NotTakenError:
+            raise
+        except UnansweredError as error:
+            delay = delays.send(error)
+            logger.warning("%s; looking in %.0f s whether it was taken", error, delay)
+            time.sleep(delay)
+        if found := find(api, request, since):
+            return found
+        logger.warning("SendGrid does not list the export; asking again")
+    return api.start_export(request.body())
+
+
+def find(api: SendGrid, request: ExportRequest, since: float) -> str | None:
+    """Look for an export that was asked for without an answer.
+
+    Args:
+        api: The API.
+        request: What was asked for.
+        since: When it was asked for, in epoch seconds by SendGrid's clock.
+
+    Returns:
+        The id of the first export of the same lists and segments created since, if any.
+    """
+    # `GET /exports` tells neither file type nor size; that somebody else asks for the same lists
+    # while our request hangs is less likely than a lost answer.
+    wanted = [{each.lower() for each in ids} for ids in (request.list_ids, request.segment_ids)]
+    found = [
+        export
+        for export in api.exports()
+        if [{ref.id.lower() for ref in refs or ()} for refs in (export.lists, export.segments)]
+        == wanted
+        and _epoch(export.created_at) >= since - _CLOCK_SLACK
+        and export.status in {"pending", "ready"}
+    ]
+    if not found:
+        return None
+    first = min(found, key=lambda export: _epoch(export.created_at))
+    logger.info("SendGrid had taken the request: going on with export %s", first.id)
+    return first.id
+
+
+def _epoch(moment: str | None) -> float:
+    try:
+        return parse_date(moment).timestamp() if moment else 0.0
+    except (ValueError, OverflowError):
+        return 0.0
+
+
+@dataclass
+class ExportJob:
+    """An export that SendGrid works on or has done.
+
+    Attributes:
+        api: The API.
+        id: The export's id.
+        poll_interval: Seconds to the second look at its status; they grow from look to look.
+        poll_timeout: Seconds to wait for it in all.
+        parts: Number of files it is in, once ready.
+        contact_count: Number of contacts SendGrid promises, if it says.
+        created_at: When SendGrid made it, if it says.
+    """
+
+    api: SendGrid
+    id: str
+    poll_interval: int = 2
+    poll_timeout: int = 3600
+    parts: int = field(default=0, init=False)
+    contact_count: int | None = field(default=None, init=False)
+    created_at: datetime | None = field(default=None, init=False)
+
+    def wait(self) -> None:
+        """Wait until the export is ready.
+
+        Raises:
+            ExportLostError: When it failed, expired, or is gone.
+            FatalAPIError: When it takes longer than `poll_timeout`, or is not as documented.
+        """
+        deadline = time.monotonic() + self.poll_timeout
+        delay = float(self.poll_interval)
+        while not (urls := self._ready_urls()):
+            if urls is not None:
+                break
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise FatalAPIError(
+                    f"Export {self.id} is not ready after {self.poll_timeout} s (`poll_timeout`). "
+                    "SendGrid goes on with it, and the next run with this state waits for it"
+                )
+            logger.info("Export %s is pending; looking again in %.0f s", self.id, delay)
+            time.sleep(min(delay, left))
+            delay = min(delay * _POLL_GROWTH, max(_LONGEST_POLL, self.poll_interval))
+        self.parts = len(urls)
+        if not urls and self.contact_count != 0:
+            promised = "contacts" if self.contact_count is None else str(self.contact_count)
+            raise FatalAPIError(f"Export {self.id} is ready with {promised} contacts but no files")
+        logger.info(
+            "Export %s is ready: %s contacts in %d part(s)", self.id, self.contact_count, len(urls)
+        )
+
+    def url(self, part: int) -> str:
+        """Get a link to a part, signed just now: SendGrid's links live for five minutes.
+
+        Args:
+            part: The part, counted from 0.
+
+        Raises:
+            ExportLostError: When the export is gone or expired meanwhile.
+            FatalAPIError: When parts are missing, or the link is not safe to use.
+        """
+        urls = self._ready_urls() or []
+        if len(urls) != self.parts:
+            raise FatalAPIError(
+                f"Export {self.id} was in {self.parts} part(s), and now is in {len(urls)}; "
+                "run again, and if it stays so, without state"
+            )
+        if not is_safe_url(urls[part]):
+            raise FatalAPIError(
+                f"Part {part + 1} of export {self.id} is at no https address; it is not fetched"
+            )
+        return urls[part]
+
+    def _ready_urls(self) -> list[str] | None:
+        """Read the status: the links in an order that stays, or None while pending."""
+        try:
+            export = self.api.export(self.id)
+        except NotFoundError as error:
+            raise ExportLostError(f"Export {self.id} is gone: {error}") from error
+        if export.status == "failure":
+            said = " ".join((export.message or "no reason given").split())[:300]
+            raise ExportLostError(f"SendGrid failed to make export {self.id}: {said}")
+        if export.status == "pending":
+            return None
+        if export.status != "ready":
+            raise FatalAPIError(
+                f"Export {self.id} has a status that is not known: {export.status[:50]!r}"
+            )
+        expires = _epoch(export.expires_at)
+        if expires and expires < self.api.now:
+            raise ExportLostError(f"Export {self.id} expired at {export.expires_at}")
+        self.contact_count = export.contact_count
+        if created := _epoch(export.created_at):
+            self.created_at = datetime.fromtimestamp(created, timezone.utc)
+        # Their order is not promised; by name it is the same each time, and where all have one
+        # name the order given stays.
+        return sorted(export.urls or (), key=lambda url: urlsplit(url).path)

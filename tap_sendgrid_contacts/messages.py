@@ -1,0 +1,108 @@
+"""Singer messages to standard output: whole lines, whatever signal comes, and fast."""
+
+from __future__ import annotations
+
+import io
+import sys
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import msgspec
+from singer_sdk.contrib.msgspec import MsgSpecWriter
+from typing_extensions import override
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from singer_sdk.singerlib.encoding.simple import Message
+
+    from tap_sendgrid_contacts.decode import Contact
+
+
+class MessageWriter(MsgSpecWriter):
+    """Writes lines that no signal tears: what a signal calls for waits for the line's end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._writing = False
+        self._due: Callable[[], None] | None = None
+        self._raw: BinaryIO | None = None
+        self._out: BinaryIO = sys.stdout.buffer
+
+    @override
+    def write_message(self, message: Message) -> None:
+        self.write(self.format_message(message))
+
+    def write(self, lines: bytes | bytearray) -> None:
+        """Write whole lines, and flush them.
+
+        Raises:
+            BrokenPipeError: When the target is gone.
+        """
+        self._writing = True
+        try:
+            out = self._stdout()
+            out.write(lines)
+            out.flush()
+        finally:
+            self._writing = False
+        if self._due is not None:
+            due, self._due = self._due, None
+            due()
+
+    def between_lines(self, action: Callable[[], None]) -> None:
+        """Do something as soon as no line is being written: now, or at the line's end."""
+        if self._writing:
+            self._due = action
+        else:
+            action()
+
+    def _stdout(self) -> BinaryIO:
+        raw = sys.stdout.buffer
+        if raw is not self._raw:
+            self._raw = raw
+            # With PYTHONUNBUFFERED it is the bare file, whose writes may end half-way.
+            self._out = io.BufferedWriter(raw) if isinstance(raw, io.RawIOBase) else raw
+        return self._out
+
+
+class RecordEncoder:
+    """Contacts to RECORD messages, a block at a time.
+
+    Gives the same bytes as the SDK's message and writer would, at a tenth of the cost.
+    """
+
+    def __init__(self, stream: str, columns: Sequence[str], version: int | None) -> None:
+        """Prepare the messages.
+
+        Args:
+            stream: Name of the stream.
+            columns: Names of the columns, in the order of the contacts' values.
+            version: Version of the table, for ACTIVATE_VERSION.
+        """
+        self._record = _struct(columns)
+        self._message = _struct(
+            ["type", "stream", "record", *(["version"] if version else []), "time_extracted"]
+        )
+        self._version = (version,) if version else ()
+        self._stream = stream
+        self._encoder = msgspec.json.Encoder()
+
+    def encode(self, contacts: Sequence[Contact]) -> bytes:
+        """Encode contacts as lines."""
+        record, message, stream = self._record, self._message, self._stream
+        end = (*self._version, datetime.now(timezone.utc))
+        return self._encoder.encode_lines(
+            [message("RECORD", stream, record(*contact), *end) for contact in contacts]
+        )
+
+    def encode_bare(self, contacts: Sequence[Contact]) -> bytes:
+        """Encode contacts as lines without the message around, for files."""
+        record = self._record
+        return self._encoder.encode_lines([record(*contact) for contact in contacts])
+
+
+def _struct(names: Sequence[str]) -> Callable[..., msgspec.Struct]:
+    return msgspec.defstruct(
+        "Line", [(f"_{i}", Any, msgspec.field(name=name)) for i, name in enumerate(names)], gc=False
+    )

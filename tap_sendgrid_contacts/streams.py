@@ -1,0 +1,395 @@
+"""The contacts stream, Singer's side: schema, state, versions, messages."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from singer_sdk import Stream
+from singer_sdk.exceptions import ConfigurationError, DataError, FatalSyncError
+from singer_sdk.helpers.conform import TypeConformanceLevel
+from singer_sdk.mapper import SameRecordTransform
+from singer_sdk.singerlib.catalog import Metadata
+from typing_extensions import override
+
+from tap_sendgrid_contacts.decode import decoder, parse_date
+from tap_sendgrid_contacts.download import fetch_parts
+from tap_sendgrid_contacts.export import (
+    ExportJob,
+    ExportLostError,
+    ExportRequest,
+    find,
+    start,
+)
+from tap_sendgrid_contacts.messages import RecordEncoder
+from tap_sendgrid_contacts.schema import KEY, columns_of
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Iterator
+    from datetime import datetime
+
+    from singer_sdk.helpers.types import Context, Record
+    from singer_sdk.metrics import Counter
+    from singer_sdk.singerlib import Catalog, MetadataMapping
+
+    from tap_sendgrid_contacts.client import SendGrid
+    from tap_sendgrid_contacts.decode import Contact
+    from tap_sendgrid_contacts.schema import Column
+    from tap_sendgrid_contacts.tap import TapSendGridContacts
+
+REPLICATION_KEY = "updated_at"
+
+Position = dict[str, Any]
+"""How far an export is read, as it stands in the state under `export`.
+
+    id: The export; absent while its request has no answer yet.
+    asked_at: When it was asked for, in epoch seconds by SendGrid's clock.
+    request: What it was asked for.
+    version: Version of the table, if ACTIVATE_VERSION is asked for.
+    part: The part being read, counted from 0.
+    file: What tells the part's content from another.
+    records: Contacts read of that part.
+    contacts: Contacts read of the parts before.
+    newest: With INCREMENTAL, the latest `updated_at` read.
+"""
+
+
+class ContactsStream(Stream):
+    """Contacts of the configured lists and segments, through a contacts export."""
+
+    name = "contacts"
+
+    # Contacts come out of the decoder as the schema says.
+    TYPE_CONFORMANCE_LEVEL = TypeConformanceLevel.NONE
+
+    def __init__(self, tap: TapSendGridContacts, schema: dict[str, Any], api: SendGrid) -> None:
+        """Make the stream.
+
+        Args:
+            tap: The tap.
+            schema: JSON schema of the contacts.
+            api: SendGrid's API.
+        """
+        super().__init__(tap, schema=schema)
+        self.primary_keys = [KEY]
+        self._api = api
+        self._writer = tap.message_writer
+        self._counter: Counter | None = None
+        self._records_since_state = 0
+        config = self.config
+        self._request = ExportRequest(
+            list_ids=tuple(config["list_ids"]),
+            segment_ids=tuple(config["segment_ids"]),
+            file_type=config["file_type"],
+            max_file_size=config.get("max_file_size"),
+            notify_email=config["notify_email"],
+        )
+        # Whose contacts these are: a bookmark means nothing for others.
+        self._source = {
+            "api_url": config["api_url"],
+            "on_behalf_of": config.get("on_behalf_of"),
+            "list_ids": sorted(self._request.list_ids),
+            "segment_ids": sorted(self._request.segment_ids),
+        }
+
+    # --- catalog ----------------------------------------------------------------------------
+
+    @property
+    @override
+    def metadata(self) -> MetadataMapping:
+        metadata = super().metadata
+        if self._tap_input_catalog is None:
+            # Offered, and not the default: see `get_records`.
+            metadata.root.valid_replication_keys = [REPLICATION_KEY]
+        return metadata
+
+    @override
+    def apply_catalog(self, catalog: Catalog) -> None:
+        super().apply_catalog(catalog)
+        if KEY not in self.effective_schema["properties"]:
+            raise ConfigurationError(
+                f"The catalog's stream {self.name} has no {KEY}; discover again"
+            )
+        if self.replication_method == "FULL_TABLE":
+            self.replication_key = None
+            return
+        if self.replication_method != "INCREMENTAL":
+            raise ConfigurationError(
+                f"The catalog asks for {self.replication_method} replication of {self.name}: "
+                "there are FULL_TABLE and INCREMENTAL"
+            )
+        self.replication_key = self.replication_key or REPLICATION_KEY
+        if (
+            self.replication_key != REPLICATION_KEY
+            or REPLICATION_KEY not in self.effective_schema["properties"]
+        ):
+            raise ConfigurationError(
+                f"INCREMENTAL replication of {self.name} goes by {REPLICATION_KEY} alone"
+            )
+        key = ("properties", REPLICATION_KEY)
+        self.metadata[key].inclusion = Metadata.InclusionType.AUTOMATIC
+
+    @property
+    @override
+    def emit_activate_version_messages(self) -> bool:
+        # The SDK sends them at the start, when a target would take all rows for deleted that
+        # are yet to come. `_complete` sends one at the end.
+        return False
+
+    @override
+    def get_replication_key_signpost(self, context: Context | None = None) -> None:
+        """None: the bookmark is set by `_complete`."""
+
+    @override
+    def _increment_stream_state(
+        self, latest_record: Record, *, context: Context | None = None
+    ) -> None:
+        """Nothing: the export's position and `_complete` are all the state there is."""
+
+    @override
+    def get_record_counter(self, **kwargs: Any) -> Counter:
+        self._counter = super().get_record_counter(**kwargs)
+        return self._counter
+
+    # --- records ----------------------------------------------------------------------------
+
+    @override
+    def get_records(self, context: Context | None) -> Iterable[Record]:
+        if self.ABORT_AT_RECORD_COUNT is not None:
+            self.check_access()
+            return
+        job = self._open_export()
+        if self._is_plain():
+            self.logger.info("Records are written in blocks")
+            self._write_records(job)
+        else:
+            self.logger.info("Records go through the SDK, one by one")
+            yield from self._records(job)
+        self._complete(job)
+
+    def _is_plain(self) -> bool:
+        """Tell whether a contact as decoded is the record: no maps, no filter, no flattening."""
+        maps = self.stream_maps
+        return (
+            self.replication_method == "FULL_TABLE"
+            and len(maps) == 1
+            and type(maps[0]) is SameRecordTransform
+            and not maps[0].flattening_enabled
+        )
+
+    def _write_records(self, job: ExportJob) -> None:
+        columns = columns_of(self.effective_schema, lambda name: self.mask["properties", name])
+        names = [column.name for column in columns if column.selected]
+        encoder = RecordEncoder(self.name, names, self._stream_version)
+        for contacts, position in self._read(job, columns):
+            self._writer.write(encoder.encode(contacts))
+            if self._counter is not None:
+                self._counter.increment(len(contacts))
+            self._records_since_state += len(contacts)
+            self._commit(position)
+
+    def _records(self, job: ExportJob) -> Iterator[Record]:
+        columns = columns_of(self.effective_schema, lambda _: True)
+        names = [column.name for column in columns]
+        dates = [column.name for column in columns if column.kind == "date"]
+        incremental = self.replication_method == "INCREMENTAL"
+        since = self._since() if incremental else None
+        newest = _instant(self._position.get("newest"))
+        for contacts, position in self._read(job, columns):
+            for contact in contacts:
+                record: Record = dict(zip(names, contact, strict=True))
+                updated = record.get(REPLICATION_KEY)
+                if since and updated and updated < since:
+                    continue
+                for name in dates:
+                    record[name] = _rfc3339(record[name])
+                yield record
+                if incremental and updated and (newest is None or updated > newest):
+                    newest = updated
+            self._commit({**position, "newest": _rfc3339(newest)} if incremental else position)
+
+    # --- the export -------------------------------------------------------------------------
+
+    @property
+    def _position(self) -> Position:
+        return self.stream_state["export"]  # type: ignore[no-any-return]
+
+    def _open_export(self) -> ExportJob:
+        """Go on with the export that the state names, or ask for one; then wait for it."""
+        asked_for = {**self._source, "file_type": self._request.file_type}
+        saved: Position | None = self.stream_state.get("export")
+        if saved is not None:
+            job = self._resume(saved, asked_for)
+            if job is not None:
+                return job
+        version = self._tap.initialized_at // 1000
+        self._commit(
+            {
+                "asked_at": self._api.now,
+                "request": asked_for,
+                "version": version if self.config["emit_activate_version_messages"] else None,
+                "part": 0,
+                "records": 0,
+                "contacts": 0,
+            },
+            emit=True,
+        )
+        return self._wait_for(start(self._api, self._request))
+
+    def _resume(self, saved: Position, asked_for: dict[str, Any]) -> ExportJob | None:
+        try:
+            changed = [key for key in asked_for if asked_for[key] != saved["request"].get(key)]
+            if changed:
+                raise ExportLostError(f"{', '.join(changed)} changed since the last run")  # noqa: TRY301 - one way to a new export
+            export_id = saved.get("id") or find(self._api, self._request, saved["asked_at"])
+            if export_id is None:
+                raise ExportLostError("SendGrid does not list the export that was asked for")  # noqa: TRY301 - likewise
+            self.logger.info("Going on with export %s", export_id)
+            return self._wait_for(export_id)
+        except ExportLostError as error:
+            self.logger.warning("%s: asking for a new export", error)
+            return None
+
+    def _wait_for(self, export_id: str) -> ExportJob:
+        # The state is out before the first wait: whatever happens then, the export is not lost.
+        self._commit({**self._position, "id": export_id}, emit=True)
+        version = self._position.get("version")
+        if version and self.replication_method == "FULL_TABLE":
+            self._stream_version = version
+        job = ExportJob(
+            self._api, export_id, self.config["poll_interval"], self.config["poll_timeout"]
+        )
+        job.wait()
+        return job
+
+    def _read(
+        self, job: ExportJob, columns: list[Column]
+    ) -> Generator[tuple[list[Contact], Position], None, None]:
+        """Read the export from the state's position on.
+
+        Yields:
+            Contacts, and the position behind them: to commit when they are written.
+        """
+        decode = decoder(self._request.file_type, columns)
+        at = self._position
+        if at["part"] > job.parts:
+            raise FatalSyncError(
+                f"Export {job.id} is in {job.parts} part(s), and {at['part']} were read; "
+                "run again without state"
+            )
+        with contextlib.closing(
+            fetch_parts(job, at["part"], self.config["request_timeout"])
+        ) as parts:
+            for part in parts:
+                where = f"Part {part.number + 1} of {job.parts}"
+                skip = at["records"] if at.get("file") == part.version else 0
+                if skip < at["records"]:
+                    self.logger.warning("%s is another file now: reading it anew", where)
+                elif skip:
+                    self.logger.info("%s: skipping %d contacts sent before", where, skip)
+                records = 0
+                for contacts in decode(part.file, where):
+                    records += len(contacts)
+                    if records > skip:
+                        fresh = contacts[max(0, len(contacts) - (records - skip)) :]
+                        yield fresh, {**at, "file": part.version, "records": records}
+                at = {
+                    **self._position,
+                    "part": part.number + 1,
+                    "file": None,
+                    "records": 0,
+                    "contacts": at["contacts"] + records,
+                }
+                yield [], at
+
+    def _commit(self, position: Position, *, emit: bool = False) -> None:
+        """Make a position the state's, in one step, and send a STATE if it is time for one."""
+        before = self.stream_state.get("export")
+        self.stream_state["export"] = position
+        if (
+            emit
+            or (before and position["part"] != before["part"])
+            or self._records_since_state >= self.STATE_MSG_FREQUENCY
+        ):
+            self._records_since_state = 0
+            self._tap.state_writer.write_state(self.tap_state)
+
+    def _complete(self, job: ExportJob) -> None:
+        """Check that nothing is missing; only then are rows that left the export given up."""
+        contacts, promised = self._position["contacts"], job.contact_count
+        if promised is None:
+            self.logger.warning("SendGrid did not say how many contacts to expect: not checked")
+        elif contacts > promised:
+            self.logger.warning("%d contacts came, SendGrid promised %d", contacts, promised)
+        elif contacts < promised:
+            text = f"Export {job.id}: {contacts} contacts came, SendGrid promised {promised}"
+            if not self.config["allow_count_mismatch"]:
+                raise DataError(
+                    f"{text}. Run again without state for a new export; if it stays so and you "
+                    "know why, set `allow_count_mismatch`"
+                )
+            self.logger.warning("%s; `allow_count_mismatch` lets it pass", text)
+        if self._stream_version:
+            self._write_activate_version_message(self._stream_version)
+        state = self.stream_state
+        newest, bookmark = _instant(self._position.get("newest")), self._bookmark()
+        if newest:
+            # What changed while the export was made may be in it or not: the next one has it.
+            newest = min(newest, job.created_at or newest)
+            state["replication_key"] = REPLICATION_KEY
+            state["replication_key_value"] = _rfc3339(max(newest, bookmark or newest))
+            state["source"] = self._source
+        del state["export"]
+        self.logger.info("Export %s is read: %d contacts", job.id, contacts)
+
+    def _bookmark(self) -> datetime | None:
+        """The state's bookmark, if it is one of the same contacts."""
+        if self.stream_state.get("source") != self._source:
+            return None
+        return _instant(self.stream_state.get("replication_key_value"))
+
+    def _since(self) -> datetime | None:
+        """The earliest `updated_at` to send."""
+        self.logger.warning(
+            "INCREMENTAL leaves out contacts that came into a list or segment without any change "
+            "to their updated_at, and never tells of those that left; FULL_TABLE does neither"
+        )
+        bookmark = self._bookmark()
+        if bookmark is None and "replication_key_value" in self.stream_state:
+            self.logger.info("The bookmark is of other lists, segments or account: not used")
+        start_date = _instant(self.config.get("start_date"))
+        since = max(filter(None, (bookmark, start_date)), default=None)
+        self.logger.info("Contacts with updated_at from %s on", since or "the beginning")
+        return since
+
+    def check_access(self) -> None:
+        """Check what a sync needs, without starting an export.
+
+        Raises:
+            ConfigurationError: When a list or segment does not exist.
+            FatalAPIError: When SendGrid refuses the key.
+        """
+        self._api.exports()
+        for setting, wanted, existing in (
+            ("list_ids", self._request.list_ids, self._api.lists),
+            ("segment_ids", self._request.segment_ids, self._api.segments),
+        ):
+            if not wanted:
+                continue
+            there = existing()
+            missing = {each.lower() for each in wanted} - {each.id.lower() for each in there}
+            if missing:
+                raise ConfigurationError(
+                    f"`{setting}`: SendGrid has no {', '.join(sorted(missing))}; it has "
+                    + (", ".join(f"{each.id} ({each.name})" for each in there) or "none at all")
+                )
+        self.logger.info("The key is accepted, the lists and segments exist")
+
+
+def _rfc3339(moment: datetime | None) -> str | None:
+    """As msgspec writes it: both paths give the same bytes."""
+    return None if moment is None else moment.isoformat().replace("+00:00", "Z")
+
+
+def _instant(text: str | None) -> datetime | None:
+    return parse_date(text) if text else None

@@ -1,0 +1,633 @@
+"""The sandbox, over real HTTP, with nothing but the standard library to read its files."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import requests
+from click.testing import CliRunner
+
+pytest.importorskip("aiohttp", reason="needs the extra `sandbox`")
+
+from tap_sendgrid_contacts.sandbox.account import Account, Contact
+from tap_sendgrid_contacts.sandbox.cli import main
+from tap_sendgrid_contacts.sandbox.faults import BY_NAME
+from tap_sendgrid_contacts.sandbox.files import FileWriter, Form, Request
+from tap_sendgrid_contacts.sandbox.values import HARD_DATES, HARD_NUMBERS, HARD_TEXTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SANDBOX = [sys.executable, "-m", "tap_sendgrid_contacts.sandbox.cli"]
+EXPORTS = "/v3/marketing/contacts/exports"
+TIMEOUT = 5
+
+
+class Sandbox:
+    def __init__(self, url: str, key: str, log: Path) -> None:
+        self.url = url
+        self.session = requests.Session()
+        self.session.headers["Authorization"] = f"Bearer {key}"
+        self._log = log
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def get(self, path: str, **given: Any) -> requests.Response:
+        return self.session.get(self.url + path, timeout=TIMEOUT, **given)
+
+    def post(self, timeout: float = TIMEOUT, **body: Any) -> requests.Response:
+        return self.session.post(self.url + EXPORTS, json=body, timeout=timeout)
+
+    def status(self, export_id: str) -> dict[str, Any]:
+        answer = self.get(f"{EXPORTS}/{export_id}")
+        assert answer.status_code == 200, answer.text
+        status: dict[str, Any] = answer.json()
+        return status
+
+    def ready(self, **body: Any) -> dict[str, Any]:
+        export_id = self.post(**body).json()["id"]
+        for _ in range(20):
+            if (status := self.status(export_id))["status"] != "pending":
+                return status
+        raise AssertionError
+
+    def parts(self, **body: Any) -> list[bytes]:
+        return [download(url) for url in self.ready(**body)["urls"]]
+
+
+def download(url: str, **headers: str) -> bytes:
+    answer = requests.get(url, headers=headers, timeout=TIMEOUT)
+    assert answer.status_code in (200, 206), answer.text
+    return answer.content
+
+
+def raw(url: str, **headers: str) -> requests.Response:
+    """A response whose content is what is on the wire."""
+    headers.setdefault("Accept-Encoding", "identity")
+    answer = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT)
+    answer._content = answer.raw.read(decode_content=False)  # noqa: SLF001 - requests has no way
+    return answer
+
+
+@contextmanager
+def serving(tmp_path: Path, *options: object) -> Iterator[Sandbox]:
+    log = tmp_path / "sandbox.log"
+    with (
+        log.open("w") as stderr,
+        subprocess.Popen(
+            [*SANDBOX, "serve", *map(str, options)],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+        ) as process,
+    ):
+        assert process.stdout
+        ready = re.fullmatch(
+            r"sandbox ready: (http://127\.0\.0\.1:\d+) api_key=(SG\.\S+)\n",
+            process.stdout.readline(),
+        )
+        assert ready, log.read_text()
+        sandbox = Sandbox(ready[1], ready[2], log)
+        try:
+            with sandbox.session:
+                yield sandbox
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(TIMEOUT) == 0
+    assert "Traceback" not in sandbox.log
+    assert not list(tmp_path.glob("sendgrid-sandbox-*"))
+
+
+@pytest.fixture(scope="module")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    options = ("--contacts", 2000, "--custom-fields", 17)
+    with serving(tmp_path_factory.mktemp("sandbox"), *options) as served:
+        yield served
+
+
+def told(contact: Contact) -> dict[str, Any]:
+    """A contact as JSON can tell it."""
+
+    def plain(value: object) -> object:
+        return f"{value.isoformat()[:19]}Z" if isinstance(value, datetime) else value
+
+    record: dict[str, Any] = {name: plain(value) for name, value in contact.values.items()}
+    record["custom_fields"] = {name: plain(value) for name, value in contact.custom.items()}
+    return record
+
+
+def from_json(data: bytes) -> list[dict[str, Any]]:
+    return [filled(json.loads(line)) for line in data.split(b"\n")[:-1]]
+
+
+def filled(record: dict[str, Any]) -> dict[str, Any]:
+    """The record without what is empty, however that is spelled."""
+    values = {key: value for key, value in record.items() if value not in ("", None, [], {})}
+    return {"custom_fields": {}, **values}
+
+
+def csv_rows(data: bytes) -> list[list[str]]:
+    # Before Python 3.11 the module took no NUL.
+    text = data.decode().replace("\0", "␀")
+    return [
+        [cell.replace("␀", "\0") for cell in row]
+        for row in csv.reader(io.StringIO(text, newline=""), strict=True)
+    ]
+
+
+def from_csv(data: bytes, account: Account) -> list[dict[str, Any]]:
+    head, *rows = csv_rows(data)
+    first, last = head.index("CONTACT_ID") + 1, head.index("PHONE_NUMBER_ID")
+    types = {field.name: field.type for field in account.fields}
+    records = []
+    for row in rows:
+        assert len(row) == len(head)
+        record: dict[str, Any] = {"custom_fields": {}}
+        for number, (name, text) in enumerate(zip(head, row, strict=True)):
+            value = json.loads(text) if text and name == "ALTERNATE_EMAILS" else text
+            if not text:
+                continue
+            if first <= number < last:
+                value = json.loads(text) if types[name] == "Number" else text
+                record["custom_fields"][name] = value
+            else:
+                record[name.lower()] = value
+        records.append(record)
+    return records
+
+
+def in_csv(contact: Contact) -> dict[str, Any]:
+    """A contact as CSV can tell it: lone surrogates have no UTF-8."""
+
+    def encodable(values: dict[str, Any]) -> dict[str, Any]:
+        return {
+            key: value.encode(errors="ignore").decode() if isinstance(value, str) else value
+            for key, value in values.items()
+            if value != "\ud800"
+        }
+
+    record = encodable(told(contact))
+    return {**record, "custom_fields": encodable(record["custom_fields"])}
+
+
+def test_documented_flow_in_json(tmp_path: Path) -> None:
+    with serving(tmp_path, "--contacts", 600, "--custom-fields", 17, "--pending", 2) as sandbox:
+        answer = sandbox.post(file_type="json")
+        assert answer.status_code == 202
+        assert answer.json()["_metadata"]["self"].endswith(answer.json()["id"])
+        pending = [sandbox.status(answer.json()["id"]) for _ in range(2)]
+        ready = sandbox.status(answer.json()["id"])
+        [exported] = sandbox.get(EXPORTS).json()["result"]
+        [url] = ready["urls"]
+        records = from_json(download(url))
+        assert "X-Amz-Signature" not in sandbox.log
+        assert f'POST {EXPORTS} 202 {len(answer.content)} {{"file_type": "json"}}' in sandbox.log
+        assert ".json.gzip?… 200 " in sandbox.log
+
+    assert [status["status"] for status in pending] == ["pending", "pending"]
+    assert not any(status.get("urls") for status in pending)
+    assert ready["status"] == "ready"
+    assert ready["contact_count"] == 600
+    created, expires = (
+        datetime.strptime(ready[key], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
+        for key in ("created_at", "expires_at")
+    )
+    assert (expires - created).total_seconds() == 12 * 3600
+    assert abs(datetime.now(timezone.utc) - created).total_seconds() < 60
+    assert (exported["id"], exported["status"]) == (ready["id"], "ready")
+    assert records == list(map(told, Account(600, 17)))
+
+
+def test_csv_tells_the_same(sandbox: Sandbox) -> None:
+    account = Account(2000, 17)
+    [data] = sandbox.parts()
+    header = data.partition(b"\n")[0].decode()
+    assert header.startswith('"EMAIL","FIRST_NAME","LAST_NAME","ADDRESS_LINE_1",')
+    assert header.endswith(',"PHONE_NUMBER_ID","EXTERNAL_ID","ANONYMOUS_ID"')
+    assert '"CONTACT_ID","company_name","Num_Orders",' in header
+    assert from_csv(data, account) == list(map(in_csv, account))
+
+
+def test_hard_values_all_occur_and_plain_ones_alone_can_be_had() -> None:
+    account = Account(1000, 17)
+    seen = {
+        repr(value)
+        for contact in account
+        for value in (*contact.values.values(), *contact.custom.values())
+    }
+    assert {repr(value) for value in (*HARD_TEXTS, *HARD_NUMBERS, *HARD_DATES)} <= seen
+    assert max(len(field.name) for field in account.fields) == 100
+    assert len({field.name.lower() for field in Account(1, 500).fields}) == 500
+    text = json.dumps([told(contact) for contact in Account(1000, hard=False)])
+    assert "\\n" not in text
+    assert all(
+        "email" in contact.values or "phone_number_id" in contact.values for contact in account
+    )
+
+
+def test_spellings_of_hard_values(sandbox: Sandbox) -> None:
+    [data] = sandbox.parts(file_type="json")
+    [rows] = sandbox.parts()
+    for spelling in (
+        *("\\u003c", "\\u2028", "\u2028", "\\ud83d\\ude00", "😀", "\\ud800", "\\u0000"),
+        *('"line":""', '"line":null', '"custom_fields":{}', '"custom_fields":null'),
+        *('"alternate_emails":[]', '"alternate_emails":null', ":1e5", ":18446744073709551617"),
+    ):
+        assert spelling.encode() in data, spelling
+    for spelling in (',"1e5",', '""quoted""', "\0", "two\r\nlines", "\u2028", "two\rlines"):
+        assert spelling.encode() in rows, spelling
+    assert b"\xed" not in rows.replace("\ud7ff".encode(), b"")
+
+
+def test_other_forms(tmp_path: Path) -> None:
+    options = "--numbers text --dates us --alternate-emails semicolon --header-case upper --bom"
+    with serving(tmp_path, "--contacts", 50, "--plain", *options.split()) as sandbox:
+        [data] = sandbox.parts(file_type="json")
+        [rows] = sandbox.parts()
+    assert data.startswith(b"\xef\xbb\xbf{")
+    custom = [json.loads(line).get("custom_fields", {}) for line in data[3:].splitlines()]
+    assert {type(values.get("Num_Orders", "")) for values in custom} == {str}
+    assert any(re.fullmatch(r"\d\d/\d\d/\d{4}", values.get("dob", "")) for values in custom)
+    assert rows.startswith(b'\xef\xbb\xbf"EMAIL"')
+    assert b'"COMPANY_NAME"' in rows
+    assert re.search(rb'"0\.contact\.\d+@[^";]+;1\.contact', rows)
+
+
+def test_the_same_request_gives_the_same_bytes(tmp_path: Path) -> None:
+    options = ("--contacts", 300, "--parts", 3)
+    with serving(tmp_path, *options) as sandbox:
+        first = [raw(url).content for url in sandbox.ready()["urls"]]
+        again = [raw(url).content for url in sandbox.ready(file_type="csv")["urls"]]
+    with serving(tmp_path, *options) as sandbox:
+        later = [raw(url).content for url in sandbox.ready()["urls"]]
+    assert first == again == later
+    assert Account(seed=1).contact(0) != Account(seed=0).contact(0) == Account().contact(0)
+    heads = [gzip.decompress(part).partition(b"\n")[0] for part in first]
+    assert len(heads) == 3
+    assert len({*heads}) == 1
+
+
+def test_max_file_size_splits(tmp_path: Path) -> None:
+    with serving(tmp_path, "--contacts", 5000) as sandbox:
+        parts = sandbox.parts(file_type="json", max_file_size=1)
+    assert len(parts) > 2
+    assert all(len(part) <= 1_000_000 for part in parts)
+    assert [record for part in parts for record in from_json(part)] == list(
+        map(told, Account(5000))
+    )
+
+
+@pytest.mark.parametrize("compression", ["encoded", "plain-gzip", "none"])
+def test_compression(tmp_path: Path, compression: str) -> None:
+    with serving(tmp_path, "--compression", compression, "--members", 3) as sandbox:
+        answer = raw(sandbox.ready(file_type="json")["urls"][0])
+    encoding = answer.headers.get("Content-Encoding")
+    assert encoding == ("gzip" if compression == "encoded" else None)
+    data = answer.content
+    if compression != "none":
+        member = zlib.decompressobj(wbits=31)
+        assert not member.decompress(data).endswith(b"\n")
+        assert member.unused_data.startswith(b"\x1f\x8b")
+        data = gzip.decompress(data)
+    assert from_json(data) == list(map(told, Account()))
+
+
+def test_days() -> None:
+    days = [Account(400, day=day) for day in (1, 2, 3)]
+    assert [len(account.fields) for account in days] == [5, 6, 7]
+    for before, after in pairwise(days):
+        old, new = ({contact.number: contact for contact in account} for account in (before, after))
+        kept = old.keys() & new.keys()
+        changed = {number for number in kept if old[number] != new[number]}
+        cleared = {
+            number for number in changed if new[number].values.keys() < old[number].values.keys()
+        }
+        assert new.keys() - old.keys()
+        assert old.keys() - new.keys()
+        assert cleared
+        assert changed - cleared
+        moved = {number for number in kept if updated(old[number]) != updated(new[number])}
+        assert changed == moved
+        assert all(updated(new[number]) > max(map(updated, old.values())) for number in changed)
+        assert all(
+            old[number].values["contact_id"] == new[number].values["contact_id"] for number in kept
+        )
+        assert any(after.fields[-1].name in contact.custom for contact in new.values())
+        assert any(
+            before.segments[0].holds(number, before.day)
+            != after.segments[0].holds(number, after.day)
+            for number in kept - changed
+        )
+        assert after.contact(next(iter(old.keys() - new.keys()))) is None
+
+
+def updated(contact: Contact) -> datetime:
+    moment = contact.values["updated_at"]
+    assert isinstance(moment, datetime)
+    return moment
+
+
+def test_lists_and_segments(tmp_path: Path) -> None:
+    account = Account(300, day=2)
+    customers, newsletter, *_, nobody = account.lists
+    opened = account.segments[0]
+    asked = [customers.id, newsletter.id], [opened.id]
+    with serving(tmp_path, "--contacts", 300, "--day", 2, "--overlap", "repeats") as sandbox:
+        page = sandbox.get("/v3/marketing/lists?page_size=3").json()
+        rest = sandbox.session.get(page["_metadata"]["next"], timeout=TIMEOUT).json()
+        segments = sandbox.get("/v3/marketing/segments/2.0").json()["results"]
+        fields = sandbox.get("/v3/marketing/field_definitions").json()
+        ready = sandbox.ready(file_type="json", list_ids=asked[0], segment_ids=asked[1])
+        records = from_json(download(ready["urls"][0]))
+        [nothing] = sandbox.parts(file_type="json", list_ids=[nobody.id])
+        [header] = sandbox.parts(list_ids=[nobody.id])
+    assert [found["name"] for found in page["result"] + rest["result"]] == [
+        group.name for group in account.lists
+    ]
+    assert "next" not in rest["_metadata"]
+    assert segments[0]["contacts_count"] == account.count([], [opened.id])
+    assert records == list(map(told, account.members(*asked, repeats=True)))
+    assert ready["contact_count"] == len(records) > account.count(*asked) > 100
+    assert nothing == b""
+    assert len(csv_rows(header)) == 1
+    assert [tuple(field.values()) for field in fields["custom_fields"]] == account.fields
+    assert {"email", "contact_id"} <= {field["name"] for field in fields["reserved_fields"]}
+
+
+def test_refusals(sandbox: Sandbox) -> None:
+    bare = requests.get(f"{sandbox.url}{EXPORTS}", timeout=TIMEOUT)
+    assert (bare.status_code, list(bare.json()["errors"][0])) == (401, ["field", "message"])
+    assert sandbox.get(f"{EXPORTS}/none").status_code == 404
+    assert sandbox.get("/v3/elsewhere").json()["errors"]
+    for body, status in (
+        ({"file_type": "xml"}, 400),
+        ({"list_ids": []}, 400),
+        ({"list_ids": "all"}, 400),
+        ({"list_ids": ["nobody-knows"]}, 404),
+        ({"segment_ids": ["nobody-knows"]}, 404),
+        ({"max_file_size": 0}, 400),
+        ({"max_file_size": "5"}, 400),
+        ({"notifications": {"email": "yes"}}, 400),
+        ({"surprise": 1}, 400),
+    ):
+        answer = sandbox.post(**body)
+        assert (answer.status_code, bool(answer.json()["errors"])) == (status, True), body
+    assert sandbox.post(notifications={"email": True}).status_code == 202
+    sandbox.get(EXPORTS, headers={"on-behalf-of": "sub"})
+    assert "for sub" in sandbox.log
+
+
+def test_urls_are_signed_and_short_lived(tmp_path: Path) -> None:
+    with serving(tmp_path, "--url-ttl", 2) as sandbox:
+        ready = sandbox.ready()
+        [url] = ready["urls"]
+        [fresh] = sandbox.status(ready["id"])["urls"]
+        assert fresh != url
+        assert raw(url).status_code == 200
+        assert sandbox.session.get(url, timeout=TIMEOUT).status_code == 400
+        unsigned = raw(url.partition("?")[0])
+        assert (unsigned.status_code, b"AccessDenied" in unsigned.content) == (403, True)
+        assert raw(url[:-1] + ("0" if url[-1] != "0" else "1")).status_code == 403
+        assert raw(url.replace("X-Amz-Expires=2", "X-Amz-Expires=9")).status_code == 403
+        time.sleep(2.1)
+        assert raw(url).status_code == 403
+        assert raw(sandbox.status(ready["id"])["urls"][0]).status_code == 200
+
+
+def test_ranges(sandbox: Sandbox) -> None:
+    [url] = sandbox.ready()["urls"]
+    whole = raw(url)
+    size, etag = len(whole.content), whole.headers["ETag"]
+    assert whole.headers["Content-Length"] == str(size)
+    assert whole.headers["Accept-Ranges"] == "bytes"
+    tail = raw(url, **{"Range": "bytes=100-", "If-Match": etag})
+    assert (tail.status_code, tail.content) == (206, whole.content[100:])
+    assert tail.headers["Content-Range"] == f"bytes 100-{size - 1}/{size}"
+    assert raw(url, Range="bytes=5-9").content == whole.content[5:10]
+    assert raw(url, Range=f"bytes={size}-").status_code == 416
+    assert raw(url, **{"Range": "bytes=5-", "If-Match": '"x"'}).status_code == 412
+    assert raw(url, **{"Range": "bytes=5-", "If-Range": '"x"'}).content == whole.content
+
+
+def test_run(tmp_path: Path) -> None:
+    look = (
+        "import os, urllib.request as u; e = os.environ; p = 'TAP_SENDGRID_CONTACTS_API_'; "
+        f"r = u.Request(e[p + 'URL'] + '{EXPORTS}', "
+        "headers={'Authorization': 'Bearer ' + e[p + 'KEY']}); "
+        "print(u.urlopen(r).status); raise SystemExit(7)"
+    )
+    command = [*SANDBOX, "run", "--quiet", "--api-key", "SG.mine", "--"]
+    done = subprocess.run(
+        [*command, sys.executable, "-c", look], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (7, "200\n", "")
+    assert subprocess.run([*command, "sh", "-c", "kill -9 $$"], check=False).returncode == 137
+    missing = subprocess.run([*command, str(tmp_path / "no")], capture_output=True, check=False)
+    assert missing.returncode == 127
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_run_forwards_signals(number: signal.Signals) -> None:
+    script = (
+        "import signal, sys, time\n"
+        "for n in (2, 15): signal.signal(n, lambda n, _: sys.exit(40 + n))\n"
+        "print('up', flush=True); time.sleep(9)"
+    )
+    with subprocess.Popen(
+        [*SANDBOX, "run", "--", sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(number)
+        assert process.wait(TIMEOUT) == 40 + number
+
+
+def test_every_fault_is_in_the_help() -> None:
+    text = CliRunner().invoke(main, ["serve", "--help"]).output
+    assert set(BY_NAME) <= set(re.findall(r"^ +([a-z0-9-]+) +(?:\d+|always) ", text, re.MULTILINE))
+    wrong = CliRunner().invoke(main, ["serve", "--fault", "oops"])
+    assert (wrong.exit_code, "oops" in wrong.output) == (2, True)
+
+
+def faulty(*names: str) -> list[str]:
+    return [word for name in names for word in ("--fault", name)]
+
+
+def test_api_faults(tmp_path: Path) -> None:
+    names = ("rate-limit", "rate-limit-seconds", "rate-limit-date", "rate-limit-reset")
+    errors = ("error-500", "error-502:2", "error-503", "error-504")
+    with serving(tmp_path, *faulty(*names, *errors, "html", "slow", "reset", "hang")) as sandbox:
+        limited = [sandbox.get(EXPORTS) for _ in names]
+        assert {answer.status_code for answer in limited} == {429}
+        assert "Retry-After" not in limited[0].headers
+        assert limited[1].headers["Retry-After"] == "1"
+        assert limited[2].headers["Retry-After"].endswith("GMT")
+        assert 0 < int(limited[3].headers["X-RateLimit-Reset"]) - time.time() < 3
+        codes = [sandbox.get(EXPORTS).status_code for _ in range(5)]
+        assert codes == [500, 502, 502, 503, 504]
+        assert sandbox.get(EXPORTS).text.startswith("<!DOCTYPE html>")
+        started = time.monotonic()
+        assert sandbox.get(EXPORTS).status_code == 200
+        assert time.monotonic() - started > 1.5
+        with pytest.raises(requests.ConnectionError, match="reset by peer"):
+            sandbox.get(EXPORTS)
+        with pytest.raises(requests.ReadTimeout):
+            sandbox.session.get(sandbox.url + EXPORTS, timeout=0.3)
+        assert sandbox.get(EXPORTS).status_code == 200
+        assert "fault hang" in sandbox.log
+
+
+def test_post_faults(tmp_path: Path) -> None:
+    names = ("post-503", "post-lost-reset", "post-taken-reset", "post-taken-hang", "post-taken-500")
+    with serving(tmp_path, *faulty(*names)) as sandbox:
+        made = []
+        for _ in names:
+            try:
+                code: object = sandbox.post(timeout=0.5).status_code
+            except requests.RequestException as error:
+                code = type(error)
+            made.append((code, len(sandbox.get(EXPORTS).json()["result"])))
+        assert made == [
+            (503, 0),
+            (requests.ConnectionError, 0),
+            (requests.ConnectionError, 1),
+            (requests.ReadTimeout, 2),
+            (500, 3),
+        ]
+
+
+def test_forbidden_and_redirected(tmp_path: Path) -> None:
+    with serving(
+        tmp_path, *faulty("forbidden:1", "forbidden-fields", "redirect-part", "no-etag:1")
+    ) as sandbox:
+        assert sandbox.post().status_code == 403
+        assert sandbox.get("/v3/marketing/field_definitions").status_code == 403
+        [url] = sandbox.ready()["urls"]
+        answer = requests.get(url, timeout=TIMEOUT)
+        assert [step.status_code for step in answer.history] == [307]
+        assert answer.content.startswith(b'"EMAIL"')
+        assert "ETag" not in answer.headers
+        assert "LEAK" not in sandbox.log
+    with serving(tmp_path, *faulty("redirect-api")) as sandbox:
+        moved = sandbox.get(EXPORTS, allow_redirects=False)
+        assert moved.status_code == 307
+        assert sandbox.get(EXPORTS).status_code == 401
+        assert "LEAK" not in sandbox.log
+        sandbox.session.get(moved.headers["Location"], timeout=TIMEOUT)
+        assert "LEAK" in sandbox.log
+
+
+def test_export_faults(tmp_path: Path) -> None:
+    with serving(
+        tmp_path, "--parts", 3, *faulty("gone", "count-high", "shuffled-parts")
+    ) as sandbox:
+        lost = sandbox.post().json()["id"]
+        assert [sandbox.get(f"{EXPORTS}/{lost}").status_code for _ in range(2)] == [404, 404]
+        ready = sandbox.ready()
+        assert ready["contact_count"] == 1001
+        orders = [names(sandbox.status(ready["id"])) for _ in range(3)]
+        assert orders[0] != orders[1]
+        assert {*orders[0]} == {*orders[1]}
+    with serving(
+        tmp_path, "--parts", 3, *faulty("failure", "expired:2", "part-missing")
+    ) as sandbox:
+        failed = sandbox.ready()
+        assert failed["status"] == "failure"
+        assert failed["message"]
+        expired = sandbox.ready()
+        assert expired["expires_at"] < expired["created_at"]
+        assert raw(expired["urls"][0]).status_code == 403
+        good = sandbox.ready()
+        assert [len(names(status)) for status in (good, sandbox.status(good["id"]))] == [3, 2]
+    with serving(tmp_path, *faulty("unknown-status:1", "no-urls:2", "count-missing:3")) as sandbox:
+        assert sandbox.ready()["status"] not in {"pending", "ready", "failure"}
+        assert sandbox.ready()["urls"] == []
+        good = sandbox.ready()
+        assert good["urls"]
+        assert "contact_count" not in good
+
+
+def names(status: dict[str, Any]) -> list[str]:
+    return [url.partition("?")[0] for url in status["urls"]]
+
+
+def test_download_faults(tmp_path: Path) -> None:
+    broken = ("part-reset", "part-short", "part-stall")
+    refused = ("part-expired", "part-500", "part-503")
+    with serving(tmp_path, "--contacts", 5000, *faulty(*refused, *broken)) as sandbox:
+        [url] = sandbox.ready()["urls"]
+        assert [raw(url).status_code for _ in refused] == [403, 500, 503]
+        for name in broken:
+            with pytest.raises(requests.RequestException):
+                requests.get(url, timeout=0.5)
+            assert f"fault {name}" in sandbox.log
+        assert raw(url, Range="bytes=7-").status_code == 206
+    with serving(tmp_path, *faulty("no-range", "etag-changes", "chunked")) as sandbox:
+        [url] = sandbox.ready()["urls"]
+        whole = raw(url)
+        assert "Content-Length" not in whole.headers
+        assert raw(url, Range="bytes=9-").content == whole.content
+        assert raw(url, **{"If-Match": whole.headers["ETag"]}).status_code == 412
+
+
+def written(tmp_path: Path, *faults: str) -> tuple[bytes, bytes]:
+    """The JSON and the CSV file of an account with these faults, as they are on disk."""
+    writer = FileWriter(Account(100, hard=False), Form(), tmp_path)
+    asked = [Request(file_type, (), (), 1) for file_type in ("json", "csv")]
+    lines, rows = (writer.write(one, frozenset(faults), one.file_type).parts[0] for one in asked)
+    return lines.path.read_bytes(), rows.path.read_bytes()
+
+
+@pytest.mark.parametrize("fault", ["truncated-gzip", "bad-crc"])
+def test_damaged_gzip(tmp_path: Path, fault: str) -> None:
+    for data in written(tmp_path, fault):
+        with pytest.raises((EOFError, gzip.BadGzipFile)):
+            gzip.decompress(data)
+
+
+def test_data_faults(tmp_path: Path) -> None:
+    def spoilt(*faults: str) -> list[bytes]:
+        return [gzip.decompress(data) for data in written(tmp_path, *faults)]
+
+    lines, rows = spoilt("bad-line")
+    with pytest.raises(json.JSONDecodeError):
+        from_json(lines)
+    with pytest.raises(csv.Error):
+        csv_rows(rows)
+    for data in spoilt("latin1"):
+        with pytest.raises(UnicodeDecodeError):
+            data.decode()
+    for data in spoilt("no-contact-id", "unknown-field", "bad-number", "bad-date"):
+        assert b"contact_id" not in data.lower()
+        assert b"not_in_the_definitions" in data
+        assert b'"twelve"' in data
+        assert b'"some day"' in data
+    _, rows = spoilt("bad-width", "duplicate-header")
+    assert {"EMAIL", "Email"} <= {*csv_rows(rows)[0]}
+    assert len({len(row) for row in csv_rows(rows)}) == 2
+
+
+def test_faults_in_files_are_served(tmp_path: Path) -> None:
+    with serving(tmp_path, *faulty("no-contact-id:1")) as sandbox:
+        bad, good = sandbox.parts(), sandbox.parts()
+    assert b"CONTACT_ID" not in bad[0]
+    assert b"CONTACT_ID" in good[0]
