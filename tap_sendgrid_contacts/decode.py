@@ -192,13 +192,13 @@ _MISFITS = (ValueError, TypeError, OverflowError, RecursionError, msgspec.Valida
 
 _NOT_EMPTY = msgspec.Meta(min_length=1)
 _TEXT = Annotated[str, _NOT_EMPTY]
+_DATE = Annotated[datetime, msgspec.Meta(tz=True)]
 _STRUCT_TYPES: dict[Kind, Any] = {
     "text": _TEXT | None,
     "number": int | float | None,
-    "date": Annotated[datetime, msgspec.Meta(tz=True)] | None,
+    "date": _DATE | None,
     "list": Annotated[list[_TEXT], _NOT_EMPTY] | None,
 }
-_DATES: Any = list[_STRUCT_TYPES["date"]]
 
 
 class _JsonLines:
@@ -466,7 +466,7 @@ def _parse_column(kind: Kind, cells: Sequence[str]) -> Sequence[Value]:
     if kind == "text":
         return texts
     if kind == "date":
-        dates = cast("list[datetime | None]", msgspec.convert(texts, _DATES))
+        dates = msgspec.convert(texts, list[_DATE | None])
         if not _all_utc(dates):
             raise ValueError
         return dates
