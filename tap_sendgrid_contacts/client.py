@@ -12,6 +12,7 @@ import logging
 import socket
 import ssl
 import time
+from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from urllib.parse import parse_qs, quote, urlsplit
@@ -153,9 +154,9 @@ class SendGrid:
         self._clock_offset = 0.0
 
     @property
-    def now(self) -> float:
-        """The time by SendGrid's clock as of its last answer, in epoch seconds."""
-        return time.time() + self._clock_offset
+    def now(self) -> datetime:
+        """The time by SendGrid's clock, as far as its last answer told it."""
+        return datetime.fromtimestamp(time.time() + self._clock_offset, timezone.utc)
 
     def field_definitions(self) -> list[FieldDefinition]:
         """List the custom fields: `GET /v3/marketing/field_definitions`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -31,7 +31,8 @@ _POLL_GROWTH = 1.5
 
 # An export whose request got no answer is looked up by when it was created, whole seconds by a
 # clock read from whole seconds.
-_CLOCK_SLACK = 2.0
+_EVER = datetime.min.replace(tzinfo=timezone.utc)
+_CLOCK_SLACK = timedelta(seconds=2)
 
 
 class ExportLostError(FatalAPIError):
@@ -101,13 +102,13 @@ def start(api: SendGrid, request: ExportRequest) -> str:
     return api.start_export(request.body())
 
 
-def find(api: SendGrid, request: ExportRequest, since: float) -> str | None:
+def find(api: SendGrid, request: ExportRequest, since: datetime) -> str | None:
     """Look for an export that was asked for without an answer.
 
     Args:
         api: The API.
         request: What was asked for.
-        since: When it was asked for, in epoch seconds by SendGrid's clock.
+        since: When it was asked for, by SendGrid's clock.
 
     Returns:
         The id of the first export of the same lists and segments created since, if any.
@@ -120,21 +121,21 @@ def find(api: SendGrid, request: ExportRequest, since: float) -> str | None:
         for export in api.exports()
         if [{ref.id.lower() for ref in refs or ()} for refs in (export.lists, export.segments)]
         == wanted
-        and _epoch(export.created_at) >= since - _CLOCK_SLACK
+        and (_moment(export.created_at) or _EVER) >= since - _CLOCK_SLACK
         and export.status in {"pending", "ready"}
     ]
     if not found:
         return None
-    first = min(found, key=lambda export: _epoch(export.created_at))
+    first = min(found, key=lambda export: _moment(export.created_at) or _EVER)
     logger.info("SendGrid had taken the request: going on with export %s", first.id)
     return first.id
 
 
-def _epoch(moment: str | None) -> float:
+def _moment(text: str | None) -> datetime | None:
     try:
-        return parse_date(moment).timestamp() if moment else 0.0
+        return parse_date(text) if text else None
     except (ValueError, OverflowError):
-        return 0.0
+        return None
 
 
 @dataclass
@@ -225,12 +226,11 @@ class ExportJob:
             raise FatalAPIError(
                 f"Export {self.id} has a status that is not known: {export.status[:50]!r}"
             )
-        expires = _epoch(export.expires_at)
+        expires = _moment(export.expires_at)
         if expires and expires < self.api.now:
             raise ExportLostError(f"Export {self.id} expired at {export.expires_at}")
         self.contact_count = export.contact_count
-        if created := _epoch(export.created_at):
-            self.created_at = datetime.fromtimestamp(created, timezone.utc)
+        self.created_at = _moment(export.created_at)
         # Their order is not promised; by name it is the same each time, and where all have one
         # name the order given stays.
         return sorted(export.urls or (), key=lambda url: urlsplit(url).path)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+from msgspec.structs import replace
 from singer_sdk import Stream
 from singer_sdk.exceptions import ConfigurationError, DataError, FatalSyncError
 from singer_sdk.helpers.conform import TypeConformanceLevel
@@ -26,7 +29,6 @@ from tap_sendgrid_contacts.schema import KEY, columns_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
-    from datetime import datetime
 
     from singer_sdk.helpers.types import Context, Record
     from singer_sdk.metrics import Counter
@@ -39,19 +41,31 @@ if TYPE_CHECKING:
 
 REPLICATION_KEY = "updated_at"
 
-Position = dict[str, Any]
-"""How far an export is read, as it stands in the state under `export`.
 
-    id: The export; absent while its request has no answer yet.
-    asked_at: When it was asked for, in epoch seconds by SendGrid's clock.
-    request: What it was asked for.
-    version: Version of the table, if ACTIVATE_VERSION is asked for.
-    part: The part being read, counted from 0.
-    file: What tells the part's content from another.
-    records: Contacts read of that part.
-    contacts: Contacts read of the parts before.
-    newest: With INCREMENTAL, the latest `updated_at` read.
-"""
+class Position(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How far an export is read, as it stands in the state under `export`.
+
+    Attributes:
+        asked_at: When it was asked for, by SendGrid's clock.
+        request: What it was asked for.
+        id: The export; absent while its request has no answer yet.
+        version: Version of the table, if ACTIVATE_VERSION is asked for.
+        part: The part being read, counted from 0.
+        file: What tells the part's content from another.
+        records: Contacts read of that part.
+        contacts: Contacts read of the parts before.
+        newest: With INCREMENTAL, the latest `updated_at` sent.
+    """
+
+    asked_at: datetime
+    request: dict[str, Any]
+    id: str | None = None
+    version: int | None = None
+    part: int = 0
+    file: str | None = None
+    records: int = 0
+    contacts: int = 0
+    newest: datetime | None = None
 
 
 class ContactsStream(Stream):
@@ -75,6 +89,7 @@ class ContactsStream(Stream):
         self._api = api
         self._writer = tap.message_writer
         self._counter: Counter | None = None
+        self._position = Position(datetime.min.replace(tzinfo=timezone.utc), {})
         self._records_since_state = 0
         config = self.config
         self._request = ExportRequest(
@@ -167,6 +182,13 @@ class ContactsStream(Stream):
             yield from self._records(job)
         self._complete(job)
 
+    @property
+    def _activates_version(self) -> bool:
+        return (
+            self.config["emit_activate_version_messages"]
+            and self.replication_method == "FULL_TABLE"
+        )
+
     def _is_plain(self) -> bool:
         """Tell whether a contact as decoded is the record: no maps, no filter, no flattening."""
         maps = self.stream_maps
@@ -194,7 +216,7 @@ class ContactsStream(Stream):
         dates = [column.name for column in columns if column.kind == "date"]
         incremental = self.replication_method == "INCREMENTAL"
         since = self._since() if incremental else None
-        newest = _instant(self._position.get("newest"))
+        newest = self._position.newest
         for contacts, position in self._read(job, columns):
             for contact in contacts:
                 record: Record = dict(zip(names, contact, strict=True))
@@ -206,56 +228,44 @@ class ContactsStream(Stream):
                 yield record
                 if incremental and updated and (newest is None or updated > newest):
                     newest = updated
-            self._commit({**position, "newest": _rfc3339(newest)} if incremental else position)
+            self._commit(replace(position, newest=newest))
 
     # --- the export -------------------------------------------------------------------------
-
-    @property
-    def _position(self) -> Position:
-        return self.stream_state["export"]  # type: ignore[no-any-return]
 
     def _open_export(self) -> ExportJob:
         """Go on with the export that the state names, or ask for one; then wait for it."""
         asked_for = {**self._source, "file_type": self._request.file_type}
-        saved: Position | None = self.stream_state.get("export")
-        if saved is not None:
-            job = self._resume(saved, asked_for)
-            if job is not None:
-                return job
-        version = self._tap.initialized_at // 1000
-        self._commit(
-            {
-                "asked_at": self._api.now,
-                "request": asked_for,
-                "version": version if self.config["emit_activate_version_messages"] else None,
-                "part": 0,
-                "records": 0,
-                "contacts": 0,
-            },
-            emit=True,
-        )
+        if "export" in self.stream_state:
+            try:
+                return self._resume(self.stream_state["export"], asked_for)
+            except ExportLostError as error:
+                self.logger.warning("%s: asking for a new export", error)
+        version = self._tap.initialized_at // 1000 if self._activates_version else None
+        # Out before the request: if its answer is lost with this process, the next one looks
+        # for the export.
+        self._commit(Position(self._api.now, asked_for, version=version), emit=True)
         return self._wait_for(start(self._api, self._request))
 
-    def _resume(self, saved: Position, asked_for: dict[str, Any]) -> ExportJob | None:
+    def _resume(self, saved: object, asked_for: dict[str, Any]) -> ExportJob:
         try:
-            changed = [key for key in asked_for if asked_for[key] != saved["request"].get(key)]
-            if changed:
-                raise ExportLostError(f"{', '.join(changed)} changed since the last run")  # noqa: TRY301 - one way to a new export
-            export_id = saved.get("id") or find(self._api, self._request, saved["asked_at"])
-            if export_id is None:
-                raise ExportLostError("SendGrid does not list the export that was asked for")  # noqa: TRY301 - likewise
-            self.logger.info("Going on with export %s", export_id)
-            return self._wait_for(export_id)
-        except ExportLostError as error:
-            self.logger.warning("%s: asking for a new export", error)
-            return None
+            self._position = msgspec.convert(saved, Position)
+        except msgspec.ValidationError as error:
+            raise ExportLostError(f"The state's export cannot be read ({error})") from error
+        before = self._position.request
+        changed = [key for key in asked_for if asked_for[key] != before.get(key)]
+        if changed:
+            raise ExportLostError(f"{', '.join(changed)} changed since the last run")
+        export_id = self._position.id or find(self._api, self._request, self._position.asked_at)
+        if export_id is None:
+            raise ExportLostError("SendGrid does not list the export that was asked for")
+        self.logger.info("Going on with export %s", export_id)
+        return self._wait_for(export_id)
 
     def _wait_for(self, export_id: str) -> ExportJob:
-        # The state is out before the first wait: whatever happens then, the export is not lost.
-        self._commit({**self._position, "id": export_id}, emit=True)
-        version = self._position.get("version")
-        if version and self.replication_method == "FULL_TABLE":
-            self._stream_version = version
+        # Out before the first wait: whatever happens then, the export is not lost.
+        self._commit(replace(self._position, id=export_id), emit=True)
+        if self._activates_version:
+            self._stream_version = self._position.version
         job = ExportJob(
             self._api, export_id, self.config["poll_interval"], self.config["poll_timeout"]
         )
@@ -271,19 +281,18 @@ class ContactsStream(Stream):
             Contacts, and the position behind them: to commit when they are written.
         """
         decode = decoder(self._request.file_type, columns)
-        at = self._position
-        if at["part"] > job.parts:
+        first, timeout = self._position.part, self.config["request_timeout"]
+        if first > job.parts:
             raise FatalSyncError(
-                f"Export {job.id} is in {job.parts} part(s), and {at['part']} were read; "
+                f"Export {job.id} is in {job.parts} part(s), and {first} were read; "
                 "run again without state"
             )
-        with contextlib.closing(
-            fetch_parts(job, at["part"], self.config["request_timeout"])
-        ) as parts:
+        with contextlib.closing(fetch_parts(job, first, timeout)) as parts:
             for part in parts:
+                at = self._position
                 where = f"Part {part.number + 1} of {job.parts}"
-                skip = at["records"] if at.get("file") == part.version else 0
-                if skip < at["records"]:
+                skip = at.records if at.file == part.version else 0
+                if skip < at.records:
                     self.logger.warning("%s is another file now: reading it anew", where)
                 elif skip:
                     self.logger.info("%s: skipping %d contacts sent before", where, skip)
@@ -292,31 +301,30 @@ class ContactsStream(Stream):
                     records += len(contacts)
                     if records > skip:
                         fresh = contacts[max(0, len(contacts) - (records - skip)) :]
-                        yield fresh, {**at, "file": part.version, "records": records}
-                at = {
-                    **self._position,
-                    "part": part.number + 1,
-                    "file": None,
-                    "records": 0,
-                    "contacts": at["contacts"] + records,
-                }
-                yield [], at
+                        yield fresh, replace(at, file=part.version, records=records)
+                yield (
+                    [],
+                    replace(
+                        at,
+                        part=part.number + 1,
+                        file=None,
+                        records=0,
+                        contacts=at.contacts + records,
+                    ),
+                )
 
     def _commit(self, position: Position, *, emit: bool = False) -> None:
         """Make a position the state's, in one step, and send a STATE if it is time for one."""
-        before = self.stream_state.get("export")
-        self.stream_state["export"] = position
-        if (
-            emit
-            or (before and position["part"] != before["part"])
-            or self._records_since_state >= self.STATE_MSG_FREQUENCY
-        ):
+        emit = emit or position.part != self._position.part
+        self._position = position
+        self.stream_state["export"] = msgspec.to_builtins(position)
+        if emit or self._records_since_state >= self.STATE_MSG_FREQUENCY:
             self._records_since_state = 0
             self._tap.state_writer.write_state(self.tap_state)
 
     def _complete(self, job: ExportJob) -> None:
         """Check that nothing is missing; only then are rows that left the export given up."""
-        contacts, promised = self._position["contacts"], job.contact_count
+        contacts, promised = self._position.contacts, job.contact_count
         if promised is None:
             self.logger.warning("SendGrid did not say how many contacts to expect: not checked")
         elif contacts > promised:
@@ -332,7 +340,7 @@ class ContactsStream(Stream):
         if self._stream_version:
             self._write_activate_version_message(self._stream_version)
         state = self.stream_state
-        newest, bookmark = _instant(self._position.get("newest")), self._bookmark()
+        newest, bookmark = self._position.newest, self._bookmark()
         if newest:
             # What changed while the export was made may be in it or not: the next one has it.
             newest = min(newest, job.created_at or newest)

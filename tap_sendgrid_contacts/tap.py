@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import io
+import json
 import logging
 import os
 import re
 import signal
 import sys
-from typing import TYPE_CHECKING, Any, ClassVar
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 from singer_sdk import Tap
 from singer_sdk import typing as th
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
+    from click import Context, Option
     from jsonschema import ValidationError
 
 _FALSY = ("false", "0", "no", "off")
@@ -221,6 +225,38 @@ class TapSendGridContacts(Tap):
         }
         return (error for error, holds in checks.items() if not holds)
 
+    # --- command line -----------------------------------------------------------------------
+
+    @classmethod
+    @override
+    def cb_config(cls, ctx: Context, param: Option, value: tuple[str, ...]) -> Any:
+        for path in value:
+            if path == "ENV":
+                continue
+            try:
+                text = Path(path).read_text(encoding="utf-8")
+            except (OSError, ValueError) as error:
+                raise ConfigurationError(f"--config {path}: the file cannot be read") from error
+            _check_object(f"--config {path}", text)
+        return super().cb_config(ctx, param, value)
+
+    @classmethod
+    @override
+    def invoke(
+        cls, *, state: IO[str] | None = None, catalog: IO[str] | None = None, **options: Any
+    ) -> None:
+        # After a first run without any STATE, a script's state file is empty.
+        state_text = state.read().strip() or "{}" if state else None
+        catalog_text = catalog.read() if catalog else None
+        for option, text in (("--state", state_text), ("--catalog", catalog_text)):
+            if text is not None:
+                _check_object(option, text)
+        super().invoke(
+            state=None if state_text is None else io.StringIO(state_text),
+            catalog=None if catalog_text is None else io.StringIO(catalog_text),
+            **options,
+        )
+
     # --- streams ----------------------------------------------------------------------------
 
     @override
@@ -275,6 +311,15 @@ def _is_date(text: str) -> bool:
     except (ValueError, OverflowError):
         return False
     return True
+
+
+def _check_object(option: str, text: str) -> None:
+    try:
+        content = json.loads(text)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{option}: the file holds no JSON object")
 
 
 class _OneLine(logging.Filter):
