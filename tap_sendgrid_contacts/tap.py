@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar
 
@@ -152,6 +153,17 @@ class TapSendGridContacts(Tap):
         ),
     ).to_dict()
 
+    def __init__(self, *, catalog: Any = None, **options: Any) -> None:  # noqa: ANN401 - as the SDK's
+        """Make the tap, as the SDK does.
+
+        Args:
+            catalog: Catalog.
+            **options: As the SDK's `Tap` takes them.
+        """
+        if isinstance(catalog, dict):
+            _heed_chosen_replication(catalog)
+        super().__init__(catalog=catalog, **options)
+
     # --- settings ---------------------------------------------------------------------------
 
     @classproperty
@@ -291,6 +303,17 @@ class TapSendGridContacts(Tap):
         self.message_writer.between_lines(stop)
 
 
+def _heed_chosen_replication(catalog: dict[str, Any]) -> None:
+    """Copy the replication method from the metadata, where users choose it, to where the SDK looks.
+
+    The SDK reads only the stream's own `replication_method`, which discovery fills.
+    """
+    for stream in catalog.get("streams", ()):
+        for entry in stream.get("metadata", ()):
+            if not entry["breadcrumb"] and (method := entry["metadata"].get("replication-method")):
+                stream["replication_method"] = method
+
+
 def _in_words(error: ValidationError) -> str:
     """Say what is wrong with a setting; unlike the validator's message, without its value."""
     path = "".join(f"[{step}]" if isinstance(step, int) else f"`{step}`" for step in error.path)
@@ -331,14 +354,23 @@ class _OneLine(logging.Filter):
 
 
 def main() -> None:
-    """Run the tap; what a user can mend is told in one line, with exit code 1."""
+    """Run the tap; whatever goes wrong is told in one line, with exit code 1."""
     logger = TapSendGridContacts.logger
     logger.getChild(ContactsStream.name).addFilter(_OneLine())
     try:
         TapSendGridContacts.cli()
     except SingerSDKError as error:
         logger.error(" ".join(str(error).split()))  # noqa: TRY400 - no traceback for users
-        sys.exit(1)
+    except Exception as error:  # noqa: BLE001 - its text may quote a contact: a map's, say
+        frames = traceback.extract_tb(error.__traceback__)
+        where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"
+        logger.error(  # noqa: TRY400 - the traceback ends in the text
+            "%s in %s, which no setting explains but a stream map may; LOGLEVEL=DEBUG shows more",
+            type(error).__name__,
+            where,
+        )
+        logger.debug("".join(traceback.format_list(frames)))
+    sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,15 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 TAP = [sys.executable, "-m", "tap_sendgrid_contacts.tap"]
 SANDBOX = [sys.executable, "-m", "tap_sendgrid_contacts.sandbox.cli"]
@@ -40,9 +42,7 @@ class Sandbox:
 
     @property
     def exports_asked_for(self) -> int:
-        return sum(
-            line.startswith("POST /v3/marketing/contacts/exports 202") for line in self.log
-        )
+        return sum(line.startswith("POST /v3/marketing/contacts/exports 202") for line in self.log)
 
 
 @dataclass

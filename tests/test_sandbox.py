@@ -273,13 +273,12 @@ def test_other_forms(tmp_path: Path) -> None:
 
 
 def test_the_same_request_gives_the_same_bytes(tmp_path: Path) -> None:
-    options = ("--contacts", 300, "--parts", 3)
-    with serving(tmp_path, *options) as sandbox:
+    with serving(tmp_path, "--contacts", 300, "--parts", 3) as sandbox:
         first = [raw(url).content for url in sandbox.ready()["urls"]]
         again = [raw(url).content for url in sandbox.ready(file_type="csv")["urls"]]
-    with serving(tmp_path, *options) as sandbox:
-        later = [raw(url).content for url in sandbox.ready()["urls"]]
-    assert first == again == later
+    writer = FileWriter(Account(300), Form(parts=3), tmp_path)
+    later = writer.write(Request("csv", (), (), 5000), frozenset(), "later").parts
+    assert first == again == [part.path.read_bytes() for part in later]
     assert Account(seed=1).contact(0) != Account(seed=0).contact(0) == Account().contact(0)
     heads = [gzip.decompress(part).partition(b"\n")[0] for part in first]
     assert len(heads) == 3
@@ -487,7 +486,7 @@ def test_api_faults(tmp_path: Path) -> None:
         assert sandbox.get(EXPORTS).text.startswith("<!DOCTYPE html>")
         started = time.monotonic()
         assert sandbox.get(EXPORTS).status_code == 200
-        assert time.monotonic() - started > 1.5
+        assert time.monotonic() - started >= 1
         with pytest.raises(requests.ConnectionError, match="reset by peer"):
             sandbox.get(EXPORTS)
         with pytest.raises(requests.ReadTimeout):
@@ -558,7 +557,9 @@ def test_export_faults(tmp_path: Path) -> None:
         assert raw(expired["urls"][0]).status_code == 403
         good = sandbox.ready()
         assert [len(names(status)) for status in (good, sandbox.status(good["id"]))] == [3, 2]
-    with serving(tmp_path, *faulty("unknown-status:1", "no-urls:2", "count-missing:3")) as sandbox:
+    with serving(
+        tmp_path, *faulty("unknown-status:1", "no-urls:2", "count-missing:3", "no-contact-id:3")
+    ) as sandbox:
         assert sandbox.ready()["status"] not in {"pending", "ready", "failure"}
         assert sandbox.ready()["urls"] == []
         good = sandbox.ready()
@@ -624,10 +625,3 @@ def test_data_faults(tmp_path: Path) -> None:
     _, rows = spoilt("bad-width", "duplicate-header")
     assert {"EMAIL", "Email"} <= {*csv_rows(rows)[0]}
     assert len({len(row) for row in csv_rows(rows)}) == 2
-
-
-def test_faults_in_files_are_served(tmp_path: Path) -> None:
-    with serving(tmp_path, *faulty("no-contact-id:1")) as sandbox:
-        bad, good = sandbox.parts(), sandbox.parts()
-    assert b"CONTACT_ID" not in bad[0]
-    assert b"CONTACT_ID" in good[0]
