@@ -20,6 +20,7 @@ from singer_sdk.configuration._dict_config import TRUTHY, parse_environment_conf
 from singer_sdk.exceptions import ConfigurationError, SingerSDKError
 from singer_sdk.helpers._classproperty import classproperty
 from singer_sdk.plugin_base import JSONSchemaValidator
+from singer_sdk.singerlib import StateMessage
 from typing_extensions import override
 
 from tap_sendgrid_contacts.client import ForbiddenError, SendGrid, is_safe_url
@@ -296,7 +297,8 @@ class TapSendGridContacts(Tap):
             for each in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(each, signal.SIG_IGN)
             self.logger.warning("Stopped by %s", signal.Signals(signum).name)
-            self.state_writer.write_state(self.state)
+            # Not through the SDK's state writer, which leaves out a STATE it has sent before.
+            self.write_message(StateMessage(self.state))
             # What a shell reports of a process that a signal ended.
             sys.exit(128 + signum)
 

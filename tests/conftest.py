@@ -115,6 +115,7 @@ class Tap:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.log_file = folder / "tap.log"
 
     def command(
         self,
