@@ -31,6 +31,8 @@ except ImportError:  # no wheel for this machine
     from gzip import GzipFile
     from zlib import error as zlib_error
 
+__all__ = ["Contact", "Decoder", "GzipFile", "Value", "decoder", "parse_date"]
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 from msgspec.structs import replace
@@ -15,6 +16,7 @@ from singer_sdk.mapper import SameRecordTransform
 from singer_sdk.singerlib.catalog import Metadata
 from typing_extensions import override
 
+from tap_sendgrid_contacts import batches
 from tap_sendgrid_contacts.decode import decoder, parse_date
 from tap_sendgrid_contacts.download import fetch_parts
 from tap_sendgrid_contacts.export import (
@@ -28,8 +30,9 @@ from tap_sendgrid_contacts.messages import RecordEncoder
 from tap_sendgrid_contacts.schema import KEY, columns_of
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
+    from singer_sdk.helpers._batch import BaseBatchFileEncoding, BatchConfig
     from singer_sdk.helpers.types import Context, Record
     from singer_sdk.metrics import Counter
     from singer_sdk.singerlib import Catalog, MetadataMapping
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
     from tap_sendgrid_contacts.decode import Contact
     from tap_sendgrid_contacts.schema import Column
     from tap_sendgrid_contacts.tap import TapSendGridContacts
+
+    _Picked = tuple[list[Contact], datetime | None]
 
 REPLICATION_KEY = "updated_at"
 
@@ -175,11 +180,11 @@ class ContactsStream(Stream):
             return
         job = self._open_export()
         if self._is_plain():
-            self.logger.info("Records are written in blocks")
             self._write_records(job)
         else:
-            self.logger.info("Records go through the SDK, one by one")
-            yield from self._records(job)
+            for contacts, position in self._read(job):
+                yield from self._records(contacts)
+                self._commit(position)
         self._complete(job)
 
     @property
@@ -189,46 +194,96 @@ class ContactsStream(Stream):
             and self.replication_method == "FULL_TABLE"
         )
 
+    @cached_property
+    def _columns(self) -> list[Column]:
+        return columns_of(self.effective_schema, lambda name: self.mask["properties", name])
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return [column.name for column in self._columns if column.selected]
+
     def _is_plain(self) -> bool:
         """Tell whether a contact as decoded is the record: no maps, no filter, no flattening."""
         maps = self.stream_maps
-        return (
-            self.replication_method == "FULL_TABLE"
-            and len(maps) == 1
+        plain = (
+            len(maps) == 1
             and type(maps[0]) is SameRecordTransform
             and not maps[0].flattening_enabled
         )
+        self.logger.info("Records are made %s", "in blocks" if plain else "one by one, by the SDK")
+        return plain
 
     def _write_records(self, job: ExportJob) -> None:
-        columns = columns_of(self.effective_schema, lambda name: self.mask["properties", name])
-        names = [column.name for column in columns if column.selected]
-        encoder = RecordEncoder(self.name, names, self._stream_version)
-        for contacts, position in self._read(job, columns):
+        encoder = RecordEncoder(self.name, self._names, self._stream_version)
+        for contacts, position in self._read(job):
             self._writer.write(encoder.encode(contacts))
             if self._counter is not None:
                 self._counter.increment(len(contacts))
             self._records_since_state += len(contacts)
             self._commit(position)
 
-    def _records(self, job: ExportJob) -> Iterator[Record]:
-        columns = columns_of(self.effective_schema, lambda _: True)
-        names = [column.name for column in columns]
-        dates = [column.name for column in columns if column.kind == "date"]
-        incremental = self.replication_method == "INCREMENTAL"
-        since = self._since() if incremental else None
-        newest = self._position.newest
-        for contacts, position in self._read(job, columns):
-            for contact in contacts:
-                record: Record = dict(zip(names, contact, strict=True))
-                updated = record.get(REPLICATION_KEY)
-                if since and updated and updated < since:
-                    continue
-                for name in dates:
-                    record[name] = _rfc3339(record[name])
-                yield record
-                if incremental and updated and (newest is None or updated > newest):
-                    newest = updated
-            self._commit(replace(position, newest=newest))
+    def _records(self, contacts: list[Contact]) -> Iterator[Record]:
+        """Contacts as the SDK takes them."""
+        names = self._names
+        for contact in contacts:
+            yield {
+                name: _rfc3339(value) if isinstance(value, datetime) else value
+                for name, value in zip(names, contact, strict=True)
+            }
+
+    # --- batches ----------------------------------------------------------------------------
+
+    @override
+    def get_batches(
+        self, batch_config: BatchConfig, context: Context | None = None
+    ) -> Iterable[tuple[BaseBatchFileEncoding, list[str]]]:
+        batches.check(batch_config)
+        if len(self.stream_maps) > 1:
+            raise ConfigurationError(
+                "`batch_config` goes with one stream map at most: the SDK would announce every "
+                "file for each of them"
+            )
+        if self._activates_version:
+            raise ConfigurationError(
+                "`batch_config` does not go with `emit_activate_version_messages`: records in "
+                "files have no version, so a target would delete them"
+            )
+        job = self._open_export()
+        chunks = self._chunks(job, batch_config.batch_size)
+        for url, position in batches.write_files(chunks, batch_config, self.tap_stream_id):
+            if url is not None:
+                yield batch_config.encoding, [url]
+            # The file is announced; the STATE that the SDK sent before this names the one before.
+            self._commit(position, emit=True)
+        self._complete(job)
+
+    def _chunks(self, job: ExportJob, size: int) -> Iterator[batches.Chunk]:
+        encode = self._bare_encoder()
+        for contacts, position in self._read(job):
+            for end in range(size, len(contacts) + size, size):
+                piece = contacts[end - size : end]
+                behind = max(0, len(contacts) - end)
+                lines, rows = encode(piece)
+                at = replace(position, records=position.records - behind)
+                yield batches.Chunk(lines, rows, at)
+            if not contacts:
+                yield batches.Chunk(b"", 0, position)
+
+    def _bare_encoder(self) -> Callable[[list[Contact]], tuple[bytes, int]]:
+        """Choose how contacts become lines without a message around."""
+        if self._is_plain():
+            encoder = RecordEncoder(self.name, self._names, None)
+            return lambda contacts: (encoder.encode_bare(contacts), len(contacts))
+
+        def encode(contacts: list[Contact]) -> tuple[bytes, int]:
+            mapped = [
+                message.record
+                for record in self._records(contacts)
+                for message in self._generate_record_messages(record)
+            ]
+            return msgspec.json.Encoder(decimal_format="number").encode_lines(mapped), len(mapped)
+
+        return encode
 
     # --- the export -------------------------------------------------------------------------
 
@@ -272,46 +327,59 @@ class ContactsStream(Stream):
         job.wait()
         return job
 
-    def _read(
-        self, job: ExportJob, columns: list[Column]
-    ) -> Generator[tuple[list[Contact], Position], None, None]:
+    def _read(self, job: ExportJob) -> Generator[tuple[list[Contact], Position], None, None]:
         """Read the export from the state's position on.
 
         Yields:
-            Contacts, and the position behind them: to commit when they are written.
+            Contacts to send, and the position behind them: to commit when they are sent.
         """
-        decode = decoder(self._request.file_type, columns)
-        first, timeout = self._position.part, self.config["request_timeout"]
-        if first > job.parts:
+        decode = decoder(self._request.file_type, self._columns)
+        pick = self._filter()
+        at = self._position
+        if at.part > job.parts:
             raise FatalSyncError(
-                f"Export {job.id} is in {job.parts} part(s), and {first} were read; "
+                f"Export {job.id} is in {job.parts} part(s), and {at.part} were read; "
                 "run again without state"
             )
-        with contextlib.closing(fetch_parts(job, first, timeout)) as parts:
+        with contextlib.closing(fetch_parts(job, at.part, self.config["request_timeout"])) as parts:
             for part in parts:
-                at = self._position
                 where = f"Part {part.number + 1} of {job.parts}"
                 skip = at.records if at.file == part.version else 0
                 if skip < at.records:
                     self.logger.warning("%s is another file now: reading it anew", where)
                 elif skip:
                     self.logger.info("%s: skipping %d contacts sent before", where, skip)
-                records = 0
+                at = replace(at, file=part.version, records=0)
                 for contacts in decode(part.file, where):
-                    records += len(contacts)
-                    if records > skip:
-                        fresh = contacts[max(0, len(contacts) - (records - skip)) :]
-                        yield fresh, replace(at, file=part.version, records=records)
-                yield (
-                    [],
-                    replace(
-                        at,
-                        part=part.number + 1,
-                        file=None,
-                        records=0,
-                        contacts=at.contacts + records,
-                    ),
+                    at = replace(at, records=at.records + len(contacts))
+                    if at.records > skip:
+                        fresh = contacts[max(0, len(contacts) - (at.records - skip)) :]
+                        fresh, newest = pick(fresh, at.newest)
+                        at = replace(at, newest=newest)
+                        yield fresh, at
+                at = replace(
+                    at, part=at.part + 1, file=None, records=0, contacts=at.contacts + at.records
                 )
+                yield [], at
+
+    def _filter(self) -> Callable[[list[Contact], datetime | None], _Picked]:
+        """What INCREMENTAL leaves out, and the latest `updated_at` of what it does not."""
+        if self.replication_method != "INCREMENTAL":
+            return lambda contacts, newest: (contacts, newest)
+        since = self._since()
+        updated = self._names.index(REPLICATION_KEY)
+
+        def pick(contacts: list[Contact], newest: datetime | None) -> _Picked:
+            moments = [cast("datetime | None", contact[updated]) for contact in contacts]
+            picked = [
+                contact
+                for contact, moment in zip(contacts, moments, strict=True)
+                # What has no time may be new.
+                if since is None or moment is None or moment >= since
+            ]
+            return picked, max((m for m in (newest, *moments) if m), default=None)
+
+        return pick
 
     def _commit(self, position: Position, *, emit: bool = False) -> None:
         """Make a position the state's, in one step, and send a STATE if it is time for one."""

@@ -1,0 +1,99 @@
+"""Contacts to BATCH files: JSON lines in any storage that fsspec reaches."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from typing import IO, TYPE_CHECKING, NamedTuple
+
+from singer_sdk.exceptions import ConfigurationError, FatalSyncError
+
+from tap_sendgrid_contacts.decode import GzipFile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from singer_sdk.helpers._batch import BatchConfig
+
+    from tap_sendgrid_contacts.streams import Position
+
+# Made for speed: smaller files would cost more time than they save.
+_GZIP_LEVEL = 1
+
+
+class Chunk(NamedTuple):
+    """Records that go into one file together.
+
+    Attributes:
+        lines: The records as JSON lines.
+        rows: How many they are, no more than a file may have.
+        position: How far the export is read behind them.
+    """
+
+    lines: bytes
+    rows: int
+    position: Position
+
+
+def check(config: BatchConfig) -> None:
+    """Raise `ConfigurationError` for what the tap does not write."""
+    encoding = config.encoding
+    if encoding.format != "jsonl" or encoding.compression not in {None, "none", "gzip"}:
+        raise ConfigurationError(
+            "`batch_config`: files are written as jsonl, with compression gzip or none"
+        )
+    if config.batch_size < 1:
+        raise ConfigurationError("`batch_config`: batch_size must be at least 1")
+
+
+def write_files(
+    chunks: Iterable[Chunk], config: BatchConfig, name: str
+) -> Iterator[tuple[str | None, Position]]:
+    """Write files of up to `batch_size` records.
+
+    Args:
+        chunks: The records, in order.
+        config: Where to, how many records a file, and whether gzipped.
+        name: What the files' names begin with.
+
+    Yields:
+        A file's URL, when it is whole, and the position behind its records; the URL is None
+        where there were no records.
+
+    Raises:
+        FatalSyncError: When the storage does not take a file.
+    """
+    gzipped = config.encoding.compression == "gzip"
+    run = f"{config.storage.prefix or ''}{name}-{uuid.uuid4()}"
+    source = iter(chunks)
+    chunk = next(source, None)
+    number = 0
+    while chunk:
+        if not chunk.rows:
+            yield None, chunk.position
+            chunk = next(source, None)
+            continue
+        number += 1
+        file_name = f"{run}-{number}.jsonl{'.gz' if gzipped else ''}"
+        rows = 0
+        try:
+            with config.storage.open(file_name, "wb") as raw, _writer(raw, gzipped=gzipped) as file:
+                while chunk and rows + chunk.rows <= config.batch_size:
+                    file.write(chunk.lines)
+                    rows += chunk.rows
+                    position = chunk.position
+                    chunk = next(source, None)
+        except OSError as error:
+            raise FatalSyncError(
+                f"`batch_config`: a file could not be written to its storage: {error.strerror}"
+            ) from error
+        yield config.storage.get_url(file_name), position
+
+
+@contextlib.contextmanager
+def _writer(raw: IO[bytes], *, gzipped: bool) -> Iterator[IO[bytes]]:
+    if not gzipped:
+        yield raw
+        return
+    with GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=_GZIP_LEVEL) as file:
+        yield file

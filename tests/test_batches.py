@@ -1,0 +1,137 @@
+"""BATCH files: the same records as RECORD messages, in files of a capped size."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.conftest import Run, Sandbox, Tap
+
+both_types = pytest.mark.parametrize("file_type", ["json", "csv"])
+
+
+def batch_config(folder: Path, compression: str = "gzip", **more: Any) -> dict[str, Any]:
+    return {
+        "encoding": {"format": "jsonl", "compression": compression},
+        "storage": {"root": folder.as_uri(), "prefix": "load-"},
+        **more,
+    }
+
+
+def lines_of(url: str) -> list[bytes]:
+    content = Path(urlsplit(url).path).read_bytes()
+    return (gzip.decompress(content) if url.endswith(".gz") else content).splitlines()
+
+
+def rows_of(run: Run) -> list[list[dict[str, Any]]]:
+    files = []
+    for message in run.of("BATCH"):
+        (url,) = message["manifest"]
+        assert "/load-contacts-" in url
+        files.append([json.loads(line) for line in lines_of(url)])
+    return files
+
+
+@both_types
+@pytest.mark.parametrize("compression", ["gzip", "none"])
+def test_files_hold_the_records(
+    sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path, file_type: str, compression: str
+) -> None:
+    there = sandbox("--contacts", "700", "--parts", "3", "--custom-fields", "8")
+    config: dict[str, Any] = {"file_type": file_type}
+    records = tap(there, **config).records
+    for size, files in ((50, 14), (10_000, 1)):
+        run = tap(
+            there, **config, batch_config=batch_config(tmp_path, compression, batch_size=size)
+        )
+        assert run.code == 0, run.log
+        assert run.records == []
+        batches = rows_of(run)
+        assert [row for rows in batches for row in rows] == records
+        assert all(0 < len(rows) <= size for rows in batches)
+        assert len(batches) >= files
+        assert run.of("BATCH")[0]["encoding"]["compression"] == compression
+        assert run.export_state is None
+
+
+def test_selection_and_maps_apply(
+    sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path
+) -> None:
+    there = sandbox("--contacts", "200", "--plain")
+    catalog = tap.discover(there)
+    for entry in catalog["streams"][0]["metadata"]:
+        if entry["breadcrumb"] == ["properties", "email"]:
+            entry["metadata"]["selected"] = False
+    run = tap(there, catalog=catalog, batch_config=batch_config(tmp_path))
+    (rows,) = rows_of(run)
+    assert len(rows) == 200
+    assert all("email" not in row and "contact_id" in row for row in rows)
+    maps = {"contacts": {"city": "__NULL__", "__filter__": "country == 'Denmark'"}}
+    run = tap(there, stream_maps=maps, batch_config=batch_config(tmp_path))
+    mapped = [row for rows in rows_of(run) for row in rows]
+    assert 0 < len(mapped) < 200
+    assert all("city" not in row and row["country"] == "Denmark" for row in mapped)
+    assert mapped == tap(there, stream_maps=maps).records
+
+
+def test_a_state_names_announced_files_only(
+    sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path
+) -> None:
+    there = sandbox("--contacts", "500", "--plain", "--parts", "3")
+    run = tap(there, batch_config=batch_config(tmp_path, batch_size=90))
+    announced = 0
+    for message in run.messages:
+        if message["type"] == "BATCH":
+            (url,) = message["manifest"]
+            announced += len(lines_of(url))
+        elif message["type"] == "STATE":
+            position = message["value"]["bookmarks"]["contacts"].get("export", {})
+            assert position.get("contacts", 0) + position.get("records", 0) <= announced
+    # Any of them resumes to the rest.
+    middle = run.of("STATE")[4]["value"]
+    position = middle["bookmarks"]["contacts"]["export"]
+    read = position.get("contacts", 0) + position.get("records", 0)
+    rest = tap(there, state=middle, batch_config=batch_config(tmp_path, batch_size=90))
+    assert sum(map(len, rows_of(rest))) == 500 - read
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"emit_activate_version_messages": True},
+        {"stream_maps": {"contacts": {}, "more": {"__source__": "contacts"}}},
+    ],
+)
+def test_what_files_cannot_carry_is_refused(
+    sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path, config: dict[str, Any]
+) -> None:
+    there = sandbox("--contacts", "5")
+    run = tap(there, batch_config=batch_config(tmp_path), **config)
+    assert run.code == 1
+    assert "`batch_config`" in run.error
+    assert there.exports_asked_for == 0
+
+
+def test_parquet_is_refused(sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path) -> None:
+    config = batch_config(tmp_path)
+    config["encoding"]["format"] = "parquet"
+    run = tap(sandbox("--contacts", "5"), batch_config=config)
+    assert run.code == 1
+    assert "jsonl" in run.error
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(
+    sandbox: Callable[..., Sandbox], tap: Tap
+) -> None:
+    config = {"encoding": {"format": "jsonl"}, "storage": {"root": "file:///dev/null/no"}}
+    run = tap(sandbox("--contacts", "5"), batch_config=config)
+    assert run.code == 1
+    assert "`batch_config`" in run.error
