@@ -134,6 +134,7 @@ class SendGrid:
         api_url: str = "https://api.sendgrid.com",
         on_behalf_of: str | None = None,
         request_timeout: int = 300,
+        on_answer: Callable[[str, int, float], None] = lambda *_: None,
     ) -> None:
         """Prepare a session; nothing is sent.
 
@@ -142,6 +143,8 @@ class SendGrid:
             api_url: Base URL, `https`, or `http` on the loopback interface.
             on_behalf_of: Subuser to act for.
             request_timeout: Seconds to wait for a connection, and for each answer.
+            on_answer: Is told of each answer the endpoint, with `{id}` for an id, the status
+                and the seconds it took.
         """
         self._url = api_url.rstrip("/")
         self._api_key = api_key
@@ -151,6 +154,7 @@ class SendGrid:
         self._session.auth = _Bearer(api_key)
         if on_behalf_of:
             self._session.headers["on-behalf-of"] = on_behalf_of
+        self._on_answer = on_answer
         self._clock_offset = 0.0
 
     @property
@@ -207,8 +211,9 @@ class SendGrid:
         Raises:
             NotFoundError: When SendGrid does not know the export, or no longer.
         """
-        path = f"/v3/marketing/contacts/exports/{quote(export_id, safe='')}"
-        return self._get(path, f"export {export_id}", Export)
+        send = _retrying(UnansweredError)(self._send)
+        path = "/v3/marketing/contacts/exports/{id}"
+        return send("GET", path, f"export {export_id}", Export, of=export_id)
 
     def exports(self) -> list[Export]:
         """List the exports in flight or done of late: `GET /v3/marketing/contacts/exports`."""
@@ -219,12 +224,16 @@ class SendGrid:
     ) -> _T:
         return _retrying(UnansweredError)(self._send)("GET", path, what, shape, params=params)
 
-    def _send(self, method: str, path: str, what: str, shape: type[_T], **kwargs: Any) -> _T:
+    def _send(
+        self, method: str, path: str, what: str, shape: type[_T], of: str = "", **kwargs: Any
+    ) -> _T:
         who = f"SendGrid, asked for {what}"
+        url = self._url + path.replace("{id}", quote(of, safe=""))
         with words(who):
             response = self._session.request(
-                method, self._url + path, timeout=self._timeout, allow_redirects=False, **kwargs
+                method, url, timeout=self._timeout, allow_redirects=False, **kwargs
             )
+        self._on_answer(path, response.status_code, response.elapsed.total_seconds())
         if date := _http_date(response.headers.get("Date")):
             self._clock_offset = date - time.time()
         check(response, who, self._reason)
@@ -273,6 +282,9 @@ def is_safe_url(url: str) -> bool:
         parts = urlsplit(url)
         host, _ = parts.hostname or "", parts.port
     except ValueError:
+        return False
+    if "\\" in url:
+        # Taken for a part of the host by some parsers, and for its end by others.
         return False
     if parts.scheme == "https":
         return bool(host)

@@ -122,8 +122,11 @@ def _parse_number(text: str) -> float:
     form = _NUMBER.fullmatch(text)
     if form is None:
         raise ValueError
-    number = int(text) if form[1] else float(text)
-    if not math.isfinite(number):
+    return _finite(int(text) if form[1] else float(text))
+
+
+def _finite(number: float) -> float:
+    if not -math.inf < number < math.inf:
         raise ValueError
     return number
 
@@ -179,7 +182,7 @@ _PARSE: dict[Kind, Callable[[str], Value]] = {
 def _value(kind: Kind, value: object) -> Value:
     """Bring a value from JSON to its column's type; raises `ValueError` or `TypeError`."""
     if kind == "number" and isinstance(value, int | float) and not isinstance(value, bool):
-        return value
+        return _finite(value)
     if kind == "list" and isinstance(value, list):
         return [clean for item in value if (clean := _clean(item))] or None
     text = _clean(value)
@@ -427,11 +430,15 @@ class _Csv:
         for block in _line_blocks(part, where):
             try:
                 text = block.decode()
-            except UnicodeDecodeError:
+            except UnicodeDecodeError as error:
                 try:
                     text = _without_surrogates(block.decode("utf-8", "surrogatepass"))
                 except UnicodeDecodeError:
-                    number += block.count(b"\n")
+                    line = number + block.count(b"\n", 0, error.start)
+                    raise DataError(
+                        f"{where}, line {line}: this is no UTF-8; the part is damaged"
+                    ) from None
+            number += block.count(b"\n")
             self._pending += len(text)
             if self._pending > MAX_ROW_BYTES:
                 raise DataError(f"{where}: a row is longer than {MAX_ROW_BYTES} characters")

@@ -11,7 +11,7 @@ import logging
 import tempfile
 import threading
 import time
-from queue import Full, Queue
+from queue import Empty, Full, Queue
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import requests
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_CHUNK_BYTES = 256 * 1024
+_SECONDS_BETWEEN_LOG_LINES = 30.0
+_CHUNK_BYTES = 64 * 1024
 
 # Each waiting part holds a file open; 1024 is the usual limit of open files.
 _PARTS_AHEAD = 64
@@ -72,38 +73,18 @@ def fetch_parts(job: ExportJob, first: int, request_timeout: int) -> Generator[P
         FatalAPIError: When its download is refused.
         FatalSyncError: When the disk is full.
     """
-    ready: Queue[Part | BaseException] = Queue(_PARTS_AHEAD)
-    stopped = threading.Event()
-
-    def put(item: Part | BaseException) -> None:
-        while not stopped.is_set():
-            try:
-                ready.put(item, timeout=1)
-            except Full:
-                continue
-            return
-
-    def fetch() -> None:
-        download = _Download(job, request_timeout, stopped)
-        try:
-            for number in range(first, job.parts):
-                if stopped.is_set():
-                    return
-                put(download.part(number))
-        except BaseException as error:  # noqa: BLE001 - it is raised again by the reader
-            put(error)
-
+    download = _Download(job, request_timeout)
     # A daemon: a run that ends does not wait for a server that has stopped sending.
-    threading.Thread(target=fetch, name="download", daemon=True).start()
+    threading.Thread(target=download.run, args=(first,), name="download", daemon=True).start()
     try:
         for _ in range(first, job.parts):
-            part = ready.get()
+            part = download.ready.get()
             if isinstance(part, BaseException):
                 raise part
             with part.file:
                 yield part
     finally:
-        stopped.set()
+        download.stop()
 
 
 class _PartSession(requests.Session):
@@ -116,6 +97,10 @@ class _PartSession(requests.Session):
         self.headers["Accept-Encoding"] = "identity"
 
     @override
+    def rebuild_auth(self, prepared_request: object, response: object) -> None:
+        """Nothing: on a redirect `requests` would read ~/.netrc again."""
+
+    @override
     def get_redirect_target(self, resp: requests.Response) -> str | None:
         target = super().get_redirect_target(resp)
         if target is not None and "://" in target and not is_safe_url(target):
@@ -124,40 +109,72 @@ class _PartSession(requests.Session):
 
 
 class _Download:
-    def __init__(self, job: ExportJob, timeout: int, stopped: threading.Event) -> None:
+    """What the thread does: part after part, or what went wrong, into a queue."""
+
+    def __init__(self, job: ExportJob, timeout: int) -> None:
+        self.ready: Queue[Part | BaseException] = Queue(_PARTS_AHEAD)
+        self._stopped = threading.Event()
         self._job = job
         self._timeout = timeout
-        self._stopped = stopped
         self._session = _PartSession()
+
+    def run(self, first: int) -> None:
+        try:
+            for number in range(first, self._job.parts):
+                if self._stopped.is_set():
+                    return
+                self._put(self.part(number))
+        except BaseException as error:  # noqa: BLE001 - it is raised again by the reader
+            self._put(error)
+
+    def stop(self) -> None:
+        """End the thread at its next chunk, and close what nobody will read."""
+        self._stopped.set()
+        with contextlib.suppress(Empty):
+            while True:
+                _close(self.ready.get_nowait())
+
+    def _put(self, item: Part | BaseException) -> None:
+        while not self._stopped.is_set():
+            try:
+                self.ready.put(item, timeout=1)
+            except Full:
+                continue
+            return
+        _close(item)
 
     def part(self, number: int) -> Part:
         """Fetch a part, going on after each break where the last one ended."""
         who = f"The storage, asked for part {number + 1} of {self._job.parts}"
         spool = _Spool()
-        delays = waits()
-        next(delays)
+        try:
+            self._fetch_whole(number, spool, who)
+        except BaseException:
+            spool.file.close()
+            raise
+        logger.info("Part %d of %d is here: %d bytes", number + 1, self._job.parts, spool.bytes)
+        spool.file.seek(0)
+        return Part(number, spool.file, spool.etag or f"{spool.bytes} bytes", spool.bytes)
+
+    def _fetch_whole(self, number: int, spool: _Spool, who: str) -> None:
         tries = 0
         while True:
+            url = self._job.url(number)
             before = spool.bytes
             try:
-                self._fetch(self._job.url(number), spool, who)
-                break
+                return self._fetch(url, spool, who)
             except UnansweredError as error:
                 # A part of gigabytes may break more often than one request is tried.
-                if spool.bytes > before:
+                if tries == 0 or spool.bytes > before:
                     tries = 0
                     delays = waits()
                     next(delays)
                 tries += 1
-                if tries >= MAX_TRIES or self._stopped.is_set():
-                    spool.file.close()
+                if tries == MAX_TRIES or self._stopped.is_set():
                     raise
                 delay = delays.send(error)
                 logger.warning("%s; trying again in %.0f s", error, delay)
                 time.sleep(delay)
-        logger.info("Part %d of %d is here: %d bytes", number + 1, self._job.parts, spool.bytes)
-        spool.file.seek(0)
-        return Part(number, spool.file, spool.etag or f"{spool.bytes} bytes", spool.bytes)
 
     def _fetch(self, url: str, spool: _Spool, who: str) -> None:
         with (
@@ -174,10 +191,21 @@ class _Download:
                 raise UnansweredError(f"{who}, has another file now; beginning again")
             check(response, who)
             spool.begin(response)
+            told = time.monotonic()
             while chunk := response.raw.read(_CHUNK_BYTES, decode_content=False):
                 spool.write(chunk)
+                if time.monotonic() - told > _SECONDS_BETWEEN_LOG_LINES:
+                    told = time.monotonic()
+                    logger.info("%s: %.1f MB so far", who, spool.bytes / 1e6)
                 if self._stopped.is_set():
                     raise FatalSyncError("The reader has stopped")
+            if spool.lacks_end_of(response):
+                raise UnansweredError(f"{who}, sent less than the rest")
+
+
+def _close(item: Part | BaseException) -> None:
+    if isinstance(item, Part):
+        item.file.close()
 
 
 class _Spool:
@@ -209,6 +237,11 @@ class _Spool:
             requests.codes.precondition_failed,
             requests.codes.requested_range_not_satisfiable,
         }
+
+    def lacks_end_of(self, response: requests.Response) -> bool:
+        """Tell whether an answer with a piece of the file ended before the file does."""
+        size = response.headers.get("Content-Range", "").rpartition("/")[2]
+        return size.isdecimal() and self.bytes < int(size)
 
     def begin(self, response: requests.Response) -> None:
         """Take the answer's file: from its start, unless it is the missing end."""

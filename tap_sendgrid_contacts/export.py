@@ -22,6 +22,8 @@ from tap_sendgrid_contacts.client import (
 from tap_sendgrid_contacts.decode import parse_date
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tap_sendgrid_contacts.client import SendGrid
 
 logger = logging.getLogger(__name__)
@@ -147,6 +149,7 @@ class ExportJob:
         id: The export's id.
         poll_interval: Seconds to the second look at its status; they grow from look to look.
         poll_timeout: Seconds to wait for it in all.
+        pause: Waits for some seconds, and may tell why.
         parts: Number of files it is in, once ready.
         contact_count: Number of contacts SendGrid promises, if it says.
         created_at: When SendGrid made it, if it says.
@@ -156,6 +159,7 @@ class ExportJob:
     id: str
     poll_interval: int = 2
     poll_timeout: int = 3600
+    pause: Callable[[float, str], None] = lambda seconds, _why: time.sleep(seconds)
     parts: int = field(default=0, init=False)
     contact_count: int | None = field(default=None, init=False)
     created_at: datetime | None = field(default=None, init=False)
@@ -178,8 +182,7 @@ class ExportJob:
                     f"Export {self.id} is not ready after {self.poll_timeout} s (`poll_timeout`). "
                     "SendGrid goes on with it, and the next run with this state waits for it"
                 )
-            logger.info("Export %s is pending; looking again in %.0f s", self.id, delay)
-            time.sleep(min(delay, left))
+            self.pause(min(delay, left), f"Export {self.id} is pending")
             delay = min(delay * _POLL_GROWTH, max(_LONGEST_POLL, self.poll_interval))
         self.parts = len(urls)
         if not urls and self.contact_count != 0:
@@ -233,4 +236,11 @@ class ExportJob:
         self.created_at = _moment(export.created_at)
         # Their order is not promised; by name it is the same each time, and where all have one
         # name the order given stays.
-        return sorted(export.urls or (), key=lambda url: urlsplit(url).path)
+        return sorted(export.urls or (), key=_path)
+
+
+def _path(url: str) -> str:
+    try:
+        return urlsplit(url).path
+    except ValueError:
+        return ""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from singer_sdk.contrib.msgspec import MsgSpecWriter
@@ -26,8 +25,6 @@ class MessageWriter(MsgSpecWriter):
         super().__init__()
         self._writing = False
         self._due: Callable[[], None] | None = None
-        self._raw: BinaryIO | None = None
-        self._out: BinaryIO = sys.stdout.buffer
 
     @override
     def write_message(self, message: Message) -> None:
@@ -41,8 +38,12 @@ class MessageWriter(MsgSpecWriter):
         """
         self._writing = True
         try:
-            out = self._stdout()
-            out.write(lines)
+            out = sys.stdout.buffer
+            # With PYTHONUNBUFFERED it is the bare file, whose writes may end half-way.
+            with memoryview(lines) as rest:
+                written = 0
+                while written < len(rest):
+                    written += out.write(rest[written:])
             out.flush()
         finally:
             self._writing = False
@@ -56,14 +57,6 @@ class MessageWriter(MsgSpecWriter):
             self._due = action
         else:
             action()
-
-    def _stdout(self) -> BinaryIO:
-        raw = sys.stdout.buffer
-        if raw is not self._raw:
-            self._raw = raw
-            # With PYTHONUNBUFFERED it is the bare file, whose writes may end half-way.
-            self._out = io.BufferedWriter(raw) if isinstance(raw, io.RawIOBase) else raw
-        return self._out
 
 
 class RecordEncoder:

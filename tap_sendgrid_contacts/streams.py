@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 from msgspec.structs import replace
-from singer_sdk import Stream
+from singer_sdk import Stream, metrics
 from singer_sdk.exceptions import ConfigurationError, DataError, FatalSyncError
 from singer_sdk.helpers.conform import TypeConformanceLevel
 from singer_sdk.mapper import SameRecordTransform
@@ -27,6 +27,7 @@ from tap_sendgrid_contacts.export import (
     start,
 )
 from tap_sendgrid_contacts.messages import RecordEncoder
+from tap_sendgrid_contacts.progress import Progress
 from tap_sendgrid_contacts.schema import KEY, columns_of
 
 if TYPE_CHECKING:
@@ -96,6 +97,8 @@ class ContactsStream(Stream):
         self._counter: Counter | None = None
         self._position = Position(datetime.min.replace(tzinfo=timezone.utc), {})
         self._records_since_state = 0
+        self._progress = Progress()
+        self._bytes = 0
         config = self.config
         self._request = ExportRequest(
             list_ids=tuple(config["list_ids"]),
@@ -322,9 +325,15 @@ class ContactsStream(Stream):
         if self._activates_version:
             self._stream_version = self._position.version
         job = ExportJob(
-            self._api, export_id, self.config["poll_interval"], self.config["poll_timeout"]
+            self._api,
+            export_id,
+            self.config["poll_interval"],
+            self.config["poll_timeout"],
+            self._progress.pause,
         )
-        job.wait()
+        tags = {metrics.Tag.STREAM: self.name, metrics.Tag.JOB_TYPE: "contacts_export"}
+        with metrics.Timer(metrics.Metric.JOB_DURATION, tags):
+            job.wait()
         return job
 
     def _read(self, job: ExportJob) -> Generator[tuple[list[Contact], Position], None, None]:
@@ -341,8 +350,10 @@ class ContactsStream(Stream):
                 f"Export {job.id} is in {job.parts} part(s), and {at.part} were read; "
                 "run again without state"
             )
+        self._progress.loading(at.contacts + at.records)
         with contextlib.closing(fetch_parts(job, at.part, self.config["request_timeout"])) as parts:
             for part in parts:
+                self._bytes += part.bytes
                 where = f"Part {part.number + 1} of {job.parts}"
                 skip = at.records if at.file == part.version else 0
                 if skip < at.records:
@@ -357,6 +368,7 @@ class ContactsStream(Stream):
                         fresh, newest = pick(fresh, at.newest)
                         at = replace(at, newest=newest)
                         yield fresh, at
+                        self._progress.show(where, at.contacts + at.records, job.contact_count)
                 at = replace(
                     at, part=at.part + 1, file=None, records=0, contacts=at.contacts + at.records
                 )
@@ -416,7 +428,8 @@ class ContactsStream(Stream):
             state["replication_key_value"] = _rfc3339(max(newest, bookmark or newest))
             state["source"] = self._source
         del state["export"]
-        self.logger.info("Export %s is read: %d contacts", job.id, contacts)
+        summary = self._progress.summary(contacts, job.parts, self._bytes)
+        self.logger.info("Export %s is complete: %s", job.id, summary)
 
     def _bookmark(self) -> datetime | None:
         """The state's bookmark, if it is one of the same contacts."""

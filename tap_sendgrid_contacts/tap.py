@@ -14,7 +14,7 @@ import traceback
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar
 
-from singer_sdk import Tap
+from singer_sdk import Tap, metrics
 from singer_sdk import typing as th
 from singer_sdk.configuration._dict_config import TRUTHY, parse_environment_config
 from singer_sdk.exceptions import ConfigurationError, SingerSDKError
@@ -279,6 +279,7 @@ class TapSendGridContacts(Tap):
             api_url=self.config["api_url"],
             on_behalf_of=self.config.get("on_behalf_of"),
             request_timeout=self.config["request_timeout"],
+            on_answer=self._log_answer,
         )
         try:
             fields = api.field_definitions()
@@ -286,6 +287,16 @@ class TapSendGridContacts(Tap):
             fields = []
             self.logger.warning("No custom fields, only reserved columns: %s", error)
         return [ContactsStream(self, contacts_schema(fields), api)]
+
+    def _log_answer(self, endpoint: str, status: int, seconds: float) -> None:
+        outcome = metrics.Status.SUCCEEDED if status < 400 else metrics.Status.FAILED  # noqa: PLR2004 - HTTP
+        tags: dict[str, Any] = {
+            metrics.Tag.ENDPOINT: endpoint,
+            metrics.Tag.HTTP_STATUS_CODE: status,
+            metrics.Tag.STATUS: outcome,
+        }
+        duration = metrics.Metric.HTTP_REQUEST_DURATION
+        metrics.log(self.metrics_logger, metrics.Point("timer", duration, seconds, tags))
 
     # --- signals ----------------------------------------------------------------------------
 

@@ -1,0 +1,862 @@
+"""Bytes to contacts: the same from JSON and from CSV, and an error for whatever is none."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import re
+from datetime import datetime, timedelta, timezone
+from typing import Any
+from unittest.mock import patch
+
+import msgspec
+import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+from singer_sdk.exceptions import DataError
+
+from tap_sendgrid_contacts.client import FieldDefinition
+from tap_sendgrid_contacts.decode import Contact, decoder, parse_date
+from tap_sendgrid_contacts.schema import Column, columns_of, contacts_schema
+
+UTC = timezone.utc
+MODULE = "tap_sendgrid_contacts.decode"
+WHERE = "Part 2 of 3"
+
+COLUMNS = columns_of(
+    contacts_schema(
+        [
+            FieldDefinition("e1_T", "Plan", "Text"),
+            FieldDefinition("e2_N", "Seats", "Number"),
+            FieldDefinition("e3_D", "Since", "Date"),
+            FieldDefinition("e4_T", "city", "Text"),
+        ]
+    ),
+    lambda _: True,
+)
+NAMES = [column.name for column in COLUMNS]
+
+
+def select(*names: str) -> list[Column]:
+    return [column._replace(selected=column.name in {"contact_id", *names}) for column in COLUMNS]
+
+
+def decode(file_type: str, data: bytes, columns: list[Column] = COLUMNS) -> list[Contact]:
+    blocks = decoder(file_type, columns)(io.BytesIO(data), WHERE)
+    return [contact for block in blocks for contact in block]
+
+
+def record(contact: Contact) -> dict[str, object]:
+    """A contact's values that are not empty."""
+    values = zip(NAMES, contact, strict=True)
+    return {name: value for name, value in values if value is not None}
+
+
+def json_lines(*contacts: dict[str, Any], ascii_only: bool = True) -> bytes:
+    lines = (json.dumps(contact, ensure_ascii=ascii_only) + "\n" for contact in contacts)
+    return "".join(lines).encode("utf-8", "surrogatepass")
+
+
+def csv_rows(*rows: list[str]) -> bytes:
+    """CSV as SendGrid writes it: cells quoted, empty ones bare."""
+    lines = (
+        ",".join('"' + cell.replace('"', '""') + '"' if cell else "" for cell in row) + "\n"
+        for row in rows
+    )
+    return "".join(lines).encode("utf-8", "surrogatepass")
+
+
+def one(file_type: str, **fields: Any) -> dict[str, object]:
+    """The record of a single contact with these fields; CSV takes their text."""
+    custom = {name: value for name, value in fields.items() if name in {"Plan", "Seats", "Since"}}
+    reserved = {name: value for name, value in fields.items() if name not in custom}
+    if file_type == "json":
+        data = json_lines({"contact_id": "a", **reserved, "custom_fields": custom})
+    else:
+        header = ["CONTACT_ID", *(name if name in custom else name.upper() for name in fields)]
+        data = csv_rows(header, ["a", *map(str, fields.values())])
+    [contact] = decode(file_type, data)
+    values = record(contact)
+    assert values.pop("contact_id") == "a"
+    return values
+
+
+both_types = pytest.mark.parametrize("file_type", ["json", "csv"])
+
+
+# --- JSON and CSV give the same, and what is meant ------------------------------------------
+
+# Each value goes with the forms JSON and CSV may have for it and with what it means.
+Forms = tuple[object, str, object]
+
+PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+TEXTS = st.text(
+    st.sampled_from("aB0,;\"'\\\r\n\t\v\f\x1c\0 \x85\u2028\u2029\ufeff\u05d0\u202e\ud83d\ude00")
+    | st.characters(),
+    min_size=1,
+    max_size=12,
+) | st.sampled_from(["NA", "null", "007", "[]", "1e5", " ", "\U0001f600", "\ud83d\ude00", "\udead"])
+
+
+def clean(text: str) -> str | None:
+    """The reference: no NUL, surrogates only as the pairs they stand for."""
+    text = text.replace("\0", "")
+    text = PAIR.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), text)
+    return "".join(char for char in text if not "\ud800" <= char <= "\udfff") or None
+
+
+@st.composite
+def text_forms(draw: st.DrawFn) -> Forms:
+    text = draw(TEXTS)
+    assume(not re.search("[\ud800-\udbff]\0+[\udc00-\udfff]", text))
+    return text, text, clean(text)
+
+
+@st.composite
+def number_forms(draw: st.DrawFn) -> Forms:
+    number: float = draw(
+        st.integers()
+        | st.integers(min_value=-(10**60), max_value=10**60)
+        | st.floats(allow_nan=False, allow_infinity=False)
+    )
+    return draw(st.sampled_from([number, str(number)])), str(number), number
+
+
+@st.composite
+def date_forms(draw: st.DrawFn) -> Forms:
+    moment = draw(
+        st.datetimes(min_value=datetime(2, 1, 1), max_value=datetime(9998, 1, 1))  # noqa: DTZ001 - as hypothesis wants them
+    )
+    form = draw(st.sampled_from(["Z", "z", "none", "offset", "day", "us day", "us day, short"]))
+    day = moment.replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=UTC, fold=0)
+    text, means = moment.isoformat(), moment.replace(tzinfo=UTC, fold=0)
+    if form in {"Z", "z"}:
+        text += form
+    elif form == "offset":
+        minutes = draw(st.integers(-23 * 60, 23 * 60))
+        offset = timezone(timedelta(minutes=minutes))
+        text, means = moment.replace(tzinfo=offset).isoformat(), means - timedelta(minutes=minutes)
+    elif form == "day":
+        text, means = f"{moment:%Y-%m-%d}".zfill(10), day
+    elif form == "us day":
+        text, means = f"{moment:%m/%d/}{moment.year:04}", day
+    elif form == "us day, short":
+        text, means = f"{moment.month}/{moment.day}/{moment.year:04}", day
+    return text, text, means
+
+
+@st.composite
+def list_forms(draw: st.DrawFn) -> Forms:
+    addresses = draw(
+        st.lists(st.from_regex(r"[a-z0-9.+]{1,5}@[a-z\u00fc]{1,5}", fullmatch=True), max_size=3)
+    )
+    texts = [json.dumps(addresses), *(each.join(addresses) for each in (",", ", ", ";", " ", "\n"))]
+    text = draw(st.sampled_from(texts))
+    return draw(st.sampled_from([addresses, [*addresses, ""], text])), text, addresses or None
+
+
+FORMS = {"text": text_forms(), "number": number_forms(), "date": date_forms(), "list": list_forms()}
+EMPTY: Forms = ("", "", None)
+
+
+@st.composite
+def contact_forms(draw: st.DrawFn) -> dict[Column, Forms]:
+    key, *others = COLUMNS
+    chosen = draw(st.lists(st.sampled_from(others), unique=True, max_size=6))
+    forms = {column: draw(FORMS[column.kind] | st.just(EMPTY)) for column in chosen}
+    name = draw(TEXTS.filter(lambda text: clean(text) is not None))
+    return {key: (name, name, clean(name)), **forms}
+
+
+def as_json(contact: dict[Column, Forms], *, nulls: bool) -> dict[str, Any]:
+    fields: dict[bool, dict[str, object]] = {False: {}, True: {}}
+    for column in COLUMNS:
+        if column in contact:
+            fields[column.custom][column.field] = contact[column][0]
+        elif nulls:
+            fields[column.custom][column.field] = None
+    return {**fields[False], "custom_fields": fields[True] or None}
+
+
+def typed(contacts: list[Contact]) -> list[list[tuple[type, str]]]:
+    """Values with their types: 1 is not 1.0 here, nor one zone another."""
+    return [[(type(value), repr(value)) for value in contact] for contact in contacts]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    contacts=st.lists(contact_forms(), min_size=1, max_size=4),
+    order=st.permutations(COLUMNS),
+    ascii_only=st.booleans(),
+    nulls=st.booleans(),
+    compress=st.sampled_from([bytes, gzip.compress]),
+)
+def test_contact_is_the_same_from_json_and_csv_and_is_what_was_meant(
+    contacts: list[dict[Column, Forms]],
+    order: list[Column],
+    ascii_only: bool,  # noqa: FBT001 - drawn
+    nulls: bool,  # noqa: FBT001 - drawn
+    compress: Any,  # noqa: ANN401 - drawn
+) -> None:
+    meant = [tuple(contact.get(column, EMPTY)[2] for column in COLUMNS) for contact in contacts]
+    lines = json_lines(
+        *(as_json(contact, nulls=nulls) for contact in contacts), ascii_only=ascii_only
+    )
+    rows = csv_rows(
+        [column.field if column.custom else column.field.upper() for column in order],
+        *([contact.get(column, EMPTY)[1] for column in order] for contact in contacts),
+    )
+    assert typed(decode("json", compress(lines))) == typed(meant)  # type: ignore[arg-type]
+    assert typed(decode("csv", compress(rows))) == typed(meant)  # type: ignore[arg-type]
+
+
+@both_types
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        *(
+            (text, text)
+            for text in (
+                " blanks ",
+                "line\nbreaks\r\nof\rall\x0bkinds\x85\u2028\u2029",
+                'quotes " and ""',
+                "commas, and; others",
+                "back\\slash \\u0000 \\n",
+                "007",
+                "NA",
+                "null",
+                "=1+1",
+                "\U0001f600 \u05e9\u05dc\u05d5\u05dd \u202e",
+                "\ufeffinside",
+                "x" * 200_000,
+            )
+        ),
+        ("a\0b", "ab"),
+        ("a\ud800b", "ab"),
+        ("\ud83d\ude00", "\U0001f600"),
+        ("\0", None),
+        ("\udfff", None),
+        ("", None),
+    ],
+    ids=lambda text: ascii(text)[:30],
+)
+def test_text_is_kept_to_the_character(file_type: str, written: str, text: str | None) -> None:
+    assert one(file_type, first_name=written, Plan=written) == (
+        {} if text is None else {"first_name": text, "custom_plan": text}
+    )
+
+
+@both_types
+@pytest.mark.parametrize(
+    ("written", "number"),
+    [
+        ("0", 0),
+        ("007", 7),
+        ("-5", -5),
+        ("+5", 5),
+        ("9007199254740993", 9007199254740993),
+        ("123456789012345678901234567890", 123456789012345678901234567890),
+        ("1" * 400, int("1" * 400)),
+        ("0.1", 0.1),
+        ("1.0", 1.0),
+        ("1.", 1.0),
+        (".5", 0.5),
+        ("1e5", 100000.0),
+        ("1E-2", 0.01),
+        ("", None),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_number_is_read_from_its_text(file_type: str, written: str, number: float | None) -> None:
+    value = one(file_type, Seats=written).get("custom_seats")
+    assert (type(value), value) == (type(number), number)
+
+
+@pytest.mark.parametrize(
+    ("written", "number"),
+    [
+        (b"0", 0),
+        (b"-0", 0),
+        (b"9007199254740993", 9007199254740993),
+        (b"-123456789012345678901234567890", -123456789012345678901234567890),
+        (b"1" * 400, int("1" * 400)),
+        (b"1.0", 1.0),
+        (b"0.1", 0.1),
+        (b"1e5", 100000.0),
+        (b"null", None),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_number_is_read_from_json(written: bytes, number: float | None) -> None:
+    [contact] = decode("json", b'{"contact_id":"a","custom_fields":{"Seats":%s}}' % written)
+    value = record(contact).get("custom_seats")
+    assert (type(value), value) == (type(number), number)
+
+
+@both_types
+@pytest.mark.parametrize(
+    ("written", "moment"),
+    [
+        ("2020-06-19T10:05:25Z", datetime(2020, 6, 19, 10, 5, 25, tzinfo=UTC)),
+        ("2020-06-19T10:05:25.123456Z", datetime(2020, 6, 19, 10, 5, 25, 123456, tzinfo=UTC)),
+        ("2020-06-19T10:05:25+02:00", datetime(2020, 6, 19, 8, 5, 25, tzinfo=UTC)),
+        ("2020-06-19T10:05:25-23:59", datetime(2020, 6, 20, 10, 4, 25, tzinfo=UTC)),
+        ("2020-06-19T10:05:25+00:00", datetime(2020, 6, 19, 10, 5, 25, tzinfo=UTC)),
+        ("2020-06-19T10:05:25", datetime(2020, 6, 19, 10, 5, 25, tzinfo=UTC)),
+        ("2020-06-19 10:05:25Z", datetime(2020, 6, 19, 10, 5, 25, tzinfo=UTC)),
+        ("2020-02-29", datetime(2020, 2, 29, tzinfo=UTC)),
+        ("06/19/2020", datetime(2020, 6, 19, tzinfo=UTC)),
+        ("6/9/2020", datetime(2020, 6, 9, tzinfo=UTC)),
+        ("", None),
+    ],
+)
+def test_date_is_read_in_every_form(file_type: str, written: str, moment: datetime | None) -> None:
+    values = one(file_type, created_at=written, Since=written)
+    assert values == ({} if moment is None else {"created_at": moment, "custom_since": moment})
+    assert parse_date(written or "2020-01-01").tzinfo is UTC
+
+
+@both_types
+@pytest.mark.parametrize(
+    ("written", "emails"),
+    [
+        ("a@x", ["a@x"]),
+        ("a@x,b@x", ["a@x", "b@x"]),
+        ("a@x, b@x", ["a@x", "b@x"]),
+        ("a@x;b@x", ["a@x", "b@x"]),
+        (" a@x b@x\n", ["a@x", "b@x"]),
+        ('["a@x","b@x"]', ["a@x", "b@x"]),
+        ('["a@x",""]', ["a@x"]),
+        ("[]", None),
+        (" , ", None),
+        ("", None),
+    ],
+)
+def test_emails_are_read_in_every_form(
+    file_type: str, written: str, emails: list[str] | None
+) -> None:
+    assert one(file_type, alternate_emails=written).get("alternate_emails") == emails
+
+
+@pytest.mark.parametrize(
+    ("written", "emails"),
+    [(["a@x", "", "b\0@x"], ["a@x", "b@x"]), ([], None), ([""], None), (None, None)],
+)
+def test_emails_are_read_from_a_json_list(written: object, emails: list[str] | None) -> None:
+    assert one("json", alternate_emails=written).get("alternate_emails") == emails
+
+
+# --- the fast paths read what the slow ones read --------------------------------------------
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | TEXTS
+    | st.sampled_from(["", "2020-01-01", "2020-01-01T00:00:00Z", "2020-01-01T00:00:00+01:00", "5"])
+)
+VALUES = SCALARS | st.lists(SCALARS, max_size=3) | st.dictionaries(TEXTS, SCALARS, max_size=2)
+FIELDS = st.sampled_from(["contact_id", "email", "EMAIL", "alternate_emails", "created_at", "new"])
+CUSTOM_FIELDS = st.sampled_from(["Plan", "plan", "Seats", "Since", "city", "New"])
+
+
+def outcome(file_type: str, data: bytes, columns: list[Column]) -> object:
+    try:
+        return typed(decode(file_type, data, columns))
+    except DataError as error:
+        return str(error)
+
+
+SELECTIONS = st.sampled_from(
+    [COLUMNS, select("email", "custom_seats", "alternate_emails"), select("custom_since")]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    lines=st.lists(
+        st.fixed_dictionaries(
+            {"contact_id": st.just("a") | st.just("a") | VALUES},
+            optional={"custom_fields": st.dictionaries(CUSTOM_FIELDS, VALUES, max_size=3)},
+        ).flatmap(
+            lambda contact: st.dictionaries(FIELDS, VALUES, max_size=3).map(
+                lambda more: {**more, **contact}
+            )
+        ),
+        max_size=4,
+    ),
+    columns=SELECTIONS,
+)
+def test_json_read_fast_is_json_read_slowly(
+    lines: list[dict[str, Any]], columns: list[Column]
+) -> None:
+    data = json_lines(*lines)
+    with patch(f"{MODULE}._JsonLines._parse_block", lambda *_: None):
+        slowly = outcome("json", data, columns)
+    assert outcome("json", data, columns) == slowly
+
+
+CELLS = st.sampled_from(["", "a", "5", "1e400", "2020-01-01", "2020-01-01T00:00:00Z", "[]", '["'])
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    rows=st.lists(st.lists(CELLS | TEXTS, min_size=4, max_size=6), max_size=4),
+    header=st.permutations(["CONTACT_ID", "CREATED_AT", "Seats", "ALTERNATE_EMAILS", "EMAIL"]),
+    columns=SELECTIONS,
+)
+def test_csv_read_fast_is_csv_read_slowly(
+    rows: list[list[str]], header: list[str], columns: list[Column]
+) -> None:
+    data = csv_rows(header, *(row if len(row) == 4 else (row * 2)[:5] for row in rows))
+    with patch(f"{MODULE}._Csv._parse_block", lambda *_: None):
+        slowly = outcome("csv", data, columns)
+    assert outcome("csv", data, columns) == slowly
+
+
+@both_types
+def test_plain_contacts_are_read_fast(file_type: str) -> None:
+    # Or the two tests above compare the slow path with itself.
+    fields = {"email": "x@y", "created_at": "2020-01-01T00:00:00Z", "Seats": 5, "Plan": "p"}
+    with patch(f"{MODULE}.{'_JsonLines' if file_type == 'json' else '_Csv'}._parse") as slow:
+        assert len(one(file_type, **fields)) == 4
+    assert not slow.called
+
+
+# --- fields and columns ---------------------------------------------------------------------
+
+
+@both_types
+def test_only_selected_columns_are_given_and_others_not_even_read(file_type: str) -> None:
+    header = ["CONTACT_ID", "EMAIL", "CREATED_AT", "Seats", "Plan"]
+    row = ["a", "x@y", "no date", "no number", "p"]
+    if file_type == "csv":
+        data = csv_rows(header, row)
+    else:
+        reserved = dict(zip(["contact_id", "email", "created_at"], row[:3], strict=True))
+        data = json_lines({**reserved, "custom_fields": {"Seats": row[3], "Plan": row[4]}})
+    assert decode(file_type, data, select("email", "custom_plan")) == [("a", "x@y", "p")]
+
+
+@pytest.mark.parametrize("custom", [None, {}])
+def test_contact_may_have_no_custom_fields(custom: object) -> None:
+    contacts = decode(
+        "json", json_lines({"contact_id": "a"}, {"contact_id": "b", "custom_fields": custom})
+    )
+    assert [record(contact) for contact in contacts] == [{"contact_id": "a"}, {"contact_id": "b"}]
+
+
+@both_types
+def test_custom_field_named_like_a_reserved_one_is_told_from_it(file_type: str) -> None:
+    if file_type == "json":
+        data = json_lines({"contact_id": "a", "city": "r", "custom_fields": {"city": "c"}})
+    else:
+        data = csv_rows(["city", "CONTACT_ID", "CITY"], ["c", "a", "r"])
+    [contact] = decode(file_type, data)
+    assert record(contact) == {"contact_id": "a", "city": "r", "custom_city": "c"}
+
+
+@both_types
+def test_fields_are_matched_whatever_their_case(file_type: str) -> None:
+    if file_type == "json":
+        data = json_lines(
+            {"Contact_Id": "a", "EMAIL": "x@y", "custom_fields": {"PLAN": "p", "seats": 5}},
+            {"contact_id": "a", "email": "x@y", "custom_fields": {"Plan": "p", "Seats": 5}},
+        )
+    else:
+        data = csv_rows(["contact_id", "Email", "PLAN", "seats"], *[["a", "x@y", "p", "5"]] * 2)
+    expected = {"contact_id": "a", "email": "x@y", "custom_plan": "p", "custom_seats": 5}
+    assert [record(contact) for contact in decode(file_type, data)] == [expected] * 2
+
+
+def test_spelling_is_learned() -> None:
+    line = json_lines({"contact_id": "a", "EMAIL": "x@y", "New": 1, "custom_fields": {"PLAN": "p"}})
+    read = decoder("json", COLUMNS)
+    expected = list(read(io.BytesIO(line), WHERE))
+    with patch(f"{MODULE}._JsonLines._parse") as slow:
+        assert list(read(io.BytesIO(line * 2), WHERE)) == [expected[0] * 2]
+    assert not slow.called
+
+
+def test_two_spellings_by_turns_are_both_read() -> None:
+    lines = [{"contact_id": "a", "EMAIL": "x@y"}, {"contact_id": "a", "email": "x@y"}] * 3
+    with patch("msgspec.defstruct", wraps=msgspec.defstruct) as made:
+        contacts = decode("json", json_lines(*lines))
+    assert [record(contact)["email"] for contact in contacts] == ["x@y"] * 6
+    # Two at first, and two for each spelling learned: not two for every line.
+    assert made.call_count == 6
+
+
+@both_types
+def test_unknown_field_is_named_once_and_not_given(
+    file_type: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    if file_type == "json":
+        data = json_lines(*[{"contact_id": "a", "custom_fields": {"Newest": "private"}}] * 3)
+    else:
+        data = csv_rows(["CONTACT_ID", "Newest"], *[["a", "private"]] * 3)
+    read = decoder(file_type, COLUMNS)
+    for _ in range(2):
+        contacts = [record(each) for block in read(io.BytesIO(data), WHERE) for each in block]
+        assert contacts == [{"contact_id": "a"}] * 3
+    [warning] = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert "Newest" in warning
+    assert "--refresh-catalog" in warning
+    assert "private" not in caplog.text
+
+
+@both_types
+def test_unselected_and_known_fields_are_no_news(
+    file_type: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = csv_rows(["CONTACT_ID", "EMAIL", "PLAN"], ["a", "x@y", "p"])
+    if file_type == "json":
+        data = json_lines({"contact_id": "a", "email": "x@y", "custom_fields": {"PLAN": "p"}})
+    assert decode(file_type, data, select()) == [("a",)]
+    assert caplog.records == []
+
+
+@both_types
+def test_column_the_file_lacks_is_empty(file_type: str) -> None:
+    data = b'{"contact_id":"a"}' if file_type == "json" else b'"CONTACT_ID"\n"a"'
+    assert decode(file_type, data) == [("a", *[None] * (len(COLUMNS) - 1))]
+
+
+# --- files ----------------------------------------------------------------------------------
+
+
+@both_types
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_empty_file_has_no_contacts(file_type: str, compress: Any) -> None:  # noqa: ANN401 - either
+    assert decode(file_type, compress(b"")) == []
+
+
+@pytest.mark.parametrize("data", [b'"CONTACT_ID","EMAIL"\n', b'"CONTACT_ID","EMAIL"'])
+def test_header_alone_has_no_contacts(data: bytes) -> None:
+    assert decode("csv", data) == []
+
+
+FILES = {
+    "json": json_lines(*({"contact_id": str(i), "email": "x\u2028" * i} for i in range(300))),
+    "csv": csv_rows(["CONTACT_ID", "EMAIL"], *([str(i), "x\n" * i] for i in range(300))),
+}
+
+
+@both_types
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda data: b"\xef\xbb\xbf" + data, id="BOM"),
+        pytest.param(lambda data: data[:-1], id="no line break at the end"),
+        pytest.param(lambda data: data + b"\n\n", id="empty lines"),
+        pytest.param(gzip.compress, id="gzip"),
+        pytest.param(
+            lambda data: b"".join(
+                gzip.compress(each) for each in (b"", data[:777], b"", data[777:])
+            ),
+            id="gzip in members",
+        ),
+        pytest.param(lambda data: gzip.compress(data) + b"\0" * 512, id="padded gzip"),
+        pytest.param(lambda data: gzip.compress(b"\xef\xbb\xbf" + data), id="gzip with BOM"),
+    ],
+)
+def test_form_of_the_file_does_not_matter(file_type: str, change: Any) -> None:  # noqa: ANN401 - a function
+    contacts = decode(file_type, change(FILES[file_type]))
+    assert len(contacts) == 300
+    assert contacts == decode(file_type, FILES[file_type])
+    assert [len(str(record(each).get("email", ""))) for each in contacts] == [
+        2 * i for i in range(300)
+    ]
+
+
+@pytest.mark.parametrize("data", [b'{"contact_id":"a"}\r\n', b' \t{ "contact_id" : "a" } \n'])
+def test_blanks_around_json_do_not_matter(data: bytes) -> None:
+    assert [record(contact) for contact in decode("json", data)] == [{"contact_id": "a"}]
+
+
+def test_control_characters_that_json_forbids_are_kept() -> None:
+    data = b'{"contact_id":"a","email":"x\ry\tz\x1f"}\n{"contact_id":"b"}\n'
+    assert [record(contact) for contact in decode("json", data)] == [
+        {"contact_id": "a", "email": "x\ry\tz\x1f"},
+        {"contact_id": "b"},
+    ]
+
+
+def test_csv_may_be_bare_and_end_lines_otherwise() -> None:
+    data = b"CONTACT_ID,EMAIL\r\na,x@y\r\n"
+    assert [record(contact) for contact in decode("csv", data)] == [
+        {"contact_id": "a", "email": "x@y"}
+    ]
+
+
+@both_types
+@pytest.mark.parametrize("shift", range(-3, 4))
+def test_blocks_end_anywhere(file_type: str, shift: int) -> None:
+    # One value fills the first block of 64 KiB but for the shift, the next reaches over several.
+    texts = ["x" * (65536 - 60 + shift), "\u00e9\r\n" * 50_000, "y" * 65536, "z"]
+    if file_type == "json":
+        data = json_lines(*({"contact_id": "a", "Email": text} for text in texts), ascii_only=False)
+    else:
+        data = csv_rows(["CONTACT_ID", "EMAIL"], *(["a", text] for text in texts))
+    assert [record(contact)["email"] for contact in decode(file_type, data)] == texts
+
+
+@both_types
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_truncated_gzip_is_never_taken_for_whole(file_type: str, data: st.DataObject) -> None:
+    whole = gzip.compress(FILES[file_type])
+    cut = data.draw(st.integers(1, len(whole) - 1))
+    with pytest.raises(DataError, match=WHERE):
+        decode(file_type, whole[:cut])
+
+
+@both_types
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_damaged_gzip_is_never_taken_for_whole(file_type: str, data: st.DataObject) -> None:
+    whole = bytearray(gzip.compress(FILES[file_type], mtime=0))
+    at = data.draw(st.integers(0, len(whole) - 1))
+    whole[at] ^= 1 << data.draw(st.integers(0, 7))
+    # What the header says of time, level and system does not matter, and no more than that.
+    harmless = at in range(3, 10)
+    try:
+        contacts = decode(file_type, bytes(whole))
+    except DataError as error:
+        assert WHERE in str(error)  # noqa: PT017 - it need not be raised
+    else:
+        assert harmless
+        assert contacts == decode(file_type, FILES[file_type])
+
+
+@both_types
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda data: data[:-8] + bytes(4) + data[-4:], id="wrong checksum"),
+        pytest.param(lambda data: data[:-4] + bytes(4), id="wrong length"),
+        pytest.param(lambda data: data + b"garbage", id="garbage behind"),
+        pytest.param(lambda data: data + data[:5], id="second member cut"),
+        pytest.param(lambda data: data + data[:-1], id="second member cut late"),
+        pytest.param(lambda _: b"\x1f\x8b", id="two bytes"),
+    ],
+)
+def test_gzip_that_does_not_end_well_is_an_error(file_type: str, change: Any) -> None:  # noqa: ANN401 - a function
+    with pytest.raises(DataError, match=f"{WHERE}.*gzip"):
+        decode(file_type, change(gzip.compress(FILES[file_type])))
+
+
+# --- errors that name the place and never the contact ---------------------------------------
+
+
+@both_types
+@pytest.mark.parametrize(
+    ("name", "column", "value"),
+    [
+        ("Seats", "custom_seats", "private"),
+        ("Seats", "custom_seats", "NaN"),
+        ("Seats", "custom_seats", "Infinity"),
+        ("Seats", "custom_seats", "1e400"),
+        ("Seats", "custom_seats", "1_0"),
+        ("Seats", "custom_seats", "\u0661"),
+        ("Seats", "custom_seats", "\t1"),
+        ("Seats", "custom_seats", "0x10"),
+        ("Seats", "custom_seats", "1" * 5000),
+        ("created_at", "created_at", "private"),
+        ("Since", "custom_since", "2020-02-30"),
+        ("Since", "custom_since", "13/31/2020"),
+        ("Since", "custom_since", "0000-01-01"),
+        ("Since", "custom_since", "0001-01-01T00:00:00+01:00"),
+        ("Since", "custom_since", "9999-12-31T23:59:59-01:00"),
+        ("Since", "custom_since", "1577836800"),
+        ("alternate_emails", "alternate_emails", '["private'),
+        ("alternate_emails", "alternate_emails", '["private", 1]'),
+        ("alternate_emails", "alternate_emails", "[" * 100_000),
+    ],
+    ids=lambda value: ascii(value)[:20],
+)
+def test_text_that_does_not_fit_its_column_is_an_error(
+    file_type: str, name: str, column: str, value: str
+) -> None:
+    with pytest.raises(DataError) as raised:
+        one(file_type, **{name: value})
+    text = str(raised.value)
+    assert text.startswith(f"{WHERE}, line {1 if file_type == 'json' else 2}, column {column}: ")
+    assert value not in text
+    assert "private" not in "".join(map(repr, (raised.value, raised.value.__cause__)))
+    assert raised.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("email", "17"),
+        ("email", "true"),
+        ("email", '["private"]'),
+        ("email", '{"private":1}'),
+        ("created_at", "17"),
+        ("alternate_emails", "17"),
+        ("alternate_emails", "[17]"),
+        ("alternate_emails", "[null]"),
+        ("alternate_emails", '{"private":1}'),
+        ("Seats", "true"),
+        ("Seats", "[17]"),
+        ("Seats", "1e400"),
+        ("Plan", "17.5"),
+    ],
+)
+def test_json_value_of_another_type_is_an_error(field: str, value: str) -> None:
+    fields = f'"{field}":{value}'
+    if field[0].isupper():
+        fields = f'"custom_fields":{{{fields}}}'
+    data = f'{{"contact_id":"a"}}\n{{"contact_id":"b",{fields}}}\n'.encode()
+    with pytest.raises(DataError, match=rf"^{WHERE}, line 2, column \w*{field.lower()}:") as raised:
+        decode("json", data)
+    assert "17" not in str(raised.value)
+    assert "private" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"private",
+        b'{"contact_id":"private"',
+        b'{"contact_id":"private"},',
+        b"{'contact_id':'private'}",
+        b'{"contact_id":"private","email":"\xff"}',
+        b'{"contact_id":"private","custom_fields":{"Seats":NaN}}',
+        b'{"contact_id":"private","custom_fields":{"Seats":-Infinity}}',
+        b'{"contact_id":"private","custom_fields":{"Seats":01}}',
+        b'{"contact_id":"private","email":"\\x"}',
+        b'{"contact_id":"private","deep":' + b"[" * 100_000 + b"}",
+        b'{"contact_id":"private","deep":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b"[" * 100_000,
+        b'["private"]',
+        b'"private"',
+        b"17",
+        b"null",
+        b'{"contact_id":"private","custom_fields":["private"]}',
+        b'{"contact_id":"private","custom_fields":"private"}',
+    ],
+    ids=lambda line: ascii(line)[:60],
+)
+def test_line_that_is_no_contact_is_an_error(line: bytes) -> None:
+    with pytest.raises(DataError, match=f"^{WHERE}, line 3: this is no") as raised:
+        decode("json", b'{"contact_id":"a"}\n\n' + line + b'\n{"contact_id":"b"}\n')
+    assert "private" not in str(raised.value)
+
+
+@both_types
+@pytest.mark.parametrize("key", ["", "\0", "\ud800"])
+def test_contact_without_its_key_is_an_error(file_type: str, key: str) -> None:
+    if file_type == "json":
+        data = json_lines({"contact_id": "a"}, {"contact_id": key, "email": "private"})
+    else:
+        data = csv_rows(["CONTACT_ID", "EMAIL"], [key, "private"])
+    with pytest.raises(DataError, match=f"^{WHERE}, line 2: contact_id") as raised:
+        decode(file_type, data)
+    assert "private" not in str(raised.value)
+
+
+@pytest.mark.parametrize("line", [b"{}", b'{"contact_id":null}', b'{"custom_fields":{}}'])
+def test_json_contact_without_its_key_is_an_error(line: bytes) -> None:
+    with pytest.raises(DataError, match=f"^{WHERE}, line 1: contact_id"):
+        decode("json", line)
+
+
+def test_line_is_counted_over_blocks() -> None:
+    data = json_lines(*[{"contact_id": "a", "email": "x" * 90}] * 5000) + b"broken"
+    with pytest.raises(DataError, match="line 5001: "):
+        decode("json", data)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b'"EMAIL"\n"private"\n', "CONTACT_ID"),
+        (b'"private"\n', "CONTACT_ID"),
+        (b'{"contact_id":"private"}\n', "CONTACT_ID"),
+        (b'"CONTACT_ID","EMAIL"\n"a","x"\n"private"\n', "line 3: a row of 1 cells"),
+        (b'"CONTACT_ID","EMAIL"\n"a","x","private"\n', "line 2: a row of 3 cells"),
+        (b'"CONTACT_ID"\n"a"\n"private"x"\n', "line 3: this is no CSV"),
+        (b'"CONTACT_ID"\n"a"\n"private\n', "line 3: this is no CSV"),
+        (b'"CONTACT_ID"\n"a"\nb\rprivate\n', "line 3: this is no CSV"),
+        (b'"CONTACT_ID","Plan","PLAN"\n"a","x","private"\n', "column custom_plan"),
+        (b'"CONTACT_ID","contact_id"\n"a","private"\n', "column contact_id"),
+    ],
+)
+def test_csv_that_is_none_is_an_error(data: bytes, words: str) -> None:
+    with pytest.raises(DataError, match=WHERE) as raised:
+        decode("csv", data)
+    assert words in str(raised.value)
+    assert "private" not in str(raised.value)
+
+
+def test_two_json_fields_of_one_column_are_an_error() -> None:
+    data = json_lines({"contact_id": "a"}, {"contact_id": "a", "Email": "private", "email": "x"})
+    with pytest.raises(DataError, match=f"^{WHERE}, line 2: two fields are column email"):
+        decode("json", data)
+
+
+@pytest.mark.parametrize("before", [0, 3000])
+def test_csv_in_no_utf8_is_an_error_that_names_the_line(before: int) -> None:
+    rows = csv_rows(["CONTACT_ID", "EMAIL"], *[["a", "x" * 90]] * before)
+    with pytest.raises(DataError, match=f"^{WHERE}, line {before + 2}: ") as raised:
+        decode("csv", rows + b'"a","private \xff"\n')
+    assert "private" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("file_type", "data"),
+    [
+        ("json", b'{"contact_id":"a","email":"' + b"x" * 300_000 + b'"}\n'),
+        ("json", b"x" * 300_000),
+        ("csv", b'"CONTACT_ID"\n"' + b"x" * 300_000 + b'"\n'),
+        ("csv", b'"CONTACT_ID"\n"' + b"x\n" * 150_000 + b'"\n'),
+        ("csv", b'"CONTACT_ID"\n"' + b"x\n" * 150_000),
+        ("csv", b'"CONTACT_ID"\n' + b'"x\n",' * 60_000),
+        ("csv", b'"CONTACT_ID","A"\n' + b'"x' * 150_000),
+    ],
+    ids=["line", "garbage", "cell", "cell in lines", "unclosed quote", "short cells", "broken"],
+)
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_row_beyond_the_limit_is_an_error_before_it_is_all_in_memory(
+    file_type: str,
+    data: bytes,
+    compress: Any,  # noqa: ANN401 - either
+) -> None:
+    part = io.BytesIO(compress(data + b"more\n" * 100_000))
+    with patch(f"{MODULE}.MAX_ROW_BYTES", 100_000), pytest.raises(DataError, match=WHERE):
+        list(decoder(file_type, COLUMNS)(part, WHERE))
+    if compress is bytes:
+        assert part.tell() < len(data)
+
+
+@both_types
+def test_many_rows_are_no_long_row(file_type: str) -> None:
+    # The least that a block of 64 KiB fits in; the file has more.
+    with patch(f"{MODULE}.MAX_ROW_BYTES", 70_000):
+        assert len(decode(file_type, FILES[file_type])) == 300
+
+
+@both_types
+@settings(max_examples=300, deadline=None)
+@given(
+    start=st.sampled_from(
+        [b"", b"\x1f\x8b", b"\xef\xbb\xbf", b'"CONTACT_ID","EMAIL"\n', b'{"contact_id":"']
+    ),
+    rest=st.binary(max_size=60),
+)
+@example(start=b'"CONTACT_ID"\n', rest=b'"a"\n"\xff"\n')
+@example(start=b"", rest=b"\xff")
+def test_arbitrary_bytes_give_contacts_or_an_error_that_names_the_part(
+    file_type: str, start: bytes, rest: bytes
+) -> None:
+    try:
+        contacts = decode(file_type, start + rest)
+    except DataError as error:
+        assert WHERE in str(error)  # noqa: PT017 - it need not be raised
+    else:
+        assert all(contact[0] for contact in contacts)

@@ -1,0 +1,203 @@
+"""Columns: their names and types, and what a catalog may do to them."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from singer_sdk.singerlib import Schema
+
+from tap_sendgrid_contacts.client import FieldDefinition
+from tap_sendgrid_contacts.schema import Column, columns_of, contacts_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+RESERVED = [
+    "contact_id",
+    "email",
+    "first_name",
+    "last_name",
+    "unique_name",
+    "phone_number",
+    "phone_number_id",
+    "external_id",
+    "anonymous_id",
+    "alternate_emails",
+    "address_line_1",
+    "address_line_2",
+    "city",
+    "state_province_region",
+    "postal_code",
+    "country",
+    "whatsapp",
+    "line",
+    "facebook",
+    "created_at",
+    "updated_at",
+]
+
+FIELDS = [
+    FieldDefinition("e1_T", "Plan", "Text"),
+    FieldDefinition("e2_N", "seats", "Number"),
+    FieldDefinition("e3_D", "SINCE", "Date"),
+    FieldDefinition("e4_T", "a" * 80 + "_One", "Text"),
+    FieldDefinition("e5_T", "a" * 80 + "_Two", "Text"),
+]
+
+
+def custom_columns(*fields: FieldDefinition) -> list[str]:
+    return list(contacts_schema(fields)["properties"])[len(RESERVED) :]
+
+
+def everything(_name: str) -> bool:
+    return True
+
+
+def test_reserved_columns_stand_in_the_documented_order() -> None:
+    assert list(contacts_schema([])["properties"]) == RESERVED
+
+
+def test_reserved_columns_are_strings_dates_and_one_list() -> None:
+    properties = contacts_schema([])["properties"]
+    text = {"type": ["string", "null"]}
+    date = {"type": ["string", "null"], "format": "date-time"}
+    emails = {"type": ["array", "null"], "items": {"type": "string"}}
+    others = {"alternate_emails": emails, "created_at": date, "updated_at": date}
+    assert properties == {name: others.get(name, text) for name in RESERVED}
+
+
+@pytest.mark.parametrize(
+    ("field_type", "expected"),
+    [
+        ("Text", {"type": ["string", "null"]}),
+        ("Number", {"type": ["number", "null"]}),
+        ("Date", {"type": ["string", "null"], "format": "date-time"}),
+        ("Something new", {"type": ["string", "null"]}),
+    ],
+)
+def test_custom_field_is_typed_and_described(field_type: str, expected: dict[str, Any]) -> None:
+    column = contacts_schema([FieldDefinition("e7_X", "My_Field", field_type)])["properties"][
+        "custom_my_field"
+    ]
+    assert column.pop("title") == "My_Field"
+    description = column.pop("description")
+    assert all(each in description for each in ("My_Field", "e7_X", field_type))
+    assert column == expected
+
+
+@pytest.mark.parametrize("length", [1, 56])
+def test_name_that_fits_is_kept_whole(length: int) -> None:
+    assert custom_columns(FieldDefinition("e1_T", "A" * length, "Text")) == [
+        "custom_" + "a" * length
+    ]
+
+
+@pytest.mark.parametrize("name", ["a" * 57, "a" * 100, "caf\u00e9", "with blank", "\u0130x"])
+def test_name_that_targets_would_change_ends_in_a_hash_of_the_id(name: str) -> None:
+    [one] = custom_columns(FieldDefinition("e1_T", name, "Text"))
+    [again] = custom_columns(FieldDefinition("e1_T", name, "Number"))
+    [other] = custom_columns(FieldDefinition("e2_T", name, "Text"))
+    assert re.fullmatch(r"custom_[a-z0-9_]+_[0-9a-f]{8}", one)
+    assert one == again != other
+
+
+def test_names_that_share_80_characters_stay_apart() -> None:
+    names = custom_columns(*FIELDS[3:])
+    assert len(set(names)) == 2
+    assert {len(name) for name in names} == {63}
+
+
+@given(
+    st.lists(
+        st.text(st.characters(codec="utf-8"), min_size=1, max_size=100),
+        unique_by=str.lower,
+        max_size=5,
+    )
+)
+def test_names_are_what_every_target_keeps(names: list[str]) -> None:
+    columns = custom_columns(
+        *(FieldDefinition(f"e{i}_T", name, "Text") for i, name in enumerate(names))
+    )
+    assert len(columns) == len(names)
+    assert all(re.fullmatch(r"[a-z][a-z0-9_]{0,62}", column) for column in columns)
+
+
+@pytest.mark.parametrize(
+    "travel",
+    [
+        pytest.param(lambda schema: schema, id="as it is"),
+        pytest.param(lambda schema: json.loads(json.dumps(schema)), id="through a file"),
+        pytest.param(lambda schema: Schema.from_dict(schema).to_dict(), id="through the SDK"),
+    ],
+)
+def test_columns_are_read_back_from_the_schema(
+    travel: Callable[[dict[str, Any]], dict[str, Any]],
+) -> None:
+    columns = columns_of(travel(contacts_schema(FIELDS)), everything)
+    assert [column.name for column in columns[: len(RESERVED)]] == RESERVED
+    assert [column.field for column in columns[: len(RESERVED)]] == RESERVED
+    assert {column.name: column.kind for column in columns if not column.custom} == {
+        **dict.fromkeys(RESERVED, "text"),
+        "alternate_emails": "list",
+        "created_at": "date",
+        "updated_at": "date",
+    }
+    assert [(c.field, c.kind, c.custom) for c in columns[len(RESERVED) :]] == [
+        (field.name, kind, True)
+        for field, kind in zip(FIELDS, ["text", "number", "date", "text", "text"], strict=True)
+    ]
+
+
+def test_catalog_without_titles_still_finds_the_fields() -> None:
+    schema = contacts_schema(FIELDS)
+    for definition in schema["properties"].values():
+        definition.pop("title", None)
+        definition.pop("description", None)
+    fields = [column.field for column in columns_of(schema, everything) if column.custom]
+    assert fields[:3] == ["plan", "seats", "since"]
+
+
+@pytest.mark.parametrize(
+    ("definition", "kind"),
+    [
+        ({"type": "string"}, "text"),
+        ({"type": "integer"}, "number"),
+        ({"type": ["null", "integer"]}, "number"),
+        ({"type": ["null", "string"], "format": "date-time"}, "date"),
+        ({"type": ["null", "array"]}, "list"),
+        ({}, "text"),
+    ],
+)
+def test_edited_types_are_understood(definition: dict[str, Any], kind: str) -> None:
+    schema = {"properties": {"contact_id": {"type": "string"}, "custom_x": definition}}
+    assert columns_of(schema, everything)[1].kind == kind
+
+
+def test_reserved_columns_come_first_whatever_the_order_of_the_catalog() -> None:
+    schema = contacts_schema(FIELDS[:2])
+    turned = {"properties": dict(reversed(schema["properties"].items()))}
+    names = [column.name for column in columns_of(turned, everything)]
+    assert names == [*reversed(RESERVED), "custom_seats", "custom_plan"]
+
+
+def test_only_what_is_selected_is_selected_and_the_key_always() -> None:
+    columns = columns_of(contacts_schema(FIELDS[:1]), {"email", "custom_plan"}.__contains__)
+    assert [column.name for column in columns if column.selected] == [
+        "contact_id",
+        "email",
+        "custom_plan",
+    ]
+    assert len(columns) == len(RESERVED) + 1
+
+
+def test_column_removed_from_the_catalog_is_no_column() -> None:
+    schema = contacts_schema(FIELDS[:1])
+    del schema["properties"]["city"]
+    columns = columns_of(schema, everything)
+    assert "city" not in {column.name for column in columns}
+    assert columns[-1] == Column("custom_plan", "Plan", custom=True, kind="text", selected=True)
