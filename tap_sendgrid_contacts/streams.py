@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     _Picked = tuple[list[Contact], datetime | None]
 
 REPLICATION_KEY = "updated_at"
+
+_UNANSWERED_FOR = timedelta(minutes=30)
 
 
 class Position(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -313,11 +315,20 @@ class ContactsStream(Stream):
         changed = [key for key in asked_for if asked_for[key] != before.get(key)]
         if changed:
             raise ExportLostError(f"{', '.join(changed)} changed since the last run")
-        export_id = self._position.id or find(self._api, self._request, self._position.asked_at)
-        if export_id is None:
-            raise ExportLostError("SendGrid does not list the export that was asked for")
+        export_id = self._position.id or self._find_unanswered()
         self.logger.info("Going on with export %s", export_id)
         return self._wait_for(export_id)
+
+    def _find_unanswered(self) -> str:
+        """Find the export that a run asked for and ended before the answer."""
+        # Some targets keep the first STATE of a load without records for good: it must not hold
+        # on to an old export.
+        if self._api.now - self._position.asked_at > _UNANSWERED_FOR:
+            raise ExportLostError("The state's export was asked for too long ago to look for it")
+        export_id = find(self._api, self._request, self._position.asked_at)
+        if export_id is None:
+            raise ExportLostError("SendGrid does not list the export that was asked for")
+        return export_id
 
     def _wait_for(self, export_id: str) -> ExportJob:
         # Out before the first wait: whatever happens then, the export is not lost.
