@@ -67,12 +67,14 @@ class Run:
     @property
     def state(self) -> dict[str, Any]:
         """The last STATE, which a target would keep."""
-        return self.of("STATE")[-1]["value"]
+        state: dict[str, Any] = self.of("STATE")[-1]["value"]
+        return state
 
     @property
     def export_state(self) -> dict[str, Any] | None:
         """The export in flight, if the last STATE names one."""
-        return self.state["bookmarks"]["contacts"].get("export")
+        export: dict[str, Any] | None = self.state["bookmarks"]["contacts"].get("export")
+        return export
 
     @property
     def errors(self) -> list[str]:

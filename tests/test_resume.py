@@ -163,7 +163,7 @@ class TestANewExport:
         ],
     )
     def test_another_request(
-        self, there: Sandbox, tap: Tap, in_flight: dict[str, Any], setting: str, value: object
+        self, there: Sandbox, tap: Tap, in_flight: dict[str, Any], setting: str, value: Any
     ) -> None:
         run = tap(there, state=in_flight, **{setting: value})
         assert run.code == 0

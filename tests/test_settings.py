@@ -11,11 +11,12 @@ from tap_sendgrid_contacts.sandbox.account import Account
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.conftest import Sandbox, Tap
 
 # Nobody listens there: whatever gets past the settings runs into retries and the test's timeout.
-NOWHERE = {"api_key": "SG.very-secret", "api_url": "http://127.0.0.1:9"}
+NOWHERE: dict[str, Any] = {"api_key": "SG.very-secret", "api_url": "http://127.0.0.1:9"}
 
 WRONG: list[tuple[str, dict[str, Any]]] = [
     ("api_key", {"api_key": None}),
@@ -146,7 +147,7 @@ def test_unset_settings_may_be_null(sandbox: Callable[..., Sandbox], tap: Tap) -
 @pytest.mark.parametrize("content", ["", "not json", "[]", '"SG.very-secret"'])
 @pytest.mark.parametrize("option", ["--config", "--catalog", "--state"])
 def test_a_file_that_is_no_json_object_is_named(
-    tap: Tap, tmp_path: Any, option: str, content: str
+    tap: Tap, tmp_path: Path, option: str, content: str
 ) -> None:
     if option == "--state" and not content:
         pytest.skip("an empty state is a first run's")
@@ -204,7 +205,8 @@ class TestRights:
     ) -> None:
         there = sandbox("--contacts", "10")
         unknown = "00000000-0000-0000-0000-00000000dead"
-        run = tap(there, "--test", **{setting: [unknown]})
+        config: dict[str, Any] = {setting: [unknown]}
+        run = tap(there, "--test", **config)
         assert run.code == 1
         assert unknown in run.error
         account = Account(10)
