@@ -163,9 +163,10 @@ class TestANewExport:
         ],
     )
     def test_another_request(
-        self, there: Sandbox, tap: Tap, in_flight: dict[str, Any], setting: str, value: Any
+        self, there: Sandbox, tap: Tap, in_flight: dict[str, Any], setting: str, value: object
     ) -> None:
-        run = tap(there, state=in_flight, **{setting: value})
+        config: dict[str, Any] = {setting: value}
+        run = tap(there, state=in_flight, **config)
         assert run.code == 0
         assert f"{setting} changed" in run.log
         assert there.exports_asked_for == 2
