@@ -15,7 +15,6 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timezone
-from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, NoReturn
 
 import msgspec
@@ -50,6 +49,7 @@ MAX_ROW_BYTES = 16 * 1024 * 1024
 
 _BLOCK_BYTES = 64 * 1024
 _BLOCK_ROWS = 128
+_BLOCK_CHARS = 4 * 1024 * 1024
 _MAX_LEARNED = 1000
 _UTC = timezone.utc
 
@@ -364,8 +364,8 @@ class _Csv:
         self._key = _key_of(self._selected)
         self._columns = _by_field(columns)
         self._unknown: set[str] = set()
-        # Characters read since the last whole row.
-        self._pending = 0
+        # Characters read, and how many of them up to the last whole row.
+        self._read = self._read_whole = 0
         # Python's own limit of 128 KiB is less than a text may have.
         csv.field_size_limit(MAX_ROW_BYTES)
 
@@ -374,8 +374,10 @@ class _Csv:
         header: list[str] | None = None
         cells: list[int] = []
         try:
-            while rows := list(islice(self._rows(reader), _BLOCK_ROWS)):
+            for rows in self._row_blocks(reader):
                 if header is None:
+                    if not rows:
+                        return
                     _, header = rows.pop(0)
                     cells = self._layout(header, where)
                 block = self._parse_block([row for _, row in rows], cells, len(header))
@@ -388,11 +390,18 @@ class _Csv:
                 f"{where}, line {reader.line_num}: this is no CSV ({error}); the part is damaged"
             ) from error
 
-    def _rows(self, reader: Any) -> Iterator[tuple[int, list[str]]]:  # noqa: ANN401 - csv has no name for it
+    def _row_blocks(self, reader: Any) -> Iterator[list[tuple[int, list[str]]]]:  # noqa: ANN401 - csv has no name for it
+        rows: list[tuple[int, list[str]]] = []
+        enough = _BLOCK_CHARS
         for row in reader:
-            self._pending = 0
+            self._read_whole = self._read
             if row:
-                yield reader.line_num, row
+                rows.append((reader.line_num, row))
+            if len(rows) == _BLOCK_ROWS or self._read > enough:
+                yield rows
+                rows = []
+                enough = self._read + _BLOCK_CHARS
+        yield rows
 
     def _parse_block(
         self, rows: list[list[str]], cells: list[int], width: int
@@ -439,8 +448,8 @@ class _Csv:
                         f"{where}, line {line}: this is no UTF-8; the part is damaged"
                     ) from None
             number += block.count(b"\n")
-            self._pending += len(text)
-            if self._pending > MAX_ROW_BYTES:
+            self._read += len(text)
+            if self._read - self._read_whole > MAX_ROW_BYTES:
                 raise DataError(f"{where}: a row is longer than {MAX_ROW_BYTES} characters")
             # Only \n ends a line here: the others may stand in a cell.
             yield from io.StringIO(text.replace("\0", ""), newline="\n")

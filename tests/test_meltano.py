@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -197,18 +199,31 @@ class Meltano:
 
     def __call__(self, *arguments: str, env: dict[str, str] | None = None, code: int = 0) -> str:
         """Run a command; give back all that it prints."""
-        done = subprocess.run(
+        return self.end(self.start(*arguments, env=env), code=code)
+
+    def start(self, *arguments: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        """Start a command as a process group of its own."""
+        return subprocess.Popen(
             [self._program, *arguments],
-            check=False,
             cwd=self.folder,
             env=self._env | (env or {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=300,
+            start_new_session=True,
         )
-        assert done.returncode == code, done.stdout
-        return done.stdout
+
+    @staticmethod
+    def end(process: subprocess.Popen[str], *, code: int = 0) -> str:
+        """Wait for a command's end; give back all that it printed."""
+        with process:
+            try:
+                out, _ = process.communicate(timeout=300)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+        assert process.returncode == code, out
+        return out
 
     def state(self, state_id: str) -> dict[str, Any]:
         """The stream's state, as Meltano's state backend has it."""
@@ -297,6 +312,58 @@ def test_incremental_with_a_column_left_out_and_a_full_refresh(
     state = meltano.state(f"dev:{NAME}-to-target-jsonl:changes")
     assert state["replication_key_value"] == newest
     assert "export" not in state
+
+
+def kill_tap(group: int) -> None:
+    """Kill the tap in a process group, as a machine does that is short of memory."""
+    processes = subprocess.check_output(["ps", "-A", "-o", "pid=,pgid=,args="], text=True)
+    (tap,) = re.findall(rf"^ *(\d+) +{group} .*/bin/{NAME} ", processes, re.MULTILINE)
+    os.kill(int(tap), signal.SIGKILL)
+
+
+def test_a_scheduled_run_goes_on_with_the_export_of_one_that_was_killed(
+    meltano: Meltano, schema: dict[str, Any], rows: dict[str, Row]
+) -> None:
+    def there(night: str) -> dict[str, Row]:
+        return DuckDb(meltano.folder / night).rows(kinds(schema))
+
+    holds = DuckDb(meltano.folder).holds
+    expected = {
+        key: {name: holds(value) for name, value in row.items()}
+        for key, row in rows.items()
+    }
+    with serve(*SIZE, "--parts", "6", "--throttle", "0.006") as slow:
+        production = Meltano(meltano.folder, slow)
+
+        def start(night: str, *options: str) -> subprocess.Popen[str]:
+            (meltano.folder / night).mkdir(exist_ok=True)
+            return production.start(
+                *("schedule", "run", "daily", f"--state-id-suffix={night}", *options),
+                env={"TARGET_DUCKDB_FILEPATH": f"{night}/contacts.duckdb"},
+            )
+
+        killed = start("first")
+        while killed.poll() is None and slow.count("GET /exports/") < 2:
+            time.sleep(0.05)
+        kill_tap(killed.pid)
+        production.end(killed, code=1)
+
+        state_id = f"dev:{NAME}-to-target-duckdb"
+        position = production.state(f"{state_id}:first")["export"]
+        assert position["part"] > 0
+        assert len(there("first")) == position["contacts"] < len(rows)
+        production("state", "copy", f"{state_id}:first", f"{state_id}:second")
+
+        production.end(start("first"))
+        assert slow.exports_asked_for == 1
+        assert there("first") == expected
+        assert production.state(f"{state_id}:first") == {}
+
+        # A full refresh starts from the beginning, with an export of its own.
+        production.end(start("second", "--full-refresh"))
+        assert slow.exports_asked_for == 2
+        assert there("second") == expected
+        assert production.state(f"{state_id}:second") == {}
 
 
 def test_an_empty_key_is_refused_in_one_line(meltano: Meltano) -> None:

@@ -266,4 +266,22 @@ def incremental(tap: Tap, sandbox: Sandbox) -> dict[str, Any]:
 
 
 # --- BATCH ----------------------------------------------------------------------------------
-# PostgreSQL reads the tap's files itself.
+
+
+@pytest.mark.parametrize("compression", ["gzip", "none"])
+def test_files_are_loaded_value_for_value(
+    tmp_path: Path, target: Made, compression: str
+) -> None:
+    batch_config = {
+        "encoding": {"format": "jsonl", "compression": compression},
+        "storage": {"root": tmp_path.as_uri(), "prefix": "contacts-files-"},
+        "batch_size": 70,
+    }
+    with serve(*SIZE, "--parts", "2") as sandbox:
+        run = Tap(tmp_path)(sandbox, batch_config=batch_config)
+    day, there = Day(Account(CONTACTS, CUSTOM_FIELDS), run), target(Postgres)
+
+    assert there.load(in_full(run)) == {"bookmarks": {"contacts": {}}}
+    assert there.rows(kinds(day.schema)) == day.rows
+    assert len(run.of("BATCH")) > 2
+    assert run.records == []
