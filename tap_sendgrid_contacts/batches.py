@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from singer_sdk.helpers._batch import BatchConfig
 
-    from tap_sendgrid_contacts.streams import Position
+    from tap_sendgrid_contacts.position import Position
 
 # Made for speed: smaller files would cost more time than they save.
 _GZIP_LEVEL = 1

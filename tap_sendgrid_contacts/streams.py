@@ -27,12 +27,14 @@ from tap_sendgrid_contacts.export import (
     start,
 )
 from tap_sendgrid_contacts.messages import RecordEncoder
+from tap_sendgrid_contacts.position import Position
 from tap_sendgrid_contacts.progress import Progress
 from tap_sendgrid_contacts.schema import KEY, columns_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
 
+    from singer_sdk import Tap
     from singer_sdk.helpers._batch import BaseBatchFileEncoding, BatchConfig
     from singer_sdk.helpers.types import Context, Record
     from singer_sdk.metrics import Counter
@@ -40,40 +42,14 @@ if TYPE_CHECKING:
 
     from tap_sendgrid_contacts.client import SendGrid
     from tap_sendgrid_contacts.decode import Contact
+    from tap_sendgrid_contacts.messages import MessageWriter
     from tap_sendgrid_contacts.schema import Column
-    from tap_sendgrid_contacts.tap import TapSendGridContacts
 
     _Picked = tuple[list[Contact], datetime | None]
 
 REPLICATION_KEY = "updated_at"
 
 _UNANSWERED_FOR = timedelta(minutes=30)
-
-
-class Position(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How far an export is read, as it stands in the state under `export`.
-
-    Attributes:
-        asked_at: When it was asked for, by SendGrid's clock.
-        request: What it was asked for.
-        id: The export; absent while its request has no answer yet.
-        version: Version of the table, if ACTIVATE_VERSION is asked for.
-        part: The part being read, counted from 0.
-        file: What tells the part's content from another.
-        records: Contacts read of that part.
-        contacts: Contacts read of the parts before.
-        newest: With INCREMENTAL, the latest `updated_at` sent.
-    """
-
-    asked_at: datetime
-    request: dict[str, Any]
-    id: str | None = None
-    version: int | None = None
-    part: int = 0
-    file: str | None = None
-    records: int = 0
-    contacts: int = 0
-    newest: datetime | None = None
 
 
 class ContactsStream(Stream):
@@ -84,18 +60,21 @@ class ContactsStream(Stream):
     # Contacts come out of the decoder as the schema says.
     TYPE_CONFORMANCE_LEVEL = TypeConformanceLevel.NONE
 
-    def __init__(self, tap: TapSendGridContacts, schema: dict[str, Any], api: SendGrid) -> None:
+    def __init__(
+        self, tap: Tap, schema: dict[str, Any], api: SendGrid, writer: MessageWriter
+    ) -> None:
         """Make the stream.
 
         Args:
             tap: The tap.
             schema: JSON schema of the contacts.
             api: SendGrid's API.
+            writer: Where messages go.
         """
         super().__init__(tap, schema=schema)
         self.primary_keys = [KEY]
         self._api = api
-        self._writer = tap.message_writer
+        self._writer = writer
         self._counter: Counter | None = None
         self._position = Position(datetime.min.replace(tzinfo=timezone.utc), {})
         self._records_since_state = 0

@@ -286,7 +286,7 @@ class TapSendGridContacts(Tap):
         except ForbiddenError as error:
             fields = []
             self.logger.warning("No custom fields, only reserved columns: %s", error)
-        return [ContactsStream(self, contacts_schema(fields), api)]
+        return [ContactsStream(self, contacts_schema(fields), api, self.message_writer)]
 
     def _log_answer(self, endpoint: str, status: int, seconds: float) -> None:
         outcome = metrics.Status.SUCCEEDED if status < 400 else metrics.Status.FAILED  # noqa: PLR2004 - HTTP
