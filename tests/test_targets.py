@@ -269,9 +269,7 @@ def incremental(tap: Tap, sandbox: Sandbox) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("compression", ["gzip", "none"])
-def test_files_are_loaded_value_for_value(
-    tmp_path: Path, target: Made, compression: str
-) -> None:
+def test_files_are_loaded_value_for_value(tmp_path: Path, target: Made, compression: str) -> None:
     batch_config = {
         "encoding": {"format": "jsonl", "compression": compression},
         "storage": {"root": tmp_path.as_uri(), "prefix": "contacts-files-"},
