@@ -90,10 +90,8 @@ def write_files(
         yield config.storage.get_url(file_name), position
 
 
-@contextlib.contextmanager
-def _writer(raw: IO[bytes], *, gzipped: bool) -> Iterator[IO[bytes]]:
+def _writer(raw: IO[bytes], *, gzipped: bool) -> contextlib.AbstractContextManager[IO[bytes]]:
     if not gzipped:
-        yield raw
-        return
-    with GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=_GZIP_LEVEL) as file:
-        yield file
+        return contextlib.nullcontext(raw)
+    file: IO[bytes] = GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=_GZIP_LEVEL)
+    return file

@@ -82,7 +82,7 @@ class Named(msgspec.Struct):
 class _Ref(msgspec.Struct):
     """A list or a segment, as `GET /v3/marketing/contacts/exports` has it."""
 
-    id: str = msgspec.field(name="ID")
+    id: str = msgspec.field(name="ID", default="")
 
 
 class Export(msgspec.Struct):
@@ -240,7 +240,7 @@ class SendGrid:
         try:
             return msgspec.json.decode(response.content, type=shape)
         except msgspec.ValidationError as error:
-            raise FatalAPIError(f"{who}, answered otherwise than documented: {error}") from None
+            raise FatalAPIError(f"{who}, gave an undocumented answer: {error}") from None
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise UnansweredError(f"{who}, answered with no JSON") from None
 

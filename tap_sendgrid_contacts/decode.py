@@ -502,8 +502,8 @@ def _by_field(columns: Sequence[Column]) -> dict[tuple[bool, str], Column]:
 
 def _warn_unknown(field: str) -> None:
     logger.warning(
-        "The export has a field %.100r that the catalog lacks: it is not loaded. Discover again "
-        "to get its column (Meltano: meltano run --refresh-catalog).",
+        "The export has a field %.100r that the catalog lacks: it is not loaded. If it is a "
+        "custom field, discover again to get its column (Meltano: meltano run --refresh-catalog).",
         field,
     )
 

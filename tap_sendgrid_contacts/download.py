@@ -104,7 +104,9 @@ class _PartSession(requests.Session):
     def get_redirect_target(self, resp: requests.Response) -> str | None:
         target = super().get_redirect_target(resp)
         if target is not None and "://" in target and not is_safe_url(target):
-            raise FatalAPIError("The storage redirects to no https address; it is not followed")
+            raise FatalAPIError(
+                "The storage redirects to a URL that is not https; it is not followed"
+            )
         return target
 
 

@@ -1,4 +1,9 @@
-"""The export job: start it or find it again, wait for it, fresh links to its parts."""
+"""The export job: start it or find it again, wait for it, fresh links to its parts.
+
+The API is SendGrid's v3 (https://www.twilio.com/docs/sendgrid/api-reference/contacts). Seen by
+many and not documented: a link lives for five minutes, each status has fresh ones, and the files
+live for twelve hours.
+"""
 
 from __future__ import annotations
 
@@ -210,7 +215,7 @@ class ExportJob:
             )
         if not is_safe_url(urls[part]):
             raise FatalAPIError(
-                f"Part {part + 1} of export {self.id} is at no https address; it is not fetched"
+                f"Part {part + 1} of export {self.id} has no https URL; it is not fetched"
             )
         return urls[part]
 
@@ -232,7 +237,8 @@ class ExportJob:
         expires = _moment(export.expires_at)
         if expires and expires < self.api.now:
             raise ExportLostError(f"Export {self.id} expired at {export.expires_at}")
-        self.contact_count = export.contact_count
+        if export.contact_count is not None:
+            self.contact_count = export.contact_count
         self.created_at = _moment(export.created_at)
         # Their order is not promised; by name it is the same each time, and where all have one
         # name the order given stays.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 
 class Position(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How far an export is read, as it stands in the state under `export`.
+    """How far an export is read, as it stands in the state under `exports`.
 
     Attributes:
         asked_at: When it was asked for, by SendGrid's clock.
@@ -23,7 +23,7 @@ class Position(msgspec.Struct, frozen=True, omit_defaults=True):
         newest: With INCREMENTAL, the latest `updated_at` sent.
     """
 
-    asked_at: datetime
+    asked_at: Annotated[datetime, msgspec.Meta(tz=True)]
     request: dict[str, Any]
     id: str | None = None
     version: int | None = None

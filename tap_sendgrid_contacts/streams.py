@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from singer_sdk import Stream, metrics
 from singer_sdk.exceptions import ConfigurationError, DataError, FatalSyncError
 from singer_sdk.helpers.conform import TypeConformanceLevel
-from singer_sdk.mapper import SameRecordTransform
+from singer_sdk.mapper import RemoveRecordTransform, SameRecordTransform
 from singer_sdk.singerlib.catalog import Metadata
 from typing_extensions import override
 
@@ -48,6 +48,10 @@ if TYPE_CHECKING:
     _Picked = tuple[list[Contact], datetime | None]
 
 REPLICATION_KEY = "updated_at"
+
+# A list, with one export or none. Meltano merges states on `--full-refresh`: there an object
+# keeps the keys that a later one lacks, and only lists are replaced whole.
+_IN_FLIGHT = "exports"
 
 _UNANSWERED_FOR = timedelta(minutes=30)
 
@@ -102,7 +106,7 @@ class ContactsStream(Stream):
     @override
     def metadata(self) -> MetadataMapping:
         metadata = super().metadata
-        if self._tap_input_catalog is None:
+        if self._tap.input_catalog is None:
             # Offered, and not the default: see `get_records`.
             metadata.root.valid_replication_keys = [REPLICATION_KEY]
         return metadata
@@ -110,7 +114,8 @@ class ContactsStream(Stream):
     @override
     def apply_catalog(self, catalog: Catalog) -> None:
         super().apply_catalog(catalog)
-        if KEY not in self.effective_schema["properties"]:
+        self.metadata["properties", KEY].inclusion = Metadata.InclusionType.AUTOMATIC
+        if KEY not in self.effective_schema.get("properties", {}):
             raise ConfigurationError(
                 f"The catalog's stream {self.name} has no {KEY}; discover again"
             )
@@ -130,8 +135,7 @@ class ContactsStream(Stream):
             raise ConfigurationError(
                 f"INCREMENTAL replication of {self.name} goes by {REPLICATION_KEY} alone"
             )
-        key = ("properties", REPLICATION_KEY)
-        self.metadata[key].inclusion = Metadata.InclusionType.AUTOMATIC
+        self.metadata["properties", REPLICATION_KEY].inclusion = Metadata.InclusionType.AUTOMATIC
 
     @property
     @override
@@ -159,8 +163,7 @@ class ContactsStream(Stream):
 
     @override
     def get_records(self, context: Context | None) -> Iterable[Record]:
-        if self.ABORT_AT_RECORD_COUNT is not None:
-            self.check_access()
+        if self._needs_no_export():
             return
         job = self._open_export()
         if self._is_plain():
@@ -171,6 +174,13 @@ class ContactsStream(Stream):
                 self._commit(position)
         self._complete(job)
 
+    def _needs_no_export(self) -> bool:
+        """Tell of `--test`, which checks access only, and of maps that drop the whole stream."""
+        if self.ABORT_AT_RECORD_COUNT is not None:
+            self.check_access()
+            return True
+        return all(isinstance(each, RemoveRecordTransform) for each in self.stream_maps)
+
     @property
     def _activates_version(self) -> bool:
         return (
@@ -180,7 +190,10 @@ class ContactsStream(Stream):
 
     @cached_property
     def _columns(self) -> list[Column]:
-        return columns_of(self.effective_schema, lambda name: self.mask["properties", name])
+        return columns_of(
+            self.effective_schema,
+            lambda name: name == self.replication_key or self.mask["properties", name],
+        )
 
     @cached_property
     def _names(self) -> list[str]:
@@ -222,6 +235,8 @@ class ContactsStream(Stream):
         self, batch_config: BatchConfig, context: Context | None = None
     ) -> Iterable[tuple[BaseBatchFileEncoding, list[str]]]:
         batches.check(batch_config)
+        if self._needs_no_export():
+            return
         if len(self.stream_maps) > 1:
             raise ConfigurationError(
                 "`batch_config` goes with one stream map at most: the SDK would announce every "
@@ -238,20 +253,19 @@ class ContactsStream(Stream):
             if url is not None:
                 yield batch_config.encoding, [url]
             # The file is announced; the STATE that the SDK sent before this names the one before.
-            self._commit(position, emit=True)
+            self._commit(position, emit=url is not None)
         self._complete(job)
 
     def _chunks(self, job: ExportJob, size: int) -> Iterator[batches.Chunk]:
         encode = self._bare_encoder()
+        before = self._position
         for contacts, position in self._read(job):
-            for end in range(size, len(contacts) + size, size):
-                piece = contacts[end - size : end]
-                behind = max(0, len(contacts) - end)
-                lines, rows = encode(piece)
-                at = replace(position, records=position.records - behind)
-                yield batches.Chunk(lines, rows, at)
-            if not contacts:
-                yield batches.Chunk(b"", 0, position)
+            for first in range(0, max(len(contacts), 1), size):
+                lines, rows = encode(contacts[first : first + size])
+                # A position is behind a whole block: up to its last piece it counts as unread.
+                is_last = first + size >= len(contacts)
+                yield batches.Chunk(lines, rows, position if is_last else before)
+            before = position
 
     def _bare_encoder(self) -> Callable[[list[Contact]], tuple[bytes, int]]:
         """Choose how contacts become lines without a message around."""
@@ -273,10 +287,17 @@ class ContactsStream(Stream):
 
     def _open_export(self) -> ExportJob:
         """Go on with the export that the state names, or ask for one; then wait for it."""
-        asked_for = {**self._source, "file_type": self._request.file_type}
-        if "export" in self.stream_state:
+        asked_for = {
+            **self._source,
+            "file_type": self._request.file_type,
+            # Not asked of SendGrid, but with another of these, what was sent before is amiss.
+            "replication_method": self.replication_method,
+            "start_date": self.config.get("start_date"),
+            "activate_version": self._activates_version,
+        }
+        if saved := self.stream_state.get(_IN_FLIGHT):
             try:
-                return self._resume(self.stream_state["export"], asked_for)
+                return self._resume(saved, asked_for)
             except ExportLostError as error:
                 self.logger.warning("%s: asking for a new export", error)
         version = self._tap.initialized_at // 1000 if self._activates_version else None
@@ -287,7 +308,7 @@ class ContactsStream(Stream):
 
     def _resume(self, saved: object, asked_for: dict[str, Any]) -> ExportJob:
         try:
-            self._position = msgspec.convert(saved, Position)
+            (self._position,) = msgspec.convert(saved, tuple[Position])
         except msgspec.ValidationError as error:
             raise ExportLostError(f"The state's export cannot be read ({error})") from error
         before = self._position.request
@@ -387,7 +408,7 @@ class ContactsStream(Stream):
         """Make a position the state's, in one step, and send a STATE if it is time for one."""
         emit = emit or position.part != self._position.part
         self._position = position
-        self.stream_state["export"] = msgspec.to_builtins(position)
+        self.stream_state[_IN_FLIGHT] = [msgspec.to_builtins(position)]
         if emit or self._records_since_state >= self.STATE_MSG_FREQUENCY:
             self._records_since_state = 0
             self._tap.state_writer.write_state(self.tap_state)
@@ -417,7 +438,7 @@ class ContactsStream(Stream):
             state["replication_key"] = REPLICATION_KEY
             state["replication_key_value"] = _rfc3339(max(newest, bookmark or newest))
             state["source"] = self._source
-        del state["export"]
+        state[_IN_FLIGHT] = []
         summary = self._progress.summary(contacts, job.parts, self._bytes)
         self.logger.info("Export %s is complete: %s", job.id, summary)
 

@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 import traceback
+from http import HTTPStatus
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar
 
@@ -170,7 +171,7 @@ class TapSendGridContacts(Tap):
     @classproperty
     @override
     def _env_var_config(cls) -> dict[str, Any]:  # noqa: N805 - as in the SDK
-        """Settings from the environment; what has not the setting's type is left to validation."""
+        """Settings from the environment; a value of the wrong type is left to validation."""
         prefix = cls._env_var_prefix
         cls.append_builtin_config(cls.config_jsonschema)
         parse_environment_config({}, prefix)  # reads .env
@@ -225,7 +226,7 @@ class TapSendGridContacts(Tap):
             "`api_url` must be an https URL, or http on this machine": (
                 is_safe_url(config["api_url"])
             ),
-            "`list_ids` has what is not the id of a list, a UUID": (
+            "`list_ids` holds something that is not the id of a list (a UUID)": (
                 all(map(_UUID.fullmatch, config["list_ids"]))
             ),
             "`segment_ids` has an empty id": all(map(str.strip, config["segment_ids"])),
@@ -289,7 +290,9 @@ class TapSendGridContacts(Tap):
         return [ContactsStream(self, contacts_schema(fields), api, self.message_writer)]
 
     def _log_answer(self, endpoint: str, status: int, seconds: float) -> None:
-        outcome = metrics.Status.SUCCEEDED if status < 400 else metrics.Status.FAILED  # noqa: PLR2004 - HTTP
+        outcome = (
+            metrics.Status.SUCCEEDED if status < HTTPStatus.BAD_REQUEST else metrics.Status.FAILED
+        )
         tags: dict[str, Any] = {
             metrics.Tag.ENDPOINT: endpoint,
             metrics.Tag.HTTP_STATUS_CODE: status,
@@ -297,6 +300,12 @@ class TapSendGridContacts(Tap):
         }
         duration = metrics.Metric.HTTP_REQUEST_DURATION
         metrics.log(self.metrics_logger, metrics.Point("timer", duration, seconds, tags))
+
+    @override
+    def setup_mapper(self) -> None:
+        # What the stream selects by itself is to be in the SCHEMAs that the SDK makes here.
+        _ = self.streams
+        super().setup_mapper()
 
     # --- signals ----------------------------------------------------------------------------
 
@@ -309,7 +318,9 @@ class TapSendGridContacts(Tap):
                 signal.signal(each, signal.SIG_IGN)
             self.logger.warning("Stopped by %s", signal.Signals(signum).name)
             # Not through the SDK's state writer, which leaves out a STATE it has sent before.
-            self.write_message(StateMessage(self.state))
+            # Before --state is read there is none to send.
+            if self.state:
+                self.write_message(StateMessage(self.state))
             # What a shell reports of a process that a signal ended.
             sys.exit(128 + signum)
 
@@ -323,7 +334,8 @@ def _heed_chosen_replication(catalog: dict[str, Any]) -> None:
     """
     for stream in catalog.get("streams", ()):
         for entry in stream.get("metadata", ()):
-            if not entry["breadcrumb"] and (method := entry["metadata"].get("replication-method")):
+            method = entry.get("metadata", {}).get("replication-method")
+            if method and not entry.get("breadcrumb"):
                 stream["replication_method"] = method
 
 

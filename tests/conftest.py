@@ -45,6 +45,12 @@ class Sandbox:
         return sum(line.startswith("POST /v3/marketing/contacts/exports 202") for line in self.log)
 
 
+def position(state: dict[str, Any]) -> dict[str, Any] | None:
+    """The export that a state names as in flight, if any."""
+    exports: list[dict[str, Any]] = state["bookmarks"]["contacts"].get("exports", [])
+    return exports[0] if exports else None
+
+
 @dataclass
 class Run:
     """What a run of the tap wrote, and how it ended."""
@@ -73,8 +79,7 @@ class Run:
     @property
     def export_state(self) -> dict[str, Any] | None:
         """The export in flight, if the last STATE names one."""
-        export: dict[str, Any] | None = self.state["bookmarks"]["contacts"].get("export")
-        return export
+        return position(self.state)
 
     @property
     def errors(self) -> list[str]:

@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.conftest import position
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -93,12 +95,12 @@ def test_a_state_names_announced_files_only(
             (url,) = message["manifest"]
             announced += len(lines_of(url))
         elif message["type"] == "STATE":
-            position = message["value"]["bookmarks"]["contacts"].get("export", {})
-            assert position.get("contacts", 0) + position.get("records", 0) <= announced
+            at = position(message["value"]) or {}
+            assert at.get("contacts", 0) + at.get("records", 0) <= announced
     # Any of them resumes to the rest.
     middle = run.of("STATE")[4]["value"]
-    position = middle["bookmarks"]["contacts"]["export"]
-    read = position.get("contacts", 0) + position.get("records", 0)
+    at = position(middle) or {}
+    read = at.get("contacts", 0) + at.get("records", 0)
     rest = tap(there, state=middle, batch_config=batch_config(tmp_path, batch_size=90))
     assert sum(map(len, rows_of(rest))) == 500 - read
 
@@ -135,3 +137,44 @@ def test_a_folder_that_cannot_be_written_is_one_line(
     run = tap(sandbox("--contacts", "5"), batch_config=config)
     assert run.code == 1
     assert "`batch_config`" in run.error
+
+
+def test_incremental_files_resume_without_loss(
+    sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path
+) -> None:
+    there = sandbox("--contacts", "400", "--plain", "--parts", "2")
+    catalog = tap.discover(there)
+    root = next(each for each in catalog["streams"][0]["metadata"] if not each["breadcrumb"])
+    root["metadata"]["replication-method"] = "INCREMENTAL"
+    config: dict[str, Any] = {
+        "catalog": catalog,
+        "start_date": "2020-06-01T00:00:00Z",
+        # Smaller than a block of the decoder.
+        "batch_config": batch_config(tmp_path, batch_size=20),
+    }
+    whole = tap(there, **config)
+    wanted = {row["contact_id"] for rows in rows_of(whole) for row in rows}
+    assert 0 < len(wanted) < 400
+    sent: set[str] = set()
+    states = []
+    for message in whole.messages:
+        if message["type"] == "BATCH":
+            (url,) = message["manifest"]
+            sent |= {json.loads(line)["contact_id"] for line in lines_of(url)}
+        elif message["type"] == "STATE" and position(message["value"]):
+            states.append((message["value"], set(sent)))
+    for state, before in states[1::3]:
+        rest = tap(there, state=state, **config)
+        assert before | {row["contact_id"] for rows in rows_of(rest) for row in rows} == wanted
+
+
+def test_the_test_writes_no_files(
+    sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path
+) -> None:
+    there = sandbox("--contacts", "5")
+    folder = tmp_path / "files"
+    folder.mkdir()
+    run = tap(there, "--test", batch_config=batch_config(folder))
+    assert run.code == 0
+    assert there.exports_asked_for == 0
+    assert list(folder.iterdir()) == []

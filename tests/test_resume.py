@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tap_sendgrid_contacts.sandbox.account import Account
-from tests.conftest import Run, Sandbox, Tap
+from tests.conftest import Run, Sandbox, Tap, position
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,11 +111,9 @@ def test_killed_behind_the_last_record_nothing_is_sent_again(
     there = sandbox("--contacts", "3000", "--plain", "--parts", "3")
     whole = tap(there, file_type=file_type)
     last = next(
-        message["value"]
-        for message in reversed(whole.of("STATE"))
-        if message["value"]["bookmarks"]["contacts"].get("export")
+        message["value"] for message in reversed(whole.of("STATE")) if position(message["value"])
     )
-    assert last["bookmarks"]["contacts"]["export"]["part"] == 3
+    assert last["bookmarks"]["contacts"]["exports"][0]["part"] == 3
     run = tap(there, file_type=file_type, state=last)
     assert run.code == 0
     assert run.records == []
@@ -129,10 +127,10 @@ def test_a_part_that_is_another_file_now_is_read_anew(
     there = sandbox("--contacts", "25000", "--plain", "--parts", "1")
     whole = tap(there)
     middle = whole.of("STATE")[2]["value"]
-    position = middle["bookmarks"]["contacts"]["export"]
-    assert 0 < position["records"] < 25000
-    assert len(tap(there, state=middle).records) == 25000 - position["records"]
-    position["file"] = "another"
+    at = middle["bookmarks"]["contacts"]["exports"][0]
+    assert 0 < at["records"] < 25000
+    assert len(tap(there, state=middle).records) == 25000 - at["records"]
+    at["file"] = "another"
     run = tap(there, state=middle)
     assert run.code == 0
     assert len(run.records) == 25000
@@ -150,7 +148,7 @@ class TestANewExport:
     @pytest.fixture
     def in_flight(self, there: Sandbox, tap: Tap) -> dict[str, Any]:
         state: dict[str, Any] = tap(there).of("STATE")[1]["value"]
-        assert state["bookmarks"]["contacts"]["export"]["id"]
+        assert state["bookmarks"]["contacts"]["exports"][0]["id"]
         return state
 
     @pytest.mark.parametrize(
@@ -175,7 +173,7 @@ class TestANewExport:
         self, sandbox: Callable[..., Sandbox], tap: Tap, in_flight: dict[str, Any]
     ) -> None:
         other = sandbox("--contacts", "50", "--plain")
-        in_flight["bookmarks"]["contacts"]["export"]["request"]["api_url"] = other.url
+        in_flight["bookmarks"]["contacts"]["exports"][0]["request"]["api_url"] = other.url
         run = tap(other, state=in_flight)
         assert run.code == 0
         assert "is gone" in run.log
@@ -196,7 +194,7 @@ class TestANewExport:
     def test_a_state_that_cannot_be_read(
         self, there: Sandbox, tap: Tap, in_flight: dict[str, Any]
     ) -> None:
-        in_flight["bookmarks"]["contacts"]["export"]["part"] = "one"
+        in_flight["bookmarks"]["contacts"]["exports"][0]["part"] = "one"
         run = tap(there, state=in_flight)
         assert run.code == 0
         assert "cannot be read" in run.log
@@ -240,7 +238,7 @@ def test_a_request_without_answer_is_not_looked_for_for_ever(
 ) -> None:
     there = sandbox("--contacts", "50")
     state: dict[str, Any] = tap(there).of("STATE")[0]["value"]
-    asked = state["bookmarks"]["contacts"]["export"]
+    asked = state["bookmarks"]["contacts"]["exports"][0]
     assert tap(there, state=state).code == 0
     assert there.exports_asked_for == 1
     asked["asked_at"] = "2026-01-01T00:00:00Z"
@@ -273,9 +271,9 @@ class TestSignals:
         assert run.out.endswith(b"\n")
         assert run.messages[-1]["type"] == "STATE"
         assert "Traceback" not in run.log
-        position = run.export_state
-        assert position is not None
-        read = position.get("contacts", 0) + position.get("records", 0)
+        at = run.export_state
+        assert at is not None
+        read = at.get("contacts", 0) + at.get("records", 0)
         assert read <= len(run.records) <= read + BLOCK
         rest = tap(there, state=run.state, **settings)
         assert rest.code == 0
@@ -357,3 +355,54 @@ def test_nothing_is_left_on_disk_while_and_after(
     process.kill()
     finish(tap, process, b"", torn=True)
     assert list(spool.iterdir()) == []
+
+
+class TestStates:
+    """What comes back as state is not always what was sent."""
+
+    def test_a_state_merged_as_meltano_does_holds_on_to_nothing(
+        self, sandbox: Callable[..., Sandbox], tap: Tap
+    ) -> None:
+        there = sandbox("--contacts", "60", "--parts", "3")
+        whole = tap(there)
+
+        def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+            # Objects key by key, all else replaced.
+            return {
+                key: merged(old[key], value)
+                if isinstance(value, dict) and isinstance(old.get(key), dict)
+                else value
+                for key, value in {**old, **new}.items()
+            }
+
+        in_flight = whole.of("STATE")[-2]["value"]
+        assert position(in_flight)
+        assert position(merged(in_flight, whole.state)) is None
+        asked_again = tap(there, list_ids=[Account(60).lists[0].id]).of("STATE")[1]["value"]
+        assert position(merged(in_flight, asked_again)) == position(asked_again)
+
+    def test_stopped_before_the_state_is_read_none_is_sent(
+        self, sandbox: Callable[..., Sandbox], tap: Tap
+    ) -> None:
+        there = sandbox("--fault", "hang")
+        process = start(tap, there, state={"bookmarks": {"contacts": {"source": {}}}})
+        while "hang" not in "".join(there.log):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        run = finish(tap, process, b"")
+        assert run.code == 143
+        assert run.of("STATE") == []
+
+    @pytest.mark.parametrize(
+        ("setting", "value"),
+        [("emit_activate_version_messages", True), ("start_date", "2020-01-01T00:00:00Z")],
+    )
+    def test_what_changes_which_records_are_sent_asks_anew(
+        self, sandbox: Callable[..., Sandbox], tap: Tap, setting: str, value: object
+    ) -> None:
+        there = sandbox("--contacts", "60", "--parts", "3")
+        in_flight = tap(there).of("STATE")[-3]["value"]
+        config: dict[str, Any] = {setting: value}
+        run = tap(there, state=in_flight, **config)
+        assert len(run.records) == 60
+        assert there.exports_asked_for == 2
