@@ -18,7 +18,7 @@ import requests
 from singer_sdk.exceptions import FatalAPIError, FatalSyncError
 from typing_extensions import override
 
-from tap_sendgrid_contacts.client import (
+from tap_sendgrid_contacts.transport import (
     MAX_TRIES,
     UnansweredError,
     check,

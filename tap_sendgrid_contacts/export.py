@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 
 from singer_sdk.exceptions import FatalAPIError
 
-from tap_sendgrid_contacts.client import (
+from tap_sendgrid_contacts.decode import parse_date
+from tap_sendgrid_contacts.transport import (
     MAX_TRIES,
     NotFoundError,
     NotTakenError,
@@ -24,7 +25,6 @@ from tap_sendgrid_contacts.client import (
     is_safe_url,
     waits,
 )
-from tap_sendgrid_contacts.decode import parse_date
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -24,11 +24,12 @@ from singer_sdk.plugin_base import JSONSchemaValidator
 from singer_sdk.singerlib import StateMessage
 from typing_extensions import override
 
-from tap_sendgrid_contacts.client import ForbiddenError, SendGrid, is_safe_url
+from tap_sendgrid_contacts.client import SendGrid
 from tap_sendgrid_contacts.decode import parse_date
 from tap_sendgrid_contacts.messages import MessageWriter
 from tap_sendgrid_contacts.schema import contacts_schema
 from tap_sendgrid_contacts.streams import ContactsStream
+from tap_sendgrid_contacts.transport import ForbiddenError, is_safe_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,11 +21,11 @@ from urllib3.exceptions import (
     ReadTimeoutError,
 )
 
-from tap_sendgrid_contacts.client import (
+from tap_sendgrid_contacts.client import SendGrid
+from tap_sendgrid_contacts.transport import (
     ForbiddenError,
     NotFoundError,
     NotTakenError,
-    SendGrid,
     UnansweredError,
     is_safe_url,
 )

@@ -154,8 +154,16 @@ def run(sandbox: Sandbox, command: tuple[str, ...]) -> None:
 
     async def accompany() -> int:
         async with serving(*sandbox) as url:
+            # A proxy of this machine could not reach it.
+            local = (
+                "127.0.0.1,localhost",
+                os.environ.get("NO_PROXY") or os.environ.get("no_proxy"),
+            )
+            no_proxy = ",".join(filter(None, local))
             environment = {
                 **os.environ,
+                "NO_PROXY": no_proxy,
+                "no_proxy": no_proxy,
                 "TAP_SENDGRID_CONTACTS_API_URL": url,
                 "TAP_SENDGRID_CONTACTS_API_KEY": sandbox[1].api_key,
             }
