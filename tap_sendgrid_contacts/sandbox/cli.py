@@ -155,11 +155,8 @@ def run(sandbox: Sandbox, command: tuple[str, ...]) -> None:
     async def accompany() -> int:
         async with serving(*sandbox) as url:
             # A proxy of this machine could not reach it.
-            local = (
-                "127.0.0.1,localhost",
-                os.environ.get("NO_PROXY") or os.environ.get("no_proxy"),
-            )
-            no_proxy = ",".join(filter(None, local))
+            elsewhere = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+            no_proxy = ",".join(filter(None, (elsewhere, "127.0.0.1,localhost")))
             environment = {
                 **os.environ,
                 "NO_PROXY": no_proxy,
