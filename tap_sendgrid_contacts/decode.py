@@ -233,11 +233,16 @@ class _JsonLines:
             line += block.count(b"\n")
 
     def _make_struct(self) -> None:
-        custom_fields, self._custom_width = self._struct(custom=True)
+        self._decoder: msgspec.json.Decoder[Any] | None = None
+        try:
+            custom_fields, self._custom_width = self._struct(custom=True)
+            contact, self._reserved_width = self._struct(
+                ("custom_fields", custom_fields | None), custom=False
+            )
+        except ValueError:
+            # A name that no struct can have, such as one with a quote: all goes line by line.
+            return
         self._no_custom_fields = custom_fields()
-        contact, self._reserved_width = self._struct(
-            ("custom_fields", custom_fields | None), custom=False
-        )
         self._decoder = msgspec.json.Decoder(contact)
 
     def _struct(self, *inner: tuple[str, Any], custom: bool) -> tuple[Any, int]:
@@ -287,7 +292,7 @@ class _JsonLines:
 
     def _parse_block(self, block: bytes) -> list[Contact] | None:
         # The first look, at one byte, is what makes this cheap.
-        if b"\\" in block and b"\\u0000" in block:
+        if self._decoder is None or (b"\\" in block and b"\\u0000" in block):
             return None
         try:
             structs = self._decoder.decode_lines(block)

@@ -603,6 +603,13 @@ def test_blocks_end_anywhere(file_type: str, shift: int) -> None:
     assert [record(contact)["email"] for contact in decode(file_type, data)] == texts
 
 
+@pytest.mark.parametrize("name", ['a"b', "a\\b", "a\0b", "\ud800", "", "a\nb"])
+def test_unknown_field_of_any_name_is_passed_over(name: str) -> None:
+    line = json.dumps({"contact_id": "a", name: 1, "custom_fields": {name: [1]}})
+    data = (line + "\n").encode() * 3
+    assert [record(contact)["contact_id"] for contact in decode("json", data)] == ["a"] * 3
+
+
 @both_types
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
