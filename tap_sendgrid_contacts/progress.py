@@ -55,7 +55,7 @@ class Progress:
         """Sum up a complete load: contacts, parts and bytes, times and rate."""
         now = time.monotonic()
         return (
-            f"{contacts:,} contacts in {parts} part(s) of {size / 1e6:,.1f} MB in all; waited "
+            f"{contacts:,} contacts in {parts} part(s), {size / 1e6:,.1f} MB downloaded; waited "
             f"{self.waited:,.1f} s, loaded for {now - self._started:,.1f} s, "
             f"{self._rate(contacts, now):,.0f} contacts/s"
         )
