@@ -15,6 +15,8 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timezone
+from itertools import chain
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, NoReturn
 
 import msgspec
@@ -216,7 +218,11 @@ class _JsonLines:
     def __init__(self, columns: Sequence[Column]) -> None:
         self._selected = [column for column in columns if column.selected]
         self._key = _key_of(self._selected)
-        self._dates = [i for i, column in enumerate(self._selected) if column.kind == "date"]
+        dates = [i for i, column in enumerate(self._selected) if column.kind == "date"]
+        # The first twice: an itemgetter of one index gives no tuple.
+        self._dates_of: Callable[[Contact], tuple[Value, ...]] = (
+            itemgetter(*dates[:1], *dates) if dates else lambda _: ()
+        )
         self._columns = _by_field(columns)
         # Names the struct has, as the file spells them; None where there is no column.
         self._names: dict[tuple[bool, str], Column | None] = {
@@ -303,8 +309,8 @@ class _JsonLines:
             (*(fields := astuple(struct))[:reserved], *astuple(fields[reserved] or none)[:custom])
             for struct in structs
         ]
-        dates = ([contact[i] for contact in contacts] for i in self._dates)
-        return contacts if all(map(_all_utc, dates)) else None
+        dates = chain.from_iterable(map(self._dates_of, contacts))
+        return contacts if _all_utc(dates) else None
 
     def _parse_lines(self, block: bytes, first_line: int, where: str) -> Iterator[Contact]:
         for number, line in enumerate(block.split(b"\n"), first_line):
@@ -493,8 +499,27 @@ def _parse_column(kind: Kind, cells: Sequence[str]) -> Sequence[Value]:
         if not _all_utc(dates):
             raise ValueError
         return dates
+    if kind == "number" and (numbers := _parse_numbers(texts)):
+        return numbers
     parse = _PARSE[kind]
     return [text and parse(text) for text in texts]
+
+
+# Numbers that JSON writes the same, and that no double rounds.
+_PLAIN_NUMBERS = re.compile(r"(?:(?:null|-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]{1,15})?)(?:,|$))+")
+_NUMBERS = msgspec.json.Decoder(list[int | float | None])
+
+
+def _parse_numbers(texts: Sequence[str | None]) -> list[int | float | None] | None:
+    """Read a column of plain numbers at once, as one JSON array; None if there are others."""
+    if "null" in texts:
+        return None
+    joined = ",".join([text or "null" for text in texts])
+    if not _PLAIN_NUMBERS.fullmatch(joined):
+        return None
+    numbers = _NUMBERS.decode(f"[{joined}]")
+    # A cell with a comma would be two.
+    return numbers if len(numbers) == len(texts) else None
 
 
 # --- both -----------------------------------------------------------------------------------
@@ -522,7 +547,7 @@ def _keyless(where: str) -> DataError:
 
 
 def _all_utc(dates: Iterable[Any]) -> bool:
-    return {date.tzinfo for date in dates if date} <= {_UTC}
+    return set(map(attrgetter("tzinfo"), filter(None, dates))) <= {_UTC}
 
 
 def _twice(column: Column, where: str) -> DataError:

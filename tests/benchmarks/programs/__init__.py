@@ -1,0 +1,1 @@
+"""What the tap is compared with: each a program of its own."""
