@@ -505,7 +505,7 @@ def _parse_column(kind: Kind, cells: Sequence[str]) -> Sequence[Value]:
     return [text and parse(text) for text in texts]
 
 
-# Numbers that JSON writes the same, and that no double rounds.
+# Numbers that JSON writes the same.
 _PLAIN_NUMBERS = re.compile(r"(?:(?:null|-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]{1,15})?)(?:,|$))+")
 _NUMBERS = msgspec.json.Decoder(list[int | float | None])
 
