@@ -176,7 +176,15 @@ class TapSendGridContacts(Tap):
         prefix = cls._env_var_prefix
         cls.append_builtin_config(cls.config_jsonschema)
         parse_environment_config({}, prefix)  # reads .env
-        config: dict[str, Any] = {}
+        # Undeclared ones too, for the warning; but for the SDK's log level, and what orchestrators
+        # set aside with a second underscore.
+        config: dict[str, Any] = {
+            key: text
+            for name, text in os.environ.items()
+            if name.startswith(prefix)
+            and not (key := name.removeprefix(prefix).lower()).startswith(("_", "loglevel"))
+            and key not in cls.config_jsonschema["properties"]
+        }
         for key, schema in cls.config_jsonschema["properties"].items():
             text = os.environ.get(prefix + key.upper())
             if text is None or (text == "" and key != "api_key"):

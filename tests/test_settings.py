@@ -137,6 +137,11 @@ def test_an_undeclared_setting_is_a_warning_with_the_nearest_name(
     assert run.code == 0
     assert "`list_id`" in run.log
     assert "`list_ids`" in run.log
+    env = {"TAP_SENDGRID_CONTACTS_SEGMENT_ID": "x", "TAP_SENDGRID_CONTACTS__LOAD_SCHEMA": "y"}
+    run = tap(sandbox("--contacts", "1"), "--config=ENV", env=env)
+    assert run.code == 0
+    assert "`segment_id`" in run.log
+    assert "load_schema" not in run.log
 
 
 def test_unset_settings_may_be_null(sandbox: Callable[..., Sandbox], tap: Tap) -> None:
