@@ -107,7 +107,7 @@ class ContactsStream(Stream):
     def metadata(self) -> MetadataMapping:
         metadata = super().metadata
         if self._tap.input_catalog is None:
-            # Offered, and not the default: see `get_records`.
+            # Offered, and not the default: a contact can enter a segment without a new updated_at.
             metadata.root.valid_replication_keys = [REPLICATION_KEY]
         return metadata
 
