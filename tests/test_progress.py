@@ -110,7 +110,7 @@ def test_in_a_pipe_there_are_log_lines_now_and_then(
         "Part 2 of 3: 2,800 contacts, 20/s",
     ]
     assert there.summary(3000, 3, 1_234_567_890) == (
-        "3,000 contacts in 3 part(s) of 1,234.6 MB in all; "
+        "3,000 contacts in 3 part(s), 1,234.6 MB downloaded; "
         "waited 4.0 s, loaded for 101.0 s, 20 contacts/s"
     )
     assert capfd.readouterr() == ("", "")
@@ -133,8 +133,8 @@ def test_the_log_has_a_summary_and_metrics(sandbox: Callable[..., Sandbox], tap:
     parts = re.findall(r"GET /exports/\S+ 200 (\d+)", "\n".join(there.log))
     megabytes = sum(map(int, parts)) / 1e6
     assert re.search(
-        r"Export \S+ is complete: 3,000 contacts in 3 part\(s\) of "
-        rf"{megabytes:.1f} MB in all; waited [1-9]\.\d s, loaded for \d+\.\d s, "
+        r"Export \S+ is complete: 3,000 contacts in 3 part\(s\), "
+        rf"{megabytes:.1f} MB downloaded; waited [1-9]\.\d s, loaded for \d+\.\d s, "
         r"[1-9][\d,]* contacts/s$",
         run.log,
         re.MULTILINE,
