@@ -1,12 +1,13 @@
 """A part's bytes to contacts: gunzip, then JSON lines or CSV.
 
-A contact is a tuple of values in the order of the selected columns. JSON and CSV give the same
-tuples: empty and missing are `None`, dates are aware and in UTC, whole numbers are `int`.
+A contact is a struct whose fields are the selected columns, in their order. JSON and CSV give the
+same: empty and missing are `None`, dates are aware and in UTC, whole numbers are `int`.
 """
 
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import io
 import json
@@ -15,8 +16,8 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timezone
-from itertools import chain
-from operator import attrgetter, itemgetter
+from itertools import chain, starmap
+from operator import itemgetter
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, NoReturn
 
 import msgspec
@@ -32,7 +33,7 @@ except ImportError:  # no wheel for this machine
     from gzip import GzipFile
     from zlib import error as zlib_error
 
-__all__ = ["Contact", "Decoder", "GzipFile", "Value", "decoder", "parse_date"]
+__all__ = ["Contact", "Decoder", "GzipFile", "contact_type", "decoder", "parse_date"]
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from tap_sendgrid_contacts.schema import Column, Kind
 
 Value = str | int | float | datetime | list[str] | None
-Contact = tuple[Value, ...]
+Contact = msgspec.Struct
 Decoder = Callable[[BinaryIO, str], Iterator[list[Contact]]]
 """Takes a part's file and the part's name for errors; gives contacts, a block at a time."""
 
@@ -54,6 +55,26 @@ _BLOCK_ROWS = 128
 _BLOCK_CHARS = 4 * 1024 * 1024
 _MAX_LEARNED = 1000
 _UTC = timezone.utc
+
+
+def contact_type(names: Sequence[str]) -> Callable[..., Contact]:
+    """Make the type of contacts.
+
+    Args:
+        names: Names of the selected columns. A contact's attributes have them too, where Python
+            can.
+
+    Returns:
+        The type; it takes the values in the order of the names.
+    """
+    return msgspec.defstruct(
+        "Contact",
+        [
+            (name if name.isidentifier() else f"_{i}", Any, msgspec.field(name=name))
+            for i, name in enumerate(names)
+        ],
+        gc=False,
+    )
 
 
 def decoder(file_type: str, columns: Sequence[Column]) -> Decoder:
@@ -200,12 +221,14 @@ _MISFITS = (ValueError, TypeError, OverflowError, RecursionError, msgspec.Valida
 _NOT_EMPTY = msgspec.Meta(min_length=1)
 _TEXT = Annotated[str, _NOT_EMPTY]
 _DATE = Annotated[datetime, msgspec.Meta(tz=True)]
-_STRUCT_TYPES: dict[Kind, Any] = {
+# What needs no more than decoding, and what else a value may come as.
+_STRICT: dict[Kind, Any] = {
     "text": _TEXT | None,
     "number": int | float | None,
     "date": _DATE | None,
     "list": Annotated[list[_TEXT], _NOT_EMPTY] | None,
 }
+_LOOSE: dict[Kind, Any] = {"text": str | None, "number": Any, "date": Any, "list": Any}
 
 
 class _JsonLines:
@@ -213,33 +236,37 @@ class _JsonLines:
 
     `_parse` says what a contact is. Blocks are first tried on a msgspec struct that has just the
     fields and types of the catalog: what it accepts, `_parse` would read the same, but slower.
+    Where a file has other names or forms, the struct is made to fit them.
     """
 
     def __init__(self, columns: Sequence[Column]) -> None:
         self._selected = [column for column in columns if column.selected]
+        self._contact = contact_type([column.name for column in self._selected])
         self._key = _key_of(self._selected)
-        dates = [i for i, column in enumerate(self._selected) if column.kind == "date"]
-        # The first twice: an itemgetter of one index gives no tuple.
-        self._dates_of: Callable[[Contact], tuple[Value, ...]] = (
-            itemgetter(*dates[:1], *dates) if dates else lambda _: ()
-        )
         self._columns = _by_field(columns)
         # Names the struct has, as the file spells them; None where there is no column.
         self._names: dict[tuple[bool, str], Column | None] = {
             (column.custom, column.field): column for column in columns
         }
         self._learned: set[tuple[bool, str]] = set()
+        # Columns whose values come in other forms than `_STRICT` takes.
+        self._loose: set[Column] = set()
         self._make_struct()
 
     def decode(self, part: BinaryIO, where: str) -> Iterator[list[Contact]]:
         line = 1
         for block in _line_blocks(part, where):
             contacts = self._parse_block(block)
-            yield list(self._parse_lines(block, line, where)) if contacts is None else contacts
-            line += block.count(b"\n")
+            if contacts is None:
+                contacts = list(self._parse_lines(block, line, where))
+            yield contacts
+            # Blank lines do not count: counting line ends would take half as long as gunzip does.
+            line += len(contacts)
 
     def _make_struct(self) -> None:
         self._decoder: msgspec.json.Decoder[Any] | None = None
+        dates = (i for i, column in enumerate(self._selected) if column.kind == "date")
+        self._dates = [i for i in dates if self._selected[i] not in self._loose]
         try:
             custom_fields, self._custom_width = self._struct(custom=True)
             contact, self._reserved_width = self._struct(
@@ -270,7 +297,7 @@ class _JsonLines:
             )
             for i, (name, annotation) in enumerate(
                 (
-                    *((spelling[column], _struct_type(column)) for column in wanted),
+                    *((spelling[column], self._type(column)) for column in wanted),
                     *inner,
                     *passed_over,
                 )
@@ -280,6 +307,11 @@ class _JsonLines:
             "Contact", fields, forbid_unknown_fields=True, kw_only=True, gc=False
         )
         return struct, len(wanted)
+
+    def _type(self, column: Column) -> Any:  # noqa: ANN401 - a type expression
+        if column.name == KEY:
+            return _TEXT
+        return (_LOOSE if column in self._loose else _STRICT)[column.kind]
 
     def _learn(self, form: tuple[bool, str]) -> None:
         """Take a name the struct lacks into it: a column spelled otherwise, or no column."""
@@ -305,55 +337,87 @@ class _JsonLines:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
         reserved, custom, none = self._reserved_width, self._custom_width, self._no_custom_fields
-        contacts: list[Contact] = [
-            (*(fields := astuple(struct))[:reserved], *astuple(fields[reserved] or none)[:custom])
+        rows: list[tuple[Any, ...]] = [
+            (fields := astuple(struct))[:reserved] + astuple(fields[reserved] or none)[:custom]
             for struct in structs
         ]
-        dates = chain.from_iterable(map(self._dates_of, contacts))
-        return contacts if _all_utc(dates) else None
+        if not all(_all_utc(map(itemgetter(i), rows)) for i in self._dates):
+            return None
+        if not self._loose or not rows:
+            return list(starmap(self._contact, rows))
+        columns: list[Sequence[Value]] = list(zip(*rows, strict=True))
+        try:
+            for column in self._loose:
+                i = self._selected.index(column)
+                columns[i] = _values(column.kind, columns[i])
+        except _MISFITS:
+            return None
+        return list(map(self._contact, *columns))
 
     def _parse_lines(self, block: bytes, first_line: int, where: str) -> Iterator[Contact]:
-        for number, line in enumerate(block.split(b"\n"), first_line):
-            if line.strip():
-                contacts = self._parse_block(line)
-                if contacts is None:
-                    yield self._parse(line, f"{where}, line {number}")
-                else:
-                    yield from contacts
+        lines = filter(bytes.strip, block.split(b"\n"))
+        for number, line in enumerate(lines, first_line):
+            contacts = self._parse_block(line)
+            if contacts is None:
+                yield self._parse(line, f"{where}, line {number}")
+            else:
+                yield from contacts
 
     def _parse(self, line: bytes, where: str) -> Contact:
-        try:
-            # Surrogates may stand in the bytes as well; lone ones go when the text is cleaned.
-            contact = json.loads(
-                line.decode("utf-8", "surrogatepass"), strict=False, parse_constant=_refuse
-            )
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{where}: this is no JSON; the part is damaged") from error
-        custom_fields = contact.pop("custom_fields", None) if isinstance(contact, dict) else []
-        if not isinstance(custom_fields, dict | None):
-            raise DataError(f"{where}: this is no contact")
         values: dict[Column, Value] = {}
-        for custom, fields in ((False, contact), (True, custom_fields or {})):
-            for name, value in fields.items():
-                if (custom, name) not in self._names:
-                    self._learn((custom, name))
-                column = self._columns.get((custom, name.lower()))
-                if column is None or not column.selected:
-                    continue
-                if column in values:
-                    raise _twice(column, where)
-                try:
-                    values[column] = None if value is None else _value(column.kind, value)
-                except _MISFITS:
-                    raise _misfit(column, where) from None
+        loose: set[Column] = set()
+        for custom, name, value in _fields(line, where):
+            if (custom, name) not in self._names:
+                self._learn((custom, name))
+            column = self._columns.get((custom, name.lower()))
+            if column is None or not column.selected:
+                continue
+            if column in values:
+                raise _twice(column, where)
+            try:
+                values[column] = None if value is None else _value(column.kind, value)
+            except _MISFITS:
+                raise _misfit(column, where) from None
+            if not _is_strict(column.kind, value):
+                loose.add(column)
         if values.get(self._selected[self._key]) is None:
             raise _keyless(where)
-        return tuple(values.get(column) for column in self._selected)
+        if not loose <= self._loose:
+            self._loose |= loose
+            self._make_struct()
+        return self._contact(*(values.get(column) for column in self._selected))
 
 
-def _struct_type(column: Column) -> Any:  # noqa: ANN401 - a type expression
-    # The key alone is required.
-    return _TEXT if column.name == KEY else _STRUCT_TYPES[column.kind]
+def _fields(line: bytes, where: str) -> Iterator[tuple[bool, str, object]]:
+    """Read the fields of a contact: whether custom, name and value."""
+    try:
+        # Surrogates may stand in the bytes as well; lone ones go when the text is cleaned.
+        contact = json.loads(
+            line.decode("utf-8", "surrogatepass"), strict=False, parse_constant=_refuse
+        )
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: this is no JSON; the part is damaged") from error
+    custom_fields = contact.pop("custom_fields", None) if isinstance(contact, dict) else []
+    if not isinstance(custom_fields, dict | None):
+        raise DataError(f"{where}: this is no contact")
+    for custom, fields in ((False, contact), (True, custom_fields or {})):
+        for name, value in fields.items():
+            yield custom, name, value
+
+
+def _values(kind: Kind, values: Sequence[Any]) -> list[Value]:
+    """Bring a column of `_LOOSE` values to its type; raises what `_value` does."""
+    if kind == "text":
+        return [value or None for value in values]
+    return [None if value is None else _value(kind, value) for value in values]
+
+
+def _is_strict(kind: Kind, value: object) -> bool:
+    try:
+        converted = msgspec.convert(value, _STRICT[kind])
+    except msgspec.ValidationError:
+        return False
+    return not isinstance(converted, datetime) or converted.tzinfo is _UTC
 
 
 def _refuse(_constant: str) -> NoReturn:
@@ -372,6 +436,7 @@ class _Csv:
 
     def __init__(self, columns: Sequence[Column]) -> None:
         self._selected = [column for column in columns if column.selected]
+        self._contact = contact_type([column.name for column in self._selected])
         self._key = _key_of(self._selected)
         self._columns = _by_field(columns)
         self._unknown: set[str] = set()
@@ -381,7 +446,7 @@ class _Csv:
         csv.field_size_limit(MAX_ROW_BYTES)
 
     def decode(self, part: BinaryIO, where: str) -> Iterator[list[Contact]]:
-        reader = csv.reader(self._lines(part, where), strict=True)
+        reader = csv.reader(chain.from_iterable(self._texts(part, where)), strict=True)
         header: list[str] | None = None
         cells: list[int] = []
         try:
@@ -427,7 +492,7 @@ class _Csv:
             ]
         except _MISFITS:
             return None
-        return list(zip(*values, strict=True)) if all(values[self._key]) else None
+        return list(map(self._contact, *values)) if all(values[self._key]) else None
 
     def _parse(self, row: list[str], cells: list[int], width: int, where: str) -> Contact:
         if len(row) != width:
@@ -443,9 +508,10 @@ class _Csv:
                 raise _misfit(column, where) from None
         if values[self._key] is None:
             raise _keyless(where)
-        return tuple(values)
+        return self._contact(*values)
 
-    def _lines(self, part: BinaryIO, where: str) -> Iterator[str]:
+    def _texts(self, part: BinaryIO, where: str) -> Iterator[Iterable[str]]:
+        """Read the part's lines, in blocks."""
         number = 1
         for block in _line_blocks(part, where):
             try:
@@ -463,7 +529,7 @@ class _Csv:
             if self._read - self._read_whole > MAX_ROW_BYTES:
                 raise DataError(f"{where}: a row is longer than {MAX_ROW_BYTES} characters")
             # Only \n ends a line here: the others may stand in a cell.
-            yield from io.StringIO(text.replace("\0", ""), newline="\n")
+            yield io.StringIO(text.replace("\0", ""), newline="\n")
 
     def _layout(self, header: list[str], where: str) -> list[int]:
         """Find each selected column's cell; one that the file lacks gets that behind the last."""
@@ -488,38 +554,38 @@ class _Csv:
 
 
 def _parse_column(kind: Kind, cells: Sequence[str]) -> Sequence[Value]:
-    """Bring a column of cells to its type; raises what the parsers raise, and for other zones."""
+    """Bring a column of cells to its type; raises what the parsers raise."""
     if kind == "text" and all(cells):
         return cells
+    if not any(cells):
+        return [None] * len(cells)
     texts = [text or None for text in cells]
     if kind == "text":
         return texts
     if kind == "date":
-        dates = msgspec.convert(texts, list[_DATE | None])
-        if not _all_utc(dates):
-            raise ValueError
-        return dates
+        with contextlib.suppress(msgspec.ValidationError):
+            dates = msgspec.convert(texts, list[_DATE | None])
+            if _all_utc(dates):
+                return dates
     if kind == "number" and (numbers := _parse_numbers(texts)):
         return numbers
     parse = _PARSE[kind]
     return [text and parse(text) for text in texts]
 
 
-# Numbers that JSON writes the same.
-_PLAIN_NUMBERS = re.compile(r"(?:(?:null|-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]{1,15})?)(?:,|$))+")
 _NUMBERS = msgspec.json.Decoder(list[int | float | None])
 
 
 def _parse_numbers(texts: Sequence[str | None]) -> list[int | float | None] | None:
-    """Read a column of plain numbers at once, as one JSON array; None if there are others."""
-    if "null" in texts:
-        return None
+    """Read a column of numbers at once, as a JSON array; None if they are not written like that."""
     joined = ",".join([text or "null" for text in texts])
-    if not _PLAIN_NUMBERS.fullmatch(joined):
-        return None
-    numbers = _NUMBERS.decode(f"[{joined}]")
-    # A cell with a comma would be two.
-    return numbers if len(numbers) == len(texts) else None
+    # JSON passes over blanks; cells may not have them.
+    if "null" not in texts and " " not in joined and joined.isprintable():
+        with contextlib.suppress(msgspec.DecodeError):
+            numbers = _NUMBERS.decode(f"[{joined}]")
+            # A cell with a comma would be two.
+            return numbers if len(numbers) == len(texts) else None
+    return None
 
 
 # --- both -----------------------------------------------------------------------------------
@@ -547,7 +613,7 @@ def _keyless(where: str) -> DataError:
 
 
 def _all_utc(dates: Iterable[Any]) -> bool:
-    return set(map(attrgetter("tzinfo"), filter(None, dates))) <= {_UTC}
+    return {date.tzinfo for date in dates if date} <= {_UTC}
 
 
 def _twice(column: Column, where: str) -> DataError:

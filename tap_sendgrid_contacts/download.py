@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LOG_LINES = 30.0
-_CHUNK_BYTES = 64 * 1024
+_CHUNK_BYTES = 256 * 1024
 
 # Each waiting part holds a file open; 1024 is the usual limit of open files.
 _PARTS_AHEAD = 64

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from itertools import repeat
+from typing import TYPE_CHECKING
 
 import msgspec
 from singer_sdk.contrib.msgspec import MsgSpecWriter
@@ -65,37 +66,23 @@ class RecordEncoder:
     Gives the same bytes as the SDK's message and writer would, at a tenth of the cost.
     """
 
-    def __init__(self, stream: str, columns: Sequence[str], version: int | None) -> None:
+    def __init__(self, stream: str, version: int | None) -> None:
         """Prepare the messages.
 
         Args:
             stream: Name of the stream.
-            columns: Names of the columns, in the order of the contacts' values.
             version: Version of the table, for ACTIVATE_VERSION.
         """
-        self._record = _struct(columns)
-        self._message = _struct(
-            ["type", "stream", "record", *(["version"] if version else []), "time_extracted"]
+        with_version = ["version"] if version else []
+        self._message = msgspec.defstruct(
+            "Message", ["type", "stream", "record", *with_version, "time_extracted"], gc=False
         )
-        self._version = (version,) if version else ()
-        self._stream = stream
+        self._before = repeat("RECORD"), repeat(stream)
+        self._after = [repeat(version)] if version else []
         self._encoder = msgspec.json.Encoder()
 
     def encode(self, contacts: Sequence[Contact]) -> bytes:
         """Encode contacts as lines."""
-        record, message, stream = self._record, self._message, self._stream
-        end = (*self._version, datetime.now(timezone.utc))
-        return self._encoder.encode_lines(
-            [message("RECORD", stream, record(*contact), *end) for contact in contacts]
-        )
-
-    def encode_bare(self, contacts: Sequence[Contact]) -> bytes:
-        """Encode contacts as lines without the message around, for files."""
-        record = self._record
-        return self._encoder.encode_lines([record(*contact) for contact in contacts])
-
-
-def _struct(names: Sequence[str]) -> Callable[..., msgspec.Struct]:
-    return msgspec.defstruct(
-        "Line", [(f"_{i}", Any, msgspec.field(name=name)) for i, name in enumerate(names)], gc=False
-    )
+        now = repeat(datetime.now(timezone.utc))
+        messages = map(self._message, *self._before, contacts, *self._after, now)
+        return self._encoder.encode_lines(list(messages))

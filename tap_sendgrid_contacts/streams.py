@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec.structs import replace
@@ -170,7 +171,7 @@ class ContactsStream(Stream):
             self._write_records(job)
         else:
             for contacts, position in self._read(job):
-                yield from self._records(contacts)
+                yield from map(msgspec.to_builtins, contacts)
                 self._commit(position)
         self._complete(job)
 
@@ -195,10 +196,6 @@ class ContactsStream(Stream):
             lambda name: name == self.replication_key or self.mask["properties", name],
         )
 
-    @cached_property
-    def _names(self) -> list[str]:
-        return [column.name for column in self._columns if column.selected]
-
     def _is_plain(self) -> bool:
         """Tell whether a contact as decoded is the record: no maps, no filter, no flattening."""
         maps = self.stream_maps
@@ -211,22 +208,13 @@ class ContactsStream(Stream):
         return plain
 
     def _write_records(self, job: ExportJob) -> None:
-        encoder = RecordEncoder(self.name, self._names, self._stream_version)
+        encoder = RecordEncoder(self.name, self._stream_version)
         for contacts, position in self._read(job):
             self._writer.write(encoder.encode(contacts))
             if self._counter is not None:
                 self._counter.increment(len(contacts))
             self._records_since_state += len(contacts)
             self._commit(position)
-
-    def _records(self, contacts: list[Contact]) -> Iterator[Record]:
-        """Contacts as the SDK takes them."""
-        names = self._names
-        for contact in contacts:
-            yield {
-                name: _rfc3339(value) if isinstance(value, datetime) else value
-                for name, value in zip(names, contact, strict=True)
-            }
 
     # --- batches ----------------------------------------------------------------------------
 
@@ -269,17 +257,17 @@ class ContactsStream(Stream):
 
     def _bare_encoder(self) -> Callable[[list[Contact]], tuple[bytes, int]]:
         """Choose how contacts become lines without a message around."""
+        encoder = msgspec.json.Encoder(decimal_format="number")
         if self._is_plain():
-            encoder = RecordEncoder(self.name, self._names, None)
-            return lambda contacts: (encoder.encode_bare(contacts), len(contacts))
+            return lambda contacts: (encoder.encode_lines(contacts), len(contacts))
 
         def encode(contacts: list[Contact]) -> tuple[bytes, int]:
             mapped = [
                 message.record
-                for record in self._records(contacts)
+                for record in map(msgspec.to_builtins, contacts)
                 for message in self._generate_record_messages(record)
             ]
-            return msgspec.json.Encoder(decimal_format="number").encode_lines(mapped), len(mapped)
+            return encoder.encode_lines(mapped), len(mapped)
 
         return encode
 
@@ -390,10 +378,10 @@ class ContactsStream(Stream):
         if self.replication_method != "INCREMENTAL":
             return lambda contacts, newest: (contacts, newest)
         since = self._since()
-        updated = self._names.index(REPLICATION_KEY)
+        updated_at: Callable[[Contact], datetime | None] = attrgetter(REPLICATION_KEY)
 
         def pick(contacts: list[Contact], newest: datetime | None) -> _Picked:
-            moments = [cast("datetime | None", contact[updated]) for contact in contacts]
+            moments = list(map(updated_at, contacts))
             picked = [
                 contact
                 for contact, moment in zip(contacts, moments, strict=True)

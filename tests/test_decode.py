@@ -14,10 +14,11 @@ import msgspec
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import astuple
 from singer_sdk.exceptions import DataError
 
 from tap_sendgrid_contacts.client import FieldDefinition
-from tap_sendgrid_contacts.decode import Contact, decoder, parse_date
+from tap_sendgrid_contacts.decode import decoder, parse_date
 from tap_sendgrid_contacts.schema import Column, columns_of, contacts_schema
 
 UTC = timezone.utc
@@ -37,17 +38,19 @@ COLUMNS = columns_of(
 )
 NAMES = [column.name for column in COLUMNS]
 
+Values = tuple[object, ...]
+
 
 def select(*names: str) -> list[Column]:
     return [column._replace(selected=column.name in {"contact_id", *names}) for column in COLUMNS]
 
 
-def decode(file_type: str, data: bytes, columns: list[Column] = COLUMNS) -> list[Contact]:
+def decode(file_type: str, data: bytes, columns: list[Column] = COLUMNS) -> list[Values]:
     blocks = decoder(file_type, columns)(io.BytesIO(data), WHERE)
-    return [contact for block in blocks for contact in block]
+    return [astuple(contact) for block in blocks for contact in block]
 
 
-def record(contact: Contact) -> dict[str, object]:
+def record(contact: Values) -> dict[str, object]:
     """A contact's values that are not empty."""
     values = zip(NAMES, contact, strict=True)
     return {name: value for name, value in values if value is not None}
@@ -179,7 +182,7 @@ def as_json(contact: dict[Column, Forms], *, nulls: bool) -> dict[str, Any]:
     return {**fields[False], "custom_fields": fields[True] or None}
 
 
-def typed(contacts: list[Contact]) -> list[list[tuple[type, str]]]:
+def typed(contacts: list[Values]) -> list[list[tuple[type, str]]]:
     """Values with their types: 1 is not 1.0 here, nor one zone another."""
     return [[(type(value), repr(value)) for value in contact] for contact in contacts]
 
@@ -207,8 +210,8 @@ def test_contact_is_the_same_from_json_and_csv_and_is_what_was_meant(
         [column.field if column.custom else column.field.upper() for column in order],
         *([contact.get(column, EMPTY)[1] for column in order] for contact in contacts),
     )
-    assert typed(decode("json", compress(lines))) == typed(meant)  # type: ignore[arg-type]
-    assert typed(decode("csv", compress(rows))) == typed(meant)  # type: ignore[arg-type]
+    assert typed(decode("json", compress(lines))) == typed(meant)
+    assert typed(decode("csv", compress(rows))) == typed(meant)
 
 
 @both_types
@@ -485,8 +488,38 @@ def test_two_spellings_by_turns_are_both_read() -> None:
     with patch("msgspec.defstruct", wraps=msgspec.defstruct) as made:
         contacts = decode("json", json_lines(*lines))
     assert [record(contact)["email"] for contact in contacts] == ["x@y"] * 6
-    # Two at first, and two for each spelling learned: not two for every line.
-    assert made.call_count == 6
+    # The contacts', two at first, and two for each spelling learned: not two for every line.
+    assert made.call_count == 7
+
+
+OTHER_FORMS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
+    "empty text": ({"city": ""}, {}),
+    "list as text": ({"alternate_emails": "x@y,z@y"}, {}),
+    "list with an empty text": ({"alternate_emails": ["x@y", ""]}, {}),
+    "empty list": ({"alternate_emails": []}, {}),
+    "number as text": ({}, {"Seats": "5"}),
+    "day": ({}, {"Since": "2020-06-19"}),
+    "US day": ({}, {"Since": "6/19/2020"}),
+    "date elsewhere": ({"created_at": "2020-06-19T12:00:00+02:00"}, {}),
+}
+
+
+@pytest.mark.parametrize("form", OTHER_FORMS)
+def test_other_forms_are_learned(form: str) -> None:
+    reserved, custom_fields = OTHER_FORMS[form]
+    full = {"contact_id": "a", "email": "x@y", **reserved, "custom_fields": custom_fields}
+    line, empty = json_lines(full), json_lines({"contact_id": "b"})
+    read = decoder("json", COLUMNS)
+    ((expected,),) = read(io.BytesIO(line), WHERE)
+    with patch(f"{MODULE}._JsonLines._parse") as slow:
+        assert next(read(io.BytesIO(line * 2 + empty), WHERE))[:2] == [expected] * 2
+    assert not slow.called
+
+
+def test_other_form_that_is_wrong_is_found_after_learning() -> None:
+    lines = [{"contact_id": "a", "custom_fields": {"Seats": seats}} for seats in ("5", "5", "five")]
+    with pytest.raises(DataError, match=f"{WHERE}, line 3, column custom_seats"):
+        decode("json", json_lines(*lines))
 
 
 @both_types
@@ -499,7 +532,8 @@ def test_unknown_field_is_named_once_and_not_given(
         data = csv_rows(["CONTACT_ID", "Newest"], *[["a", "private"]] * 3)
     read = decoder(file_type, COLUMNS)
     for _ in range(2):
-        contacts = [record(each) for block in read(io.BytesIO(data), WHERE) for each in block]
+        blocks = read(io.BytesIO(data), WHERE)
+        contacts = [record(astuple(each)) for block in blocks for each in block]
         assert contacts == [{"contact_id": "a"}] * 3
     [warning] = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
     assert "Newest" in warning
@@ -749,7 +783,8 @@ def test_json_value_of_another_type_is_an_error(field: str, value: str) -> None:
     ids=lambda line: ascii(line)[:60],
 )
 def test_line_that_is_no_contact_is_an_error(line: bytes) -> None:
-    with pytest.raises(DataError, match=f"^{WHERE}, line 3: this is no") as raised:
+    # The blank line does not count.
+    with pytest.raises(DataError, match=f"^{WHERE}, line 2: this is no") as raised:
         decode("json", b'{"contact_id":"a"}\n\n' + line + b'\n{"contact_id":"b"}\n')
     assert "private" not in str(raised.value)
 
