@@ -555,37 +555,33 @@ class _Csv:
 
 def _parse_column(kind: Kind, cells: Sequence[str]) -> Sequence[Value]:
     """Bring a column of cells to its type; raises what the parsers raise."""
-    if kind == "text" and all(cells):
-        return cells
-    if not any(cells):
-        return [None] * len(cells)
-    texts = [text or None for text in cells]
     if kind == "text":
-        return texts
-    if kind == "date":
-        with contextlib.suppress(msgspec.ValidationError):
-            dates = msgspec.convert(texts, list[_DATE | None])
+        return cells if all(cells) else [cell or None for cell in cells]
+    texts = list(filter(None, cells))
+    parsed = _parse_texts(kind, texts) if texts else texts
+    if len(parsed) == len(cells):
+        return parsed
+    values = iter(parsed)
+    return [next(values) if cell else None for cell in cells]
+
+
+_NUMBERS = msgspec.json.Decoder(list[int | float])
+
+
+def _parse_texts(kind: Kind, texts: list[str]) -> Sequence[Value]:
+    """Parse texts at once, if they are in the usual form, or else one by one."""
+    with contextlib.suppress(msgspec.DecodeError):
+        if kind == "date":
+            dates = msgspec.convert(texts, list[_DATE])
             if _all_utc(dates):
                 return dates
-    if kind == "number" and (numbers := _parse_numbers(texts)):
-        return numbers
-    parse = _PARSE[kind]
-    return [text and parse(text) for text in texts]
-
-
-_NUMBERS = msgspec.json.Decoder(list[int | float | None])
-
-
-def _parse_numbers(texts: Sequence[str | None]) -> list[int | float | None] | None:
-    """Read a column of numbers at once, as a JSON array; None if they are not written like that."""
-    joined = ",".join([text or "null" for text in texts])
-    # JSON passes over blanks; cells may not have them.
-    if "null" not in texts and " " not in joined and joined.isprintable():
-        with contextlib.suppress(msgspec.DecodeError):
-            numbers = _NUMBERS.decode(f"[{joined}]")
+        # JSON passes over blanks; cells may not have them.
+        if kind == "number" and (array := ",".join(texts)).isprintable() and " " not in array:
+            numbers = _NUMBERS.decode(f"[{array}]")
             # A cell with a comma would be two.
-            return numbers if len(numbers) == len(texts) else None
-    return None
+            if len(numbers) == len(texts):
+                return numbers
+    return list(map(_PARSE[kind], texts))
 
 
 # --- both -----------------------------------------------------------------------------------
