@@ -465,6 +465,11 @@ class _Csv:
             raise DataError(
                 f"{where}, line {reader.line_num}: this is no CSV ({error}); the part is damaged"
             ) from error
+        except UnicodeDecodeError as error:
+            line = reader.line_num + 1 + error.object.count(b"\n", 0, error.start)
+            raise DataError(
+                f"{where}, line {line}: this is no UTF-8; the part is damaged"
+            ) from None
 
     def _row_blocks(self, reader: Any) -> Iterator[list[tuple[int, list[str]]]]:  # noqa: ANN401 - csv has no name for it
         rows: list[tuple[int, list[str]]] = []
@@ -512,24 +517,16 @@ class _Csv:
 
     def _texts(self, part: BinaryIO, where: str) -> Iterator[Iterable[str]]:
         """Read the part's lines, in blocks."""
-        number = 1
         for block in _line_blocks(part, where):
             try:
                 text = block.decode()
-            except UnicodeDecodeError as error:
-                try:
-                    text = _without_surrogates(block.decode("utf-8", "surrogatepass"))
-                except UnicodeDecodeError:
-                    line = number + block.count(b"\n", 0, error.start)
-                    raise DataError(
-                        f"{where}, line {line}: this is no UTF-8; the part is damaged"
-                    ) from None
-            number += block.count(b"\n")
+            except UnicodeDecodeError:
+                text = _without_surrogates(block.decode("utf-8", "surrogatepass"))
             self._read += len(text)
             if self._read - self._read_whole > MAX_ROW_BYTES:
                 raise DataError(f"{where}: a row is longer than {MAX_ROW_BYTES} characters")
             # Only \n ends a line here: the others may stand in a cell.
-            yield io.StringIO(text.replace("\0", ""), newline="\n")
+            yield io.StringIO(text.replace("\0", "") if b"\0" in block else text, newline="\n")
 
     def _layout(self, header: list[str], where: str) -> list[int]:
         """Find each selected column's cell; one that the file lacks gets that behind the last."""
