@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qs, quote, urlsplit
 
-import backoff
 import msgspec
 import requests
 from requests.auth import AuthBase
@@ -16,23 +15,19 @@ from singer_sdk.exceptions import FatalAPIError
 from typing_extensions import override
 
 from tap_sendgrid_contacts.transport import (
-    MAX_TRIES,
     NotTakenError,
     UnansweredError,
     check,
     http_date,
-    waits,
+    retrying,
     words,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from backoff._typing import Details
-
 logger = logging.getLogger(__name__)
 
-_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
@@ -170,7 +165,7 @@ class SendGrid:
         Raises:
             UnansweredError: When it may have been taken.
         """
-        send = _retrying(NotTakenError)(self._send)
+        send = retrying(NotTakenError)(self._send)
         export = send("POST", "/v3/marketing/contacts/exports", "an export", Export, json=body)
         if not export.id:
             # The documentation does not mark it as required.
@@ -183,7 +178,7 @@ class SendGrid:
         Raises:
             NotFoundError: When SendGrid does not know the export, or no longer.
         """
-        send = _retrying(UnansweredError)(self._send)
+        send = retrying(UnansweredError)(self._send)
         path = "/v3/marketing/contacts/exports/{id}"
         return send("GET", path, f"export {export_id}", Export, of=export_id)
 
@@ -194,7 +189,7 @@ class SendGrid:
     def _get(
         self, path: str, what: str, shape: type[_T], params: dict[str, str] | None = None
     ) -> _T:
-        return _retrying(UnansweredError)(self._send)("GET", path, what, shape, params=params)
+        return retrying(UnansweredError)(self._send)("GET", path, what, shape, params=params)
 
     def _send(
         self, method: str, path: str, what: str, shape: type[_T], of: str = "", **kwargs: Any
@@ -243,18 +238,3 @@ class _Bearer(AuthBase):
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         request.headers["Authorization"] = f"Bearer {self._api_key}"
         return request
-
-
-def _retrying(on: type[UnansweredError]) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
-    def log(details: Details) -> None:
-        logger.warning("%s; trying again in %.0f s", details["exception"], details["wait"])
-
-    return backoff.on_exception(
-        waits,
-        on,
-        max_tries=MAX_TRIES,
-        jitter=None,
-        on_backoff=log,
-        # Its own lines would hold the arguments.
-        logger=None,
-    )

@@ -19,11 +19,10 @@ from singer_sdk.exceptions import FatalAPIError, FatalSyncError
 from typing_extensions import override
 
 from tap_sendgrid_contacts.transport import (
-    MAX_TRIES,
     UnansweredError,
     check,
     is_safe_url,
-    waits,
+    retrying,
     words,
 )
 
@@ -159,24 +158,23 @@ class _Download:
         return Part(number, spool.file, spool.etag or f"{spool.bytes} bytes", spool.bytes)
 
     def _fetch_whole(self, number: int, spool: _Spool, who: str) -> None:
-        tries = 0
-        while True:
-            url = self._job.url(number)
-            before = spool.bytes
-            try:
-                return self._fetch(url, spool, who)
-            except UnansweredError as error:
-                # A part of gigabytes may break more often than one request is tried.
-                if tries == 0 or spool.bytes > before:
-                    tries = 0
-                    delays = waits()
-                    next(delays)
-                tries += 1
-                if tries == MAX_TRIES or self._stopped.is_set():
-                    raise
-                delay = delays.send(error)
-                logger.warning("%s; trying again in %.0f s", error, delay)
-                time.sleep(delay)
+        # A part of gigabytes may break more often than one request is tried.
+        while not self._fetch_some(number, spool, who):
+            time.sleep(1)
+
+    @retrying(UnansweredError)
+    def _fetch_some(self, number: int, spool: _Spool, who: str) -> bool:
+        """Fetch what is missing; tell whether that was all."""
+        before = spool.bytes
+        url = self._job.url(number)
+        try:
+            self._fetch(url, spool, who)
+        except UnansweredError as error:
+            if spool.bytes <= before:
+                raise
+            logger.warning("%s; going on behind %d bytes", error, spool.bytes)
+            return False
+        return True
 
     def _fetch(self, url: str, spool: _Spool, who: str) -> None:
         with (

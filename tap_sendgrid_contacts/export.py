@@ -18,12 +18,10 @@ from singer_sdk.exceptions import FatalAPIError
 
 from tap_sendgrid_contacts.decode import parse_date
 from tap_sendgrid_contacts.transport import (
-    MAX_TRIES,
     NotFoundError,
-    NotTakenError,
     UnansweredError,
     is_safe_url,
-    waits,
+    retrying,
 )
 
 if TYPE_CHECKING:
@@ -92,21 +90,19 @@ def start(api: SendGrid, request: ExportRequest) -> str:
         FatalAPIError: When SendGrid refuses.
     """
     since = api.now
-    delays = waits()
-    next(delays)
-    for _ in range(MAX_TRIES - 1):
-        try:
-            return api.start_export(request.body())
-        except NotTakenError:
-            raise
-        except UnansweredError as error:
-            delay = delays.send(error)
-            logger.warning("%s; looking in %.0f s whether it was taken", error, delay)
-            time.sleep(delay)
-        if found := find(api, request, since):
-            return found
-        logger.warning("SendGrid does not list the export; asking again")
-    return api.start_export(request.body())
+    asked = False
+
+    @retrying(UnansweredError)
+    def find_or_ask() -> str:
+        nonlocal asked
+        if asked:
+            if found := find(api, request, since):
+                return found
+            logger.warning("SendGrid does not list the export; asking again")
+        asked = True
+        return api.start_export(request.body())
+
+    return find_or_ask()
 
 
 def find(api: SendGrid, request: ExportRequest, since: datetime) -> str | None:

@@ -1,4 +1,4 @@
-"""HTTP as the API and the storage share it: errors in words, waits, safe URLs.
+"""HTTP as the API and the storage share it: errors in words, retries, safe URLs.
 
 Nothing here lets a key or a signed URL into a text: the exceptions of `requests` quote whole
 URLs, so they are put in words of our own and never shown.
@@ -13,9 +13,10 @@ import socket
 import ssl
 import time
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
 from urllib.parse import urlsplit
 
+import backoff
 import requests
 import urllib3.exceptions
 from singer_sdk.exceptions import FatalAPIError, RetriableAPIError
@@ -23,10 +24,17 @@ from singer_sdk.exceptions import FatalAPIError, RetriableAPIError
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
+    from backoff._typing import Details
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+logger = logging.getLogger(__name__)
+
 # At DEBUG, and in some warnings, urllib3 writes whole URLs: the signatures of parts too.
 logging.getLogger("urllib3").setLevel(logging.CRITICAL)
 
-MAX_TRIES = 6
+_DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0)
 _LONGEST_WAIT = 300.0
 
 
@@ -35,9 +43,11 @@ class UnansweredError(RetriableAPIError):
 
     Attributes:
         wait: Seconds the server asks to wait before the next try, 0 if it does not say.
+        spent: Whether it was tried often enough.
     """
 
     wait = 0.0
+    spent = False
 
 
 class NotTakenError(UnansweredError):
@@ -195,8 +205,34 @@ def http_date(text: str | None) -> float | None:
         return None
 
 
-def waits() -> Generator[float, UnansweredError, None]:
+def retrying(on: type[UnansweredError]) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
+    """Have a request tried again, five times at most, waiting longer each time.
+
+    Args:
+        on: What to try again after, unless it was raised by a request tried often enough.
+    """
+
+    def log(details: Details) -> None:
+        logger.warning("%s; trying again in %.0f s", details["exception"], details["wait"])
+
+    def give_up(details: Details) -> None:
+        cast("UnansweredError", details["exception"]).spent = True
+
+    return backoff.on_exception(
+        _waits,
+        on,
+        max_tries=len(_DELAYS) + 1,
+        giveup=lambda error: error.spent,
+        jitter=None,
+        on_backoff=log,
+        on_giveup=give_up,
+        # Its own lines would hold the arguments.
+        logger=None,
+    )
+
+
+def _waits() -> Generator[float, UnansweredError, None]:
     """Seconds between tries: growing, and at least what the server asks for."""
     error = yield 0.0
-    for delay in (1.0, 2.0, 4.0, 8.0, 16.0):
+    for delay in _DELAYS:
         error = yield max(delay, error.wait)
