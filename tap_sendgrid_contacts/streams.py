@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,7 +17,7 @@ from singer_sdk.singerlib.catalog import Metadata
 from typing_extensions import override
 
 from tap_sendgrid_contacts import batches
-from tap_sendgrid_contacts.decode import decoder, parse_date
+from tap_sendgrid_contacts.decode import decoder
 from tap_sendgrid_contacts.download import fetch_parts
 from tap_sendgrid_contacts.export import (
     ExportJob,
@@ -27,6 +26,7 @@ from tap_sendgrid_contacts.export import (
     find,
     start,
 )
+from tap_sendgrid_contacts.incremental import REPLICATION_KEY, picker, set_bookmark
 from tap_sendgrid_contacts.messages import RecordEncoder
 from tap_sendgrid_contacts.position import Position
 from tap_sendgrid_contacts.progress import Progress
@@ -43,12 +43,9 @@ if TYPE_CHECKING:
 
     from tap_sendgrid_contacts.client import SendGrid
     from tap_sendgrid_contacts.decode import Contact
+    from tap_sendgrid_contacts.incremental import Pick
     from tap_sendgrid_contacts.messages import MessageWriter
     from tap_sendgrid_contacts.schema import Column
-
-    _Picked = tuple[list[Contact], datetime | None]
-
-REPLICATION_KEY = "updated_at"
 
 # A list, with one export or none. Meltano merges states on `--full-refresh`: there an object
 # keeps the keys that a later one lacks, and only lists are replaced whole.
@@ -342,7 +339,7 @@ class ContactsStream(Stream):
             Contacts to send, and the position behind them: to commit when they are sent.
         """
         decode = decoder(self._request.file_type, self._columns)
-        pick = self._filter()
+        pick = self._picker()
         at = self._position
         if at.part > job.parts:
             raise FatalSyncError(
@@ -373,24 +370,10 @@ class ContactsStream(Stream):
                 )
                 yield [], at
 
-    def _filter(self) -> Callable[[list[Contact], datetime | None], _Picked]:
-        """What INCREMENTAL leaves out, and the latest `updated_at` of what it does not."""
-        if self.replication_method != "INCREMENTAL":
-            return lambda contacts, newest: (contacts, newest)
-        since = self._since()
-        updated_at: Callable[[Contact], datetime | None] = attrgetter(REPLICATION_KEY)
-
-        def pick(contacts: list[Contact], newest: datetime | None) -> _Picked:
-            moments = list(map(updated_at, contacts))
-            picked = [
-                contact
-                for contact, moment in zip(contacts, moments, strict=True)
-                # What has no time may be new.
-                if since is None or moment is None or moment >= since
-            ]
-            return picked, max((m for m in (newest, *moments) if m), default=None)
-
-        return pick
+    def _picker(self) -> Pick:
+        if self.replication_method == "INCREMENTAL":
+            return picker(self.stream_state, self._source, self.config.get("start_date"))
+        return lambda contacts, newest: (contacts, newest)
 
     def _commit(self, position: Position, *, emit: bool = False) -> None:
         """Make a position the state's, in one step, and send a STATE if it is time for one."""
@@ -419,36 +402,11 @@ class ContactsStream(Stream):
         if self._stream_version:
             self._write_activate_version_message(self._stream_version)
         state = self.stream_state
-        newest, bookmark = self._position.newest, self._bookmark()
-        if newest:
-            # What changed while the export was made may be in it or not: the next one has it.
-            newest = min(newest, job.created_at or newest)
-            state["replication_key"] = REPLICATION_KEY
-            state["replication_key_value"] = _rfc3339(max(newest, bookmark or newest))
-            state["source"] = self._source
+        if newest := self._position.newest:
+            set_bookmark(state, self._source, newest, job.created_at)
         state[_IN_FLIGHT] = []
         summary = self._progress.summary(contacts, job.parts, self._bytes)
         self.logger.info("Export %s is complete: %s", job.id, summary)
-
-    def _bookmark(self) -> datetime | None:
-        """The state's bookmark, if it is one of the same contacts."""
-        if self.stream_state.get("source") != self._source:
-            return None
-        return _instant(self.stream_state.get("replication_key_value"))
-
-    def _since(self) -> datetime | None:
-        """The earliest `updated_at` to send."""
-        self.logger.warning(
-            "INCREMENTAL leaves out contacts that came into a list or segment without any change "
-            "to their updated_at, and never tells of those that left; FULL_TABLE does neither"
-        )
-        bookmark = self._bookmark()
-        if bookmark is None and "replication_key_value" in self.stream_state:
-            self.logger.info("The bookmark is of other lists, segments or account: not used")
-        start_date = _instant(self.config.get("start_date"))
-        since = max(filter(None, (bookmark, start_date)), default=None)
-        self.logger.info("Contacts with updated_at from %s on", since or "the beginning")
-        return since
 
     def check_access(self) -> None:
         """Check what a sync needs, without starting an export.
@@ -472,12 +430,3 @@ class ContactsStream(Stream):
                     + (", ".join(f"{each.id} ({each.name})" for each in there) or "none at all")
                 )
         self.logger.info("The key is accepted, the lists and segments exist")
-
-
-def _rfc3339(moment: datetime | None) -> str | None:
-    """As msgspec writes it: both paths give the same bytes."""
-    return None if moment is None else moment.isoformat().replace("+00:00", "Z")
-
-
-def _instant(text: str | None) -> datetime | None:
-    return parse_date(text) if text else None
