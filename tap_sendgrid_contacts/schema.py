@@ -6,6 +6,8 @@ import hashlib
 import re
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from singer_sdk.exceptions import ConfigurationError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -105,7 +107,12 @@ def columns_of(schema: dict[str, Any], is_selected: Callable[[str], bool]) -> li
 
     Returns:
         The columns, reserved ones first.
+
+    Raises:
+        ConfigurationError: When it has no key, or two columns for one field.
     """
+    if KEY not in schema.get("properties", {}):
+        raise ConfigurationError(f"The catalog's stream has no {KEY}; discover again")
     columns = [
         Column(
             name=name,
@@ -116,6 +123,14 @@ def columns_of(schema: dict[str, Any], is_selected: Callable[[str], bool]) -> li
         )
         for name, definition in schema["properties"].items()
     ]
+    names: dict[tuple[bool, str], str] = {}
+    for column in columns:
+        other = names.setdefault((column.custom, column.field.lower()), column.name)
+        if other != column.name:
+            raise ConfigurationError(
+                f"The catalog's columns {other} and {column.name} are both of the field "
+                f"{column.field}; discover again"
+            )
     return sorted(columns, key=lambda column: column.custom)
 
 

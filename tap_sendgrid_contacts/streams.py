@@ -112,11 +112,12 @@ class ContactsStream(Stream):
     @override
     def apply_catalog(self, catalog: Catalog) -> None:
         super().apply_catalog(catalog)
+        if catalog.get_stream(self.tap_stream_id) is None:
+            self.logger.warning("The catalog has no stream %s: nothing is loaded", self.name)
+            return
+        # Now, for a catalog that cannot be read; not when the export is there.
+        columns_of(self.effective_schema, bool)
         self.metadata["properties", KEY].inclusion = Metadata.InclusionType.AUTOMATIC
-        if KEY not in self.effective_schema.get("properties", {}):
-            raise ConfigurationError(
-                f"The catalog's stream {self.name} has no {KEY}; discover again"
-            )
         if self.replication_method == "FULL_TABLE":
             self.replication_key = None
             return

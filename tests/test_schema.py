@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from singer_sdk.exceptions import ConfigurationError
 from singer_sdk.singerlib import Schema
 
 from tap_sendgrid_contacts.client import FieldDefinition
@@ -193,6 +194,19 @@ def test_only_what_is_selected_is_selected_and_the_key_always() -> None:
         "custom_plan",
     ]
     assert len(columns) == len(RESERVED) + 1
+
+
+@pytest.mark.parametrize("title", ["seats", "SEATS"])
+def test_two_columns_of_one_field_are_an_error(title: str) -> None:
+    schema = contacts_schema(FIELDS)
+    schema["properties"]["custom_plan"]["title"] = title
+    with pytest.raises(ConfigurationError, match="custom_plan and custom_seats are"):
+        columns_of(schema, everything)
+
+
+def test_catalog_without_the_key_is_an_error() -> None:
+    with pytest.raises(ConfigurationError, match="no contact_id; discover again"):
+        columns_of({"type": "object"}, everything)
 
 
 def test_column_removed_from_the_catalog_is_no_column() -> None:

@@ -174,6 +174,16 @@ def test_deselected_columns_are_in_neither_schema_nor_records(
     assert "catalog lacks" not in run.log
 
 
+def test_catalog_without_the_stream_loads_nothing_and_says_so(
+    sandbox: Callable[..., Sandbox], tap: Tap
+) -> None:
+    there = sandbox("--contacts", "10")
+    run = tap(there, catalog={"streams": []})
+    assert run.code == 0
+    assert not run.records
+    assert "The catalog has no stream contacts: nothing is loaded" in run.log
+
+
 def test_a_field_made_after_discovery_is_named_once_and_not_emitted(
     sandbox: Callable[..., Sandbox], tap: Tap
 ) -> None:
