@@ -6,6 +6,8 @@ import contextlib
 import uuid
 from typing import IO, TYPE_CHECKING, NamedTuple
 
+import fsspec
+from fsspec.utils import get_protocol
 from singer_sdk.exceptions import ConfigurationError, FatalSyncError
 
 from tap_sendgrid_contacts.decode import GzipFile
@@ -44,6 +46,10 @@ def check(config: BatchConfig) -> None:
         )
     if config.batch_size < 1:
         raise ConfigurationError("`batch_config`: batch_size must be at least 1")
+    try:
+        fsspec.get_filesystem_class(get_protocol(config.storage.root))
+    except (ImportError, ValueError) as error:
+        raise ConfigurationError(f"`batch_config`, `storage`: {error}") from error
 
 
 def write_files(
@@ -76,18 +82,31 @@ def write_files(
         number += 1
         file_name = f"{run}-{number}.jsonl{'.gz' if gzipped else ''}"
         rows = 0
-        try:
-            with config.storage.open(file_name, "wb") as raw, _writer(raw, gzipped=gzipped) as file:
-                while chunk and rows + chunk.rows <= config.batch_size:
+        with contextlib.ExitStack() as stack:
+            with _words():
+                raw = stack.enter_context(config.storage.open(file_name, "wb"))
+                file = stack.enter_context(_writer(raw, gzipped=gzipped))
+            while chunk and rows + chunk.rows <= config.batch_size:
+                with _words():
                     file.write(chunk.lines)
-                    rows += chunk.rows
-                    position = chunk.position
-                    chunk = next(source, None)
-        except OSError as error:
-            raise FatalSyncError(
-                f"`batch_config`: a file could not be written to its storage: {error.strerror}"
-            ) from error
+                rows += chunk.rows
+                position = chunk.position
+                chunk = next(source, None)
+            with _words():
+                stack.close()
         yield config.storage.get_url(file_name), position
+
+
+@contextlib.contextmanager
+def _words() -> Iterator[None]:
+    """Put what a storage raises into words: each has exceptions of its own."""
+    try:
+        yield
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise FatalSyncError(
+            f"`batch_config`: a file could not be written to its storage: {reason}"
+        ) from error
 
 
 def _writer(raw: IO[bytes], *, gzipped: bool) -> contextlib.AbstractContextManager[IO[bytes]]:

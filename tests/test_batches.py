@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import io
 import json
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
+from singer_sdk.exceptions import FatalSyncError
+from singer_sdk.helpers._batch import BatchConfig
+from typing_extensions import override
 
+from tap_sendgrid_contacts.batches import Chunk, write_files
+from tap_sendgrid_contacts.position import Position
 from tests.conftest import position
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tests.conftest import Run, Sandbox, Tap
 
@@ -130,13 +138,64 @@ def test_parquet_is_refused(sandbox: Callable[..., Sandbox], tap: Tap, tmp_path:
     assert "jsonl" in run.error
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(
+def test_a_file_that_cannot_be_written_is_one_line(
     sandbox: Callable[..., Sandbox], tap: Tap
 ) -> None:
     config = {"encoding": {"format": "jsonl"}, "storage": {"root": "file:///dev/null/no"}}
     run = tap(sandbox("--contacts", "5"), batch_config=config)
     assert run.code == 1
-    assert "`batch_config`" in run.error
+    assert "`batch_config`: a file could not be written to its storage: Not a dir" in run.error
+
+
+class CredentialsError(Exception):
+    """Object stores raise what is no OSError."""
+
+
+@pytest.mark.parametrize("when", ["open", "write", "close"])
+def test_an_error_of_the_storage_is_told_as_one(monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    class File(io.BytesIO):
+        @override
+        def write(self, data: object, /) -> int:
+            if when == "write":
+                raise CredentialsError("private")
+            return 0
+
+    @contextlib.contextmanager
+    def storage(*_: object) -> Iterator[File]:
+        if when == "open":
+            raise CredentialsError("private")
+        yield File()
+        raise CredentialsError("private")
+
+    monkeypatch.setattr("singer_sdk.helpers._batch.StorageTarget.open", storage)
+    config = BatchConfig.from_dict(batch_config(Path.cwd(), "none"))
+    chunk = Chunk(b"{}\n", 1, Position(datetime.now(timezone.utc), {}))
+    with pytest.raises(FatalSyncError, match=r"its storage: CredentialsError$"):
+        list(write_files([chunk], config, "contacts"))
+
+
+def test_an_error_of_the_contacts_is_none_of_the_storage(tmp_path: Path) -> None:
+    def chunks() -> Iterator[Chunk]:
+        yield Chunk(b"{}\n", 1, Position(datetime.now(timezone.utc), {}))
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        list(write_files(chunks(), BatchConfig.from_dict(batch_config(tmp_path)), "contacts"))
+    # It is not whole, so it is not there.
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("root", "error"), [("gs://contacts", "gcsfs"), ("no://x", "no")])
+def test_a_storage_that_there_is_no_package_for_is_refused(
+    sandbox: Callable[..., Sandbox], tap: Tap, root: str, error: str
+) -> None:
+    there = sandbox("--contacts", "5")
+    config = {"encoding": {"format": "jsonl"}, "storage": {"root": root}}
+    run = tap(there, batch_config=config)
+    assert run.code == 1
+    assert "`batch_config`, `storage`: " in run.error
+    assert error in run.error
+    assert there.exports_asked_for == 0
 
 
 def test_incremental_files_resume_without_loss(
