@@ -415,7 +415,7 @@ def _values(kind: Kind, values: Sequence[Any]) -> list[Value]:
 def _is_strict(kind: Kind, value: object) -> bool:
     try:
         converted = msgspec.convert(value, _STRICT[kind])
-    except msgspec.ValidationError:
+    except _MISFITS:
         return False
     return not isinstance(converted, datetime) or converted.tzinfo is _UTC
 

@@ -392,6 +392,7 @@ SELECTIONS = st.sampled_from(
     ),
     columns=SELECTIONS,
 )
+@example(lines=[{"contact_id": "a", "alternate_emails": "\ud800"}], columns=COLUMNS)
 def test_json_read_fast_is_json_read_slowly(
     lines: list[dict[str, Any]], columns: list[Column]
 ) -> None:
