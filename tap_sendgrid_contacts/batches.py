@@ -10,7 +10,7 @@ import fsspec
 from fsspec.utils import get_protocol
 from singer_sdk.exceptions import ConfigurationError, FatalSyncError
 
-from tap_sendgrid_contacts.decode import GzipFile
+from tap_sendgrid_contacts.decode.lines import GzipFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

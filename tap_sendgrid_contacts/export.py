@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from singer_sdk.exceptions import FatalAPIError
 
-from tap_sendgrid_contacts.decode import parse_date
+from tap_sendgrid_contacts.decode.values import parse_date
 from tap_sendgrid_contacts.transport import (
     NotFoundError,
     UnansweredError,

@@ -6,13 +6,13 @@ import logging
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from tap_sendgrid_contacts.decode import parse_date
+from tap_sendgrid_contacts.decode.values import parse_date
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from tap_sendgrid_contacts.decode import Contact
+    from tap_sendgrid_contacts.decode.contact import Contact
 
     Pick = Callable[[list[Contact], datetime | None], tuple[list[Contact], datetime | None]]
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from singer_sdk.singerlib.encoding.simple import Message
 
-    from tap_sendgrid_contacts.decode import Contact
+    from tap_sendgrid_contacts.decode.contact import Contact
 
 
 class MessageWriter(MsgSpecWriter):

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from singer_sdk.singerlib import Catalog, MetadataMapping
 
     from tap_sendgrid_contacts.client import SendGrid
-    from tap_sendgrid_contacts.decode import Contact
+    from tap_sendgrid_contacts.decode.contact import Contact
     from tap_sendgrid_contacts.incremental import Pick
     from tap_sendgrid_contacts.messages import MessageWriter
     from tap_sendgrid_contacts.schema import Column

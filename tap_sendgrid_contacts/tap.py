@@ -25,7 +25,7 @@ from singer_sdk.singerlib import StateMessage
 from typing_extensions import override
 
 from tap_sendgrid_contacts.client import SendGrid
-from tap_sendgrid_contacts.decode import parse_date
+from tap_sendgrid_contacts.decode.values import parse_date
 from tap_sendgrid_contacts.messages import MessageWriter
 from tap_sendgrid_contacts.schema import contacts_schema
 from tap_sendgrid_contacts.streams import ContactsStream

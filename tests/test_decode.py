@@ -18,11 +18,13 @@ from msgspec.structs import astuple
 from singer_sdk.exceptions import DataError
 
 from tap_sendgrid_contacts.client import FieldDefinition
-from tap_sendgrid_contacts.decode import decoder, parse_date
+from tap_sendgrid_contacts.decode import decoder
+from tap_sendgrid_contacts.decode.values import parse_date
 from tap_sendgrid_contacts.schema import Column, columns_of, contacts_schema
 
 UTC = timezone.utc
-MODULE = "tap_sendgrid_contacts.decode"
+PACKAGE = "tap_sendgrid_contacts.decode"
+CLASSES = {"json": f"{PACKAGE}.json_lines.JsonLines", "csv": f"{PACKAGE}.csv_rows.CsvRows"}
 WHERE = "Part 2 of 3"
 
 COLUMNS = columns_of(
@@ -397,7 +399,7 @@ def test_json_read_fast_is_json_read_slowly(
     lines: list[dict[str, Any]], columns: list[Column]
 ) -> None:
     data = json_lines(*lines)
-    with patch(f"{MODULE}._JsonLines._parse_block", lambda *_: None):
+    with patch(f"{CLASSES['json']}._parse_block", lambda *_: None):
         slowly = outcome("json", data, columns)
     assert outcome("json", data, columns) == slowly
 
@@ -415,7 +417,7 @@ def test_csv_read_fast_is_csv_read_slowly(
     rows: list[list[str]], header: list[str], columns: list[Column]
 ) -> None:
     data = csv_rows(header, *(row if len(row) == 4 else (row * 2)[:5] for row in rows))
-    with patch(f"{MODULE}._Csv._parse_block", lambda *_: None):
+    with patch(f"{CLASSES['csv']}._parse_block", lambda *_: None):
         slowly = outcome("csv", data, columns)
     assert outcome("csv", data, columns) == slowly
 
@@ -424,7 +426,7 @@ def test_csv_read_fast_is_csv_read_slowly(
 def test_plain_contacts_are_read_fast(file_type: str) -> None:
     # Or the two tests above compare the slow path with itself.
     fields = {"email": "x@y", "created_at": "2020-01-01T00:00:00Z", "Seats": 5, "Plan": "p"}
-    with patch(f"{MODULE}.{'_JsonLines' if file_type == 'json' else '_Csv'}._parse") as slow:
+    with patch(f"{CLASSES[file_type]}._parse") as slow:
         assert len(one(file_type, **fields)) == 4
     assert not slow.called
 
@@ -479,7 +481,7 @@ def test_spelling_is_learned() -> None:
     line = json_lines({"contact_id": "a", "EMAIL": "x@y", "New": 1, "custom_fields": {"PLAN": "p"}})
     read = decoder("json", COLUMNS)
     expected = list(read(io.BytesIO(line), WHERE))
-    with patch(f"{MODULE}._JsonLines._parse") as slow:
+    with patch(f"{CLASSES['json']}._parse") as slow:
         assert list(read(io.BytesIO(line * 2), WHERE)) == [expected[0] * 2]
     assert not slow.called
 
@@ -512,7 +514,7 @@ def test_other_forms_are_learned(form: str) -> None:
     line, empty = json_lines(full), json_lines({"contact_id": "b"})
     read = decoder("json", COLUMNS)
     ((expected,),) = read(io.BytesIO(line), WHERE)
-    with patch(f"{MODULE}._JsonLines._parse") as slow:
+    with patch(f"{CLASSES['json']}._parse") as slow:
         assert next(read(io.BytesIO(line * 2 + empty), WHERE))[:2] == [expected] * 2
     assert not slow.called
 
@@ -870,7 +872,7 @@ def test_row_beyond_the_limit_is_an_error_before_it_is_all_in_memory(
     compress: Any,  # noqa: ANN401 - either
 ) -> None:
     part = io.BytesIO(compress(data + b"more\n" * 100_000))
-    with patch(f"{MODULE}.MAX_ROW_BYTES", 100_000), pytest.raises(DataError, match=WHERE):
+    with patch(f"{PACKAGE}.lines.MAX_ROW_BYTES", 100_000), pytest.raises(DataError, match=WHERE):
         list(decoder(file_type, COLUMNS)(part, WHERE))
     if compress is bytes:
         assert part.tell() < len(data)
@@ -879,7 +881,7 @@ def test_row_beyond_the_limit_is_an_error_before_it_is_all_in_memory(
 @both_types
 def test_many_rows_are_no_long_row(file_type: str) -> None:
     # The least that a block of 64 KiB fits in; the file has more.
-    with patch(f"{MODULE}.MAX_ROW_BYTES", 70_000):
+    with patch(f"{PACKAGE}.lines.MAX_ROW_BYTES", 70_000):
         assert len(decode(file_type, FILES[file_type])) == 300
 
 

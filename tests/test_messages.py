@@ -19,13 +19,13 @@ from singer_sdk.contrib.msgspec import MsgSpecWriter
 from singer_sdk.singerlib import RecordMessage, StateMessage
 from typing_extensions import Buffer, override
 
-from tap_sendgrid_contacts.decode import contact_type
+from tap_sendgrid_contacts.decode.contact import contact_type
 from tap_sendgrid_contacts.messages import MessageWriter, RecordEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tap_sendgrid_contacts.decode import Contact
+    from tap_sendgrid_contacts.decode.contact import Contact
 
 contact = contact_type(["contact_id", "email", "custom_seats", "alternate_emails", "updated_at"])
 
