@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import uuid
 from typing import IO, TYPE_CHECKING, NamedTuple
 
@@ -82,23 +83,29 @@ def write_files(
         number += 1
         file_name = f"{run}-{number}.jsonl{'.gz' if gzipped else ''}"
         rows = 0
-        with contextlib.ExitStack() as stack:
-            with _words():
+        stack = contextlib.ExitStack()
+        try:
+            with _in_words():
                 raw = stack.enter_context(config.storage.open(file_name, "wb"))
                 file = stack.enter_context(_writer(raw, gzipped=gzipped))
             while chunk and rows + chunk.rows <= config.batch_size:
-                with _words():
+                with _in_words():
                     file.write(chunk.lines)
                 rows += chunk.rows
                 position = chunk.position
                 chunk = next(source, None)
-            with _words():
+            with _in_words():
                 stack.close()
+        except BaseException:
+            # Where writing failed closing may fail too, and would hide why.
+            with contextlib.suppress(Exception):
+                stack.__exit__(*sys.exc_info())
+            raise
         yield config.storage.get_url(file_name), position
 
 
 @contextlib.contextmanager
-def _words() -> Iterator[None]:
+def _in_words() -> Iterator[None]:
     """Put what a storage raises into words: each has exceptions of its own."""
     try:
         yield

@@ -19,8 +19,8 @@ from tap_sendgrid_contacts.transport import (
     UnansweredError,
     check,
     http_date,
+    in_words,
     retrying,
-    words,
 )
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ class SendGrid:
     ) -> _T:
         who = f"SendGrid, asked for {what}"
         url = self._url + path.replace("{id}", quote(of, safe=""))
-        with words(who):
+        with in_words(who):
             response = self._session.request(
                 method, url, timeout=self._timeout, allow_redirects=False, **kwargs
             )

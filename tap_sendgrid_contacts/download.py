@@ -21,9 +21,9 @@ from typing_extensions import override
 from tap_sendgrid_contacts.transport import (
     UnansweredError,
     check,
+    in_words,
     is_safe_url,
     retrying,
-    words,
 )
 
 if TYPE_CHECKING:
@@ -165,12 +165,12 @@ class _Download:
     @retrying(UnansweredError)
     def _fetch_some(self, number: int, spool: _Spool, who: str) -> bool:
         """Fetch what is missing; tell whether that was all."""
-        before = spool.bytes
+        before = spool.furthest
         url = self._job.url(number)
         try:
             self._fetch(url, spool, who)
         except UnansweredError as error:
-            if spool.bytes <= before:
+            if spool.furthest <= before:
                 raise
             logger.warning("%s; going on behind %d bytes", error, spool.bytes)
             return False
@@ -178,7 +178,7 @@ class _Download:
 
     def _fetch(self, url: str, spool: _Spool, who: str) -> None:
         with (
-            words(who),
+            in_words(who),
             self._session.get(
                 url, headers=spool.wanted(), timeout=self._timeout, stream=True
             ) as response,
@@ -215,6 +215,8 @@ class _Spool:
         with _disk():
             self.file: BinaryIO = tempfile.TemporaryFile(prefix="sendgrid-contacts-")  # noqa: SIM115 - the reader closes it
         self.bytes = 0
+        # Ever: a file that begins again and again gets nowhere.
+        self.furthest = 0
         self.etag = ""
 
     def wanted(self) -> dict[str, str]:
@@ -260,6 +262,7 @@ class _Spool:
             # What does not fit is to be found here, not where the reader seeks.
             self.file.flush()
         self.bytes += len(chunk)
+        self.furthest = max(self.furthest, self.bytes)
 
 
 @contextlib.contextmanager

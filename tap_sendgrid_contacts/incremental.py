@@ -6,7 +6,7 @@ import logging
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from tap_sendgrid_contacts.decode.values import parse_date
+from tap_sendgrid_contacts.decode.values import MISFITS, parse_date
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +39,7 @@ def picker(state: dict[str, Any], source: dict[str, Any], start_date: str | None
     )
     bookmark = _bookmark(state, source)
     if bookmark is None and "replication_key_value" in state:
-        logger.info("The bookmark is of other lists, segments or account: not used")
+        logger.info("The bookmark is of other lists, segments or account, or no date: not used")
     start = parse_date(start_date) if start_date else None
     since = max(filter(None, (bookmark, start)), default=None)
     logger.info("Contacts with updated_at from %s on", since or "the beginning")
@@ -84,5 +84,9 @@ def set_bookmark(
 
 def _bookmark(state: dict[str, Any], source: dict[str, Any]) -> datetime | None:
     """The state's bookmark, if it is one of the same contacts."""
-    value = state.get("replication_key_value") if state.get("source") == source else None
-    return parse_date(value) if value else None
+    if state.get("source") != source:
+        return None
+    try:
+        return parse_date(state["replication_key_value"])
+    except (LookupError, *MISFITS):
+        return None

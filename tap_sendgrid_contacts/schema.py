@@ -43,6 +43,9 @@ RESERVED: dict[str, Kind] = {
 }
 """Columns that every export has, in the order of the records."""
 
+NOT_IN_NAMES = re.compile(r'["\\\x00-\x1f\ud800-\udfff]')
+"""What msgspec takes in no name; SendGrid has none of it either."""
+
 _CUSTOM_PREFIX = "custom_"
 
 # Postgres cuts longer names, and two cut names may be the same.
@@ -109,7 +112,8 @@ def columns_of(schema: dict[str, Any], is_selected: Callable[[str], bool]) -> li
         The columns, reserved ones first.
 
     Raises:
-        ConfigurationError: When it has no key, or two columns for one field.
+        ConfigurationError: When it has no key, two columns for one field, or a name that no
+            column can have.
     """
     if KEY not in schema.get("properties", {}):
         raise ConfigurationError(f"The catalog's stream has no {KEY}; discover again")
@@ -118,13 +122,15 @@ def columns_of(schema: dict[str, Any], is_selected: Callable[[str], bool]) -> li
             name=name,
             field=_field(name, definition),
             custom=name.startswith(_CUSTOM_PREFIX),
-            kind=_kind(definition),
+            kind="text" if name == KEY else _kind(definition),
             selected=name == KEY or is_selected(name),
         )
         for name, definition in schema["properties"].items()
     ]
     names: dict[tuple[bool, str], str] = {}
     for column in columns:
+        if NOT_IN_NAMES.search(column.name):
+            raise ConfigurationError(f"The catalog's column {column.name!a} cannot have that name")
         other = names.setdefault((column.custom, column.field.lower()), column.name)
         if other != column.name:
             raise ConfigurationError(

@@ -120,7 +120,7 @@ def check(
 
 
 @contextlib.contextmanager
-def words(who: str) -> Iterator[None]:
+def in_words(who: str) -> Iterator[None]:
     """Put what `requests` and `urllib3` raise into words without a URL.
 
     Args:

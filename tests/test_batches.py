@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import io
 import json
+import os
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,11 +153,18 @@ class CredentialsError(Exception):
 
 
 @pytest.mark.parametrize("when", ["open", "write", "close"])
-def test_an_error_of_the_storage_is_told_as_one(monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+@pytest.mark.parametrize("compression", ["gzip", "none"])
+def test_an_error_of_the_storage_is_told_as_one(
+    monkeypatch: pytest.MonkeyPatch, when: str, compression: str
+) -> None:
     class File(io.BytesIO):
+        written = 0
+
         @override
         def write(self, data: object, /) -> int:
-            if when == "write":
+            self.written += 1
+            # With gzip the first are its header; when it is closed it writes again.
+            if when == "write" and self.written > (compression == "gzip"):
                 raise CredentialsError("private")
             return 0
 
@@ -168,8 +176,8 @@ def test_an_error_of_the_storage_is_told_as_one(monkeypatch: pytest.MonkeyPatch,
         raise CredentialsError("private")
 
     monkeypatch.setattr("singer_sdk.helpers._batch.StorageTarget.open", storage)
-    config = BatchConfig.from_dict(batch_config(Path.cwd(), "none"))
-    chunk = Chunk(b"{}\n", 1, Position(datetime.now(timezone.utc), {}))
+    config = BatchConfig.from_dict(batch_config(Path.cwd(), compression))
+    chunk = Chunk(os.urandom(2**20), 1, Position(datetime.now(timezone.utc), {}))
     with pytest.raises(FatalSyncError, match=r"its storage: CredentialsError$"):
         list(write_files([chunk], config, "contacts"))
 

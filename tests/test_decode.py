@@ -519,6 +519,32 @@ def test_other_forms_are_learned(form: str) -> None:
     assert not slow.called
 
 
+def test_a_csv_row_over_several_lines_is_named_by_its_first() -> None:
+    data = csv_rows(["CONTACT_ID", "EMAIL", "Seats"], ["a", "1\n2\n3", "5"], ["b", "x\ny", "no"])
+    with pytest.raises(DataError, match=f"^{WHERE}, line 5, column custom_seats"):
+        decode("csv", data)
+
+
+@pytest.mark.parametrize("name", ["__init__", "_2", "class", "a b", "é", ""])
+@both_types
+def test_a_catalog_may_have_odd_names(file_type: str, name: str) -> None:
+    columns = [*select("email"), Column(name, "odd", custom=True, kind="text", selected=True)]
+    if file_type == "json":
+        data = json_lines({"contact_id": "a", "custom_fields": {"odd": "x"}})
+    else:
+        data = csv_rows(["CONTACT_ID", "odd"], ["a", "x"])
+    assert decode(file_type, data, columns) == [("a", None, "x")]
+
+
+def test_an_unknown_field_that_no_struct_can_have_slows_its_own_lines_only() -> None:
+    odd, plain = json_lines({"contact_id": "a", 'q"': 1}), json_lines({"contact_id": "b"})
+    read = decoder("json", COLUMNS)
+    assert len(list(read(io.BytesIO(odd + plain), WHERE))) == 1
+    with patch(f"{CLASSES['json']}._parse") as slow:
+        list(read(io.BytesIO(plain), WHERE))
+    assert not slow.called
+
+
 def test_other_form_that_is_wrong_is_found_after_learning() -> None:
     lines = [{"contact_id": "a", "custom_fields": {"Seats": seats}} for seats in ("5", "5", "five")]
     with pytest.raises(DataError, match=f"{WHERE}, line 3, column custom_seats"):

@@ -340,6 +340,14 @@ def test_breaks_with_progress_between_them_are_no_lost_tries(
     assert slept == [1] * 20
 
 
+def test_beginning_again_and_again_is_no_progress(storage: Storage, slept: list[float]) -> None:
+    # A storage that knows no ranges, and whose connections break by turns.
+    storage.script = [Answer(200, whole(0), cut=cut) for cut in (2, 1) * 10]
+    with pytest.raises(RetriableAPIError):
+        contents(storage)
+    assert slept == [1, 1, 2, 4, 8, 16]
+
+
 # --- refusals -------------------------------------------------------------------------------
 
 

@@ -204,6 +204,20 @@ def test_two_columns_of_one_field_are_an_error(title: str) -> None:
         columns_of(schema, everything)
 
 
+@pytest.mark.parametrize("name", ['custom_q"x', "custom_\\", "custom_\n", "custom_\ud800"])
+def test_name_that_no_column_can_have_is_an_error(name: str) -> None:
+    schema = contacts_schema(FIELDS)
+    schema["properties"][name] = {"type": "string"}
+    with pytest.raises(ConfigurationError, match="cannot have that name"):
+        columns_of(schema, everything)
+
+
+def test_the_key_is_text_whatever_the_catalog_says() -> None:
+    schema = contacts_schema(FIELDS)
+    schema["properties"]["contact_id"] = {"type": "integer"}
+    assert columns_of(schema, everything)[0].kind == "text"
+
+
 def test_catalog_without_the_key_is_an_error() -> None:
     with pytest.raises(ConfigurationError, match="no contact_id; discover again"):
         columns_of({"type": "object"}, everything)

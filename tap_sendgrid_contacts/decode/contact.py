@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,6 +21,8 @@ Contact = msgspec.Struct
 
 logger = logging.getLogger(__name__)
 
+_ATTRIBUTE = re.compile(r"[a-z][a-z0-9_]*")
+
 
 def contact_type(names: Sequence[str]) -> Callable[..., Contact]:
     """Make the type of contacts.
@@ -34,7 +37,7 @@ def contact_type(names: Sequence[str]) -> Callable[..., Contact]:
     return msgspec.defstruct(
         "Contact",
         [
-            (name if name.isidentifier() else f"_{i}", Any, msgspec.field(name=name))
+            (name if _ATTRIBUTE.fullmatch(name) else f"_{i}", Any, msgspec.field(name=name))
             for i, name in enumerate(names)
         ],
         gc=False,

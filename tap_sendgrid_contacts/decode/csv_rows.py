@@ -82,10 +82,12 @@ class CsvRows:
     def _row_blocks(self, reader: Any) -> Iterator[list[tuple[int, list[str]]]]:  # noqa: ANN401 - csv has no name for it
         rows: list[tuple[int, list[str]]] = []
         enough = _BLOCK_CHARS
+        line = 1
         for row in reader:
             self._read_whole = self._read
             if row:
-                rows.append((reader.line_num, row))
+                rows.append((line, row))
+            line = reader.line_num + 1
             if len(rows) == _BLOCK_ROWS or self._read > enough:
                 yield rows
                 rows = []

@@ -23,7 +23,7 @@ from tap_sendgrid_contacts.decode.contact import (
 )
 from tap_sendgrid_contacts.decode.lines import line_blocks
 from tap_sendgrid_contacts.decode.values import DATE, MISFITS, UTC, all_utc, to_kind
-from tap_sendgrid_contacts.schema import KEY
+from tap_sendgrid_contacts.schema import KEY, NOT_IN_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -130,7 +130,7 @@ class JsonLines:
         return (_LOOSE if column in self._loose else _STRICT)[column.kind]
 
     def _learn(self, form: tuple[bool, str]) -> None:
-        """Take a name the struct lacks into it: a column spelled otherwise, or no column."""
+        """Take a name for the struct that it lacks: a column spelled otherwise, or no column."""
         # Once only, or two spellings of one column would have it made anew for every line.
         if form in self._learned or len(self._learned) >= _MAX_LEARNED:
             return
@@ -141,8 +141,8 @@ class JsonLines:
             warn_unknown(name)
         else:
             self._names = {f: known for f, known in self._names.items() if known != column}
-        self._names[form] = column
-        self._make_struct()
+        if not NOT_IN_NAMES.search(name):
+            self._names[form] = column
 
     def _parse_block(self, block: bytes) -> list[Contact] | None:
         # The first look, at one byte, is what makes this cheap.
@@ -181,7 +181,7 @@ class JsonLines:
 
     def _parse(self, line: bytes, where: str) -> Contact:
         values: dict[Column, Value] = {}
-        loose: set[Column] = set()
+        known = len(self._learned) + len(self._loose)
         for custom, name, value in _fields(line, where):
             if (custom, name) not in self._names:
                 self._learn((custom, name))
@@ -195,11 +195,10 @@ class JsonLines:
             except MISFITS:
                 raise misfit(column, where) from None
             if not _is_strict(column.kind, value):
-                loose.add(column)
+                self._loose.add(column)
         if values.get(self._selected[self._key]) is None:
             raise keyless(where)
-        if not loose <= self._loose:
-            self._loose |= loose
+        if len(self._learned) + len(self._loose) > known:
             self._make_struct()
         return self._contact(*(values.get(column) for column in self._selected))
 
