@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import json
 import re
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import msgspec
@@ -21,6 +22,9 @@ from tap_sendgrid_contacts.client import FieldDefinition
 from tap_sendgrid_contacts.decode import decoder
 from tap_sendgrid_contacts.decode.values import parse_date
 from tap_sendgrid_contacts.schema import Column, columns_of, contacts_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 UTC = timezone.utc
 PACKAGE = "tap_sendgrid_contacts.decode"
@@ -41,6 +45,14 @@ COLUMNS = columns_of(
 NAMES = [column.name for column in COLUMNS]
 
 Values = tuple[object, ...]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _field_size_limit() -> Iterator[None]:
+    """Python's csv has one limit for the whole process: other tests read CSV too."""
+    limit = csv.field_size_limit()
+    yield
+    csv.field_size_limit(limit)
 
 
 def select(*names: str) -> list[Column]:
