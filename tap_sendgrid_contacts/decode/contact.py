@@ -14,6 +14,7 @@ from tap_sendgrid_contacts.schema import KEY
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from tap_sendgrid_contacts.decode.values import Value
     from tap_sendgrid_contacts.schema import Column
 
 Contact = msgspec.Struct
@@ -44,9 +45,30 @@ def contact_type(names: Sequence[str]) -> Callable[..., Contact]:
     )
 
 
-def by_field(columns: Sequence[Column]) -> dict[tuple[bool, str], Column]:
-    """Columns by whether they are custom and by their field: names are unique ignoring case."""
-    return {(column.custom, column.field.lower()): column for column in columns}
+class Columns:
+    """The catalog's columns as both decoders need them.
+
+    Attributes:
+        selected: Those that contacts have, in order.
+        key: Which of these is the key.
+        by_field: All, by whether they are custom and by their field in lower case: fields are
+            unique ignoring case.
+        make: Makes a contact of its values.
+    """
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        """Take all columns, selected or not."""
+        self.selected = [column for column in columns if column.selected]
+        names = [column.name for column in self.selected]
+        self.key = names.index(KEY)
+        self.by_field = {(column.custom, column.field.lower()): column for column in columns}
+        self.make = contact_type(names)
+
+    def contact(self, values: Sequence[Value], where: str) -> Contact:
+        """Make a contact; raises `DataError` for one that has no key."""
+        if values[self.key] is None:
+            raise DataError(f"{where}: {KEY} is missing")
+        return self.make(*values)
 
 
 def warn_unknown(field: str) -> None:
@@ -56,16 +78,6 @@ def warn_unknown(field: str) -> None:
         "custom field, discover again to get its column (Meltano: meltano run --refresh-catalog).",
         field,
     )
-
-
-def key_of(columns: Sequence[Column]) -> int:
-    """Tell which of the columns is the key."""
-    return [column.name for column in columns].index(KEY)
-
-
-def keyless(where: str) -> DataError:
-    """The error for a contact that has no key."""
-    return DataError(f"{where}: {KEY} is missing")
 
 
 def twice(column: Column, where: str) -> DataError:

@@ -12,15 +12,7 @@ import msgspec
 from singer_sdk.exceptions import DataError
 
 from tap_sendgrid_contacts.decode import lines
-from tap_sendgrid_contacts.decode.contact import (
-    by_field,
-    contact_type,
-    key_of,
-    keyless,
-    misfit,
-    twice,
-    warn_unknown,
-)
+from tap_sendgrid_contacts.decode.contact import Columns, misfit, twice, warn_unknown
 from tap_sendgrid_contacts.decode.values import DATE, MISFITS, PARSE, all_utc, without_surrogates
 
 if TYPE_CHECKING:
@@ -42,10 +34,7 @@ class CsvRows:
     """
 
     def __init__(self, columns: Sequence[Column]) -> None:
-        self._selected = [column for column in columns if column.selected]
-        self._contact = contact_type([column.name for column in self._selected])
-        self._key = key_of(self._selected)
-        self._columns = by_field(columns)
+        self._columns = Columns(columns)
         self._unknown: set[str] = set()
         # Characters read, and how many of them up to the last whole row.
         self._read = self._read_whole = 0
@@ -103,11 +92,12 @@ class CsvRows:
         try:
             values = [
                 _parse_column(column.kind, by_cell[i])
-                for column, i in zip(self._selected, cells, strict=True)
+                for column, i in zip(self._columns.selected, cells, strict=True)
             ]
         except MISFITS:
             return None
-        return list(map(self._contact, *values)) if all(values[self._key]) else None
+        keyless = not all(values[self._columns.key])
+        return None if keyless else list(map(self._columns.make, *values))
 
     def _parse(self, row: list[str], cells: list[int], width: int, where: str) -> Contact:
         if len(row) != width:
@@ -116,14 +106,12 @@ class CsvRows:
             )
         row.append("")
         values: list[Value] = []
-        for column, i in zip(self._selected, cells, strict=True):
+        for column, i in zip(self._columns.selected, cells, strict=True):
             try:
                 values.append(PARSE[column.kind](row[i]) if row[i] else None)
             except MISFITS:
                 raise misfit(column, where) from None
-        if values[self._key] is None:
-            raise keyless(where)
-        return self._contact(*values)
+        return self._columns.contact(values, where)
 
     def _texts(self, part: BinaryIO, where: str) -> Iterator[Iterable[str]]:
         """Read the part's lines, in blocks."""
@@ -143,7 +131,7 @@ class CsvRows:
         cells: dict[Column, int] = {}
         for i, name in enumerate(header):
             reserved, custom = (
-                self._columns.get((is_custom, name.lower())) for is_custom in (False, True)
+                self._columns.by_field.get((is_custom, name.lower())) for is_custom in (False, True)
             )
             # A custom field may be named like a reserved one, which is written in upper case.
             column = (reserved or custom) if name.isupper() else (custom or reserved)
@@ -155,9 +143,9 @@ class CsvRows:
                 raise twice(column, where)
             else:
                 cells[column] = i
-        if self._selected[self._key] not in cells:
+        if self._columns.selected[self._columns.key] not in cells:
             raise DataError(f"{where}: its header has no CONTACT_ID; this is no contacts export")
-        return [cells.get(column, len(header)) for column in self._selected]
+        return [cells.get(column, len(header)) for column in self._columns.selected]
 
 
 def _parse_column(kind: Kind, cells: Sequence[str]) -> Sequence[Value]:

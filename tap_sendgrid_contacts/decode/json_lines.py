@@ -12,15 +12,7 @@ import msgspec
 from msgspec.structs import astuple
 from singer_sdk.exceptions import DataError
 
-from tap_sendgrid_contacts.decode.contact import (
-    by_field,
-    contact_type,
-    key_of,
-    keyless,
-    misfit,
-    twice,
-    warn_unknown,
-)
+from tap_sendgrid_contacts.decode.contact import Columns, misfit, twice, warn_unknown
 from tap_sendgrid_contacts.decode.lines import line_blocks
 from tap_sendgrid_contacts.decode.values import DATE, MISFITS, UTC, all_utc, to_kind
 from tap_sendgrid_contacts.schema import KEY, NOT_IN_NAMES
@@ -55,10 +47,7 @@ class JsonLines:
     """
 
     def __init__(self, columns: Sequence[Column]) -> None:
-        self._selected = [column for column in columns if column.selected]
-        self._contact = contact_type([column.name for column in self._selected])
-        self._key = key_of(self._selected)
-        self._columns = by_field(columns)
+        self._columns = Columns(columns)
         # Names the struct has, as the file spells them; None where there is no column.
         self._names: dict[tuple[bool, str], Column | None] = {
             (column.custom, column.field): column for column in columns
@@ -81,8 +70,8 @@ class JsonLines:
 
     def _make_struct(self) -> None:
         self._decoder: msgspec.json.Decoder[Any] | None = None
-        dates = (i for i, column in enumerate(self._selected) if column.kind == "date")
-        self._dates = [i for i in dates if self._selected[i] not in self._loose]
+        dates = (i for i, column in enumerate(self._columns.selected) if column.kind == "date")
+        self._dates = [i for i in dates if self._columns.selected[i] not in self._loose]
         try:
             custom_fields, self._custom_width = self._struct(custom=True)
             contact, self._reserved_width = self._struct(
@@ -97,7 +86,7 @@ class JsonLines:
     def _struct(self, *inner: tuple[str, Any], custom: bool) -> tuple[Any, int]:
         """A struct of the selected fields, then those to pass over; and how many the first are."""
         spelling = {column: name for (_, name), column in self._names.items()}
-        wanted = [column for column in self._selected if column.custom is custom]
+        wanted = [column for column in self._columns.selected if column.custom is custom]
         passed_over = [
             (name, msgspec.Raw)
             for (is_custom, name), column in self._names.items()
@@ -136,7 +125,7 @@ class JsonLines:
             return
         self._learned.add(form)
         custom, name = form
-        column = self._columns.get((custom, name.lower()))
+        column = self._columns.by_field.get((custom, name.lower()))
         if column is None:
             warn_unknown(name)
         else:
@@ -160,15 +149,15 @@ class JsonLines:
         if not all(all_utc(map(itemgetter(i), rows)) for i in self._dates):
             return None
         if not self._loose or not rows:
-            return list(starmap(self._contact, rows))
+            return list(starmap(self._columns.make, rows))
         columns: list[Sequence[Value]] = list(zip(*rows, strict=True))
         try:
             for column in self._loose:
-                i = self._selected.index(column)
+                i = self._columns.selected.index(column)
                 columns[i] = _values(column.kind, columns[i])
         except MISFITS:
             return None
-        return list(map(self._contact, *columns))
+        return list(map(self._columns.make, *columns))
 
     def _parse_lines(self, block: bytes, first_line: int, where: str) -> Iterator[Contact]:
         lines = filter(bytes.strip, block.split(b"\n"))
@@ -185,7 +174,7 @@ class JsonLines:
         for custom, name, value in _fields(line, where):
             if (custom, name) not in self._names:
                 self._learn((custom, name))
-            column = self._columns.get((custom, name.lower()))
+            column = self._columns.by_field.get((custom, name.lower()))
             if column is None or not column.selected:
                 continue
             if column in values:
@@ -196,11 +185,9 @@ class JsonLines:
                 raise misfit(column, where) from None
             if not _is_strict(column.kind, value):
                 self._loose.add(column)
-        if values.get(self._selected[self._key]) is None:
-            raise keyless(where)
         if len(self._learned) + len(self._loose) > known:
             self._make_struct()
-        return self._contact(*(values.get(column) for column in self._selected))
+        return self._columns.contact([values.get(each) for each in self._columns.selected], where)
 
 
 def _fields(line: bytes, where: str) -> Iterator[tuple[bool, str, object]]:
