@@ -123,14 +123,20 @@ class _Download:
         try:
             for number in range(first, self._job.parts):
                 if self._stopped.is_set():
-                    return
+                    break
                 self._put(self.part(number))
         except BaseException as error:  # noqa: BLE001 - it is raised again by the reader
             self._put(error)
+        if self._stopped.is_set():
+            # The last part may have come in behind the reader that left.
+            self._close_ready()
 
     def stop(self) -> None:
         """End the thread at its next chunk, and close what nobody will read."""
         self._stopped.set()
+        self._close_ready()
+
+    def _close_ready(self) -> None:
         with contextlib.suppress(Empty):
             while True:
                 _close(self.ready.get_nowait())

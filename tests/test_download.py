@@ -52,7 +52,8 @@ class Answer:
 class Storage(ThreadingHTTPServer):
     """Answers by the script while there is one, then as a storage does that works.
 
-    The path is the part's number; each part is BODY and its number.
+    The path is the part's number; each part is BODY and its number. None in the script is an
+    answer of a storage that works.
     """
 
     daemon_threads = True
@@ -60,14 +61,14 @@ class Storage(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
-        self.script: list[Answer] = []
+        self.script: list[Answer | None] = []
         self.asked: list[tuple[str, Message]] = []
         self.over = threading.Event()
 
     def answer(self, path: str, headers: Message) -> Answer:
         self.asked.append((path, headers))
-        if self.script:
-            return self.script.pop(0)
+        if self.script and (scripted := self.script.pop(0)):
+            return scripted
         body, tag = whole(int(path[1:].partition("?")[0])), {"ETag": ETAG}
         start = int((headers["Range"] or "bytes=0-")[len("bytes=") : -1])
         if headers["If-Match"] not in {None, ETAG}:
@@ -327,14 +328,17 @@ def test_storage_that_stays_silent_is_asked_again(storage: Storage) -> None:
 def test_breaks_with_progress_between_them_are_no_lost_tries(
     storage: Storage, slept: list[float]
 ) -> None:
-    storage.script = [Answer(200, whole(0), {"ETag": ETAG}, cut=1)] + [
-        Answer(
-            206,
-            whole(0)[i:],
-            {"ETag": ETAG, "Content-Range": f"bytes {i}-{len(BODY)}/{len(whole(0))}"},
-            cut=1,
-        )
-        for i in range(1, 20)
+    storage.script = [
+        Answer(200, whole(0), {"ETag": ETAG}, cut=1),
+        *(
+            Answer(
+                206,
+                whole(0)[i:],
+                {"ETag": ETAG, "Content-Range": f"bytes {i}-{len(BODY)}/{len(whole(0))}"},
+                cut=1,
+            )
+            for i in range(1, 20)
+        ),
     ]
     assert contents(storage) == [whole(0)]
     assert slept == [1] * 20
@@ -392,13 +396,12 @@ def test_connection_that_cannot_be_made_is_told_without_the_link(
 
 
 def test_error_of_a_later_part_comes_after_the_parts_before(storage: Storage) -> None:
+    # All of it is known before the first request: the download runs ahead of its reader.
+    storage.script = [None, None, Answer(404)]
     parts = fetch_parts(Job(storage.url, 3), 0, 10)
-    assert next(parts).file.read() == whole(0)
-    storage.script = [Answer(404)] * 2
-    seen = []
-    with pytest.raises(FatalAPIError, match=r"part \d of 3"):
-        seen += [part.number for part in parts]
-    assert seen in ([], [1])
+    assert [next(parts).file.read() for _ in range(2)] == [whole(0), whole(1)]
+    with pytest.raises(FatalAPIError, match="part 3 of 3"):
+        next(parts)
 
 
 # --- credentials ----------------------------------------------------------------------------
@@ -504,6 +507,35 @@ def test_reader_that_stops_early_leaves_no_file_open(
     parts.close()
     join_downloads()
     assert [file.closed for file in files] == [True] * len(files)
+
+
+def test_part_that_comes_in_behind_the_reader_leaves_no_file_open(
+    storage: Storage, files: list[IO[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second, gone = threading.Event(), threading.Event()
+
+    class LateQueue(Queue[Any]):
+        @override
+        def put(self, item: object, block: bool = True, timeout: float | None = None) -> None:
+            if item.number:  # type: ignore[attr-defined]
+                second.set()
+                assert gone.wait(10)
+            super().put(item)
+
+        @override
+        def get_nowait(self) -> object:
+            try:
+                return super().get_nowait()
+            finally:
+                gone.set()
+
+    monkeypatch.setattr("tap_sendgrid_contacts.download.Queue", LateQueue)
+    parts = fetch_parts(Job(storage.url, 2), 0, 10)
+    next(parts)
+    assert second.wait(10)
+    parts.close()
+    join_downloads()
+    assert [file.closed for file in files] == [True, True]
 
 
 @pytest.mark.parametrize("status", [404, 500])
