@@ -323,9 +323,9 @@ class TestSignals:
 def test_a_slow_target_meets_no_expired_link_and_no_open_connection(
     sandbox: Callable[..., Sandbox], tap: Tap
 ) -> None:
-    # Links live for two seconds; reading all the parts takes five.
+    # Links live for three seconds; reading all the parts takes five.
     there = sandbox(
-        "--contacts", "6000", "--plain", "--parts", "6", "--url-ttl", "2", "--pending", "0"
+        "--contacts", "6000", "--plain", "--parts", "6", "--url-ttl", "3", "--pending", "0"
     )
     process = start(tap, there)
     assert process.stdout is not None
