@@ -16,8 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.warehouse import Postgres, postgres_server
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from tests.warehouse import Server, Target
 
 TAP = [sys.executable, "-m", "tap_sendgrid_contacts.tap"]
 SANDBOX = [sys.executable, "-m", "tap_sendgrid_contacts.sandbox.cli"]
@@ -183,3 +187,22 @@ class Tap:
 def tap(tmp_path: Path) -> Tap:
     """The tap as a process."""
     return Tap(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """A throwaway PostgreSQL server."""
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Any]:
+    """Make a target with an empty place to load into."""
+
+    def make(kind: type[Target], **config: bool) -> Target:
+        if issubclass(kind, Postgres):
+            return kind(tmp_path, request.getfixturevalue("server"), **config)
+        return kind(tmp_path, **config)
+
+    return make

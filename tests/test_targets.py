@@ -1,4 +1,4 @@
-"""Real targets: what stands in the database is what SendGrid has."""
+"""Real targets, piped to: deletes, INCREMENTAL, BATCH, and judges of the messages."""
 
 from __future__ import annotations
 
@@ -16,26 +16,20 @@ from tests.conftest import Run, Sandbox, Tap, serve
 from tests.warehouse import (
     SINGER_TOOLS,
     TARGET_STITCH,
-    Csv,
-    Database,
     DuckDb,
-    Jsonl,
     Postgres,
     Row,
-    Server,
     Target,
     feed,
     installed,
     kinds,
-    postgres_server,
     rows_of,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-# One Meltano project, one database server for all of them.
+# One database server for all of them.
 pytestmark = pytest.mark.xdist_group("targets")
 
 CONTACTS = 300
@@ -63,6 +57,7 @@ class Day:
 
 
 Days = Callable[..., Day]
+Made = Callable[..., Any]
 
 
 @pytest.fixture(scope="session")
@@ -82,52 +77,13 @@ def days(tmp_path_factory: pytest.TempPathFactory) -> Days:
     return day
 
 
-@pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
-    """A throwaway PostgreSQL server."""
-    with postgres_server() as server:
-        yield server
-
-
-Made = Callable[..., Any]
-
-
-@pytest.fixture
-def target(request: pytest.FixtureRequest, tmp_path: Path) -> Made:
-    """Make a target with an empty place to load into."""
-
-    def make(kind: type[Target], **config: bool) -> Target:
-        if issubclass(kind, Postgres):
-            return kind(tmp_path, request.getfixturevalue("server"), **config)
-        return kind(tmp_path, **config)
-
-    return make
-
-
 def in_full(run: Run) -> bytes:
     """The messages of a run that went well."""
     assert run.code == 0, run.log
     return run.out
 
 
-# --- one day --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("kind", "file_type"),
-    [(Jsonl, "json"), (Csv, "json"), (DuckDb, "json"), (DuckDb, "csv"), (Postgres, "json")],
-)
-def test_every_value_arrives_as_it_is(
-    days: Days, target: Made, kind: type[Target], file_type: str
-) -> None:
-    day = days(1, file_type=file_type)
-    there = target(kind)
-    state = there.load(in_full(day.run))
-    assert there.rows(kinds(day.schema)) == {
-        key: {name: there.holds(value) for name, value in row.items()}
-        for key, row in day.rows.items()
-    }
-    assert state == {"bookmarks": {"contacts": {"exports": []}}}
+# --- judges ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("file_type", ["json", "csv"])
@@ -151,39 +107,6 @@ def test_judges_of_singer_accept_the_messages(
     assert verdict in feed([installed(tool) / program, *options], messages, tmp_path)
 
 
-# --- the day after --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", [DuckDb, Postgres])
-def test_the_day_after_is_changed_cleared_and_added_with_its_new_column(
-    days: Days, target: Made, kind: type[Database]
-) -> None:
-    first, second = days(1, file_type="json"), days(2, file_type="json")
-    there = target(kind)
-    there.load(in_full(first.run))
-    there.load(in_full(second.run))
-
-    types = {name: there.types[of] for name, of in kinds(second.schema).items()}
-    assert there.columns() == types
-    new_columns = second.schema["properties"].keys() - first.schema["properties"].keys()
-    no_values_yet: dict[str, None] = dict.fromkeys(new_columns)
-    before = {key: row | no_values_yet for key, row in first.rows.items()}
-    gone = before.keys() - second.rows.keys()
-    assert there.rows(kinds(second.schema)) == {
-        key: {name: there.holds(value) for name, value in row.items()}
-        for key, row in (before | second.rows).items()
-    }
-    # There is something of each kind to see.
-    kept = before.keys() & second.rows.keys()
-    both = [(before[key], second.rows[key]) for key in kept]
-    assert gone
-    assert second.rows.keys() - before.keys()
-    assert new_columns
-    assert any(row[name] is not None for row in second.rows.values() for name in new_columns)
-    assert any(old["city"] is not None and new["city"] is None for old, new in both)
-    assert any(old["city"] != new["city"] is not None for old, new in both)
-
-
 # --- contacts that are gone -----------------------------------------------------------------
 
 DELETED = "_sdc_deleted_at"
@@ -200,7 +123,11 @@ DELETED = "_sdc_deleted_at"
     ids=["Postgres", "Postgres-hard_delete", "DuckDb"],
 )
 def test_contacts_that_are_gone_are_deleted_on_request(
-    days: Days, target: Made, kind: type[Target], config: dict[str, bool], outcome: str
+    days: Days,
+    target: Made,
+    kind: type[Target],
+    config: dict[str, bool],
+    outcome: str,
 ) -> None:
     first, second = (days(number, emit_activate_version_messages=True) for number in (1, 2))
     there = target(kind, **config)

@@ -129,6 +129,12 @@ class Target(ABC):
     def config(self) -> dict[str, Any]:
         """The least that the target needs to be told."""
 
+    @property
+    def env(self) -> dict[str, str]:
+        """The same as Meltano takes it from the environment."""
+        prefix = self.command.upper().replace("-", "_")
+        return {f"{prefix}_{name.upper()}": str(value) for name, value in self.config.items()}
+
     def load(self, messages: bytes) -> dict[str, Any]:
         """Load messages; give back the last state that the target keeps."""
         out = feed([self._bin / self.command, "--config", self._config], messages)
