@@ -81,12 +81,16 @@ def write_files(
             chunk = next(source, None)
             continue
         number += 1
-        file_name = f"{run}-{number}.jsonl{'.gz' if gzipped else ''}"
+        url = config.storage.get_url(f"{run}-{number}.jsonl{'.gz' if gzipped else ''}")
         rows = 0
         stack = contextlib.ExitStack()
         try:
             with _in_words():
-                raw = stack.enter_context(config.storage.open(file_name, "wb"))
+                files, path = fsspec.url_to_fs(url, **config.storage.params)
+                files.makedirs(path.rpartition("/")[0], exist_ok=True)
+                # What is not finished is discarded; the SDK's `open` would leave it behind.
+                stack.enter_context(files.transaction)
+                raw = stack.enter_context(files.open(path, "wb"))
                 file = stack.enter_context(_writer(raw, gzipped=gzipped))
             while chunk and rows + chunk.rows <= config.batch_size:
                 with _in_words():
@@ -101,7 +105,7 @@ def write_files(
             with contextlib.suppress(Exception):
                 stack.__exit__(*sys.exc_info())
             raise
-        yield config.storage.get_url(file_name), position
+        yield url, position
 
 
 @contextlib.contextmanager

@@ -27,13 +27,12 @@ from tap_sendgrid_contacts.transport import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from tap_sendgrid_contacts.export import ExportJob
 
 logger = logging.getLogger(__name__)
 
-_SECONDS_BETWEEN_LOG_LINES = 30.0
 _CHUNK_BYTES = 256 * 1024
 
 # Each waiting part holds a file open; 1024 is the usual limit of open files.
@@ -56,13 +55,19 @@ class Part(NamedTuple):
     bytes: int
 
 
-def fetch_parts(job: ExportJob, first: int, request_timeout: int) -> Generator[Part, None, None]:
+def fetch_parts(
+    job: ExportJob,
+    first: int,
+    request_timeout: int,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Generator[Part, None, None]:
     """Fetch the parts of an export that is ready.
 
     Args:
         job: The export.
         first: The part to begin with, counted from 0.
         request_timeout: Seconds to wait for a connection, and for more bytes.
+        tell: Is told every second how far a download is that the reader waits for.
 
     Yields:
         Part by part, in order. Close the generator to stop the fetching.
@@ -77,9 +82,7 @@ def fetch_parts(job: ExportJob, first: int, request_timeout: int) -> Generator[P
     threading.Thread(target=download.run, args=(first,), name="download", daemon=True).start()
     try:
         for _ in range(first, job.parts):
-            part = download.ready.get()
-            if isinstance(part, BaseException):
-                raise part
+            part = download.next(tell)
             with part.file:
                 yield part
     finally:
@@ -113,7 +116,8 @@ class _Download:
     """What the thread does: part after part, or what went wrong, into a queue."""
 
     def __init__(self, job: ExportJob, timeout: int) -> None:
-        self.ready: Queue[Part | BaseException] = Queue(_PARTS_AHEAD)
+        self._ready: Queue[Part | BaseException] = Queue(_PARTS_AHEAD)
+        self._spool: _Spool | None = None
         self._stopped = threading.Event()
         self._job = job
         self._timeout = timeout
@@ -131,6 +135,18 @@ class _Download:
             # The last part may have come in behind the reader that left.
             self._close_ready()
 
+    def next(self, tell: Callable[[str], None]) -> Part:
+        """Wait for the next part; raise what the thread came upon."""
+        while True:
+            try:
+                part = self._ready.get(timeout=1)
+            except Empty:
+                tell(f"Downloading {self._spool or 'parts'}")
+                continue
+            if isinstance(part, BaseException):
+                raise part
+            return part
+
     def stop(self) -> None:
         """End the thread at its next chunk, and close what nobody will read."""
         self._stopped.set()
@@ -139,12 +155,12 @@ class _Download:
     def _close_ready(self) -> None:
         with contextlib.suppress(Empty):
             while True:
-                _close(self.ready.get_nowait())
+                _close(self._ready.get_nowait())
 
     def _put(self, item: Part | BaseException) -> None:
         while not self._stopped.is_set():
             try:
-                self.ready.put(item, timeout=1)
+                self._ready.put(item, timeout=1)
             except Full:
                 continue
             return
@@ -152,29 +168,25 @@ class _Download:
 
     def part(self, number: int) -> Part:
         """Fetch a part, going on after each break where the last one ended."""
-        who = f"The storage, asked for part {number + 1} of {self._job.parts}"
-        spool = _Spool()
+        self._spool = spool = _Spool(f"part {number + 1} of {self._job.parts}")
         try:
-            self._fetch_whole(number, spool, who)
+            # A part of gigabytes may break more often than one request is tried.
+            while not self._fetch_some(number, spool):
+                time.sleep(1)
         except BaseException:
             spool.file.close()
             raise
-        logger.info("Part %d of %d is here: %d bytes", number + 1, self._job.parts, spool.bytes)
+        logger.info("Downloaded %s", spool)
         spool.file.seek(0)
         return Part(number, spool.file, spool.etag or f"{spool.bytes} bytes", spool.bytes)
 
-    def _fetch_whole(self, number: int, spool: _Spool, who: str) -> None:
-        # A part of gigabytes may break more often than one request is tried.
-        while not self._fetch_some(number, spool, who):
-            time.sleep(1)
-
     @retrying(UnansweredError)
-    def _fetch_some(self, number: int, spool: _Spool, who: str) -> bool:
+    def _fetch_some(self, number: int, spool: _Spool) -> bool:
         """Fetch what is missing; tell whether that was all."""
         before = spool.furthest
         url = self._job.url(number)
         try:
-            self._fetch(url, spool, who)
+            self._fetch(url, spool)
         except UnansweredError as error:
             if spool.furthest <= before:
                 raise
@@ -182,7 +194,8 @@ class _Download:
             return False
         return True
 
-    def _fetch(self, url: str, spool: _Spool, who: str) -> None:
+    def _fetch(self, url: str, spool: _Spool) -> None:
+        who = f"The storage, asked for {spool.what}"
         with (
             in_words(who),
             self._session.get(
@@ -197,15 +210,11 @@ class _Download:
                 raise UnansweredError(f"{who}, has another file now; beginning again")
             check(response, who)
             spool.begin(response)
-            told = time.monotonic()
             while chunk := response.raw.read(_CHUNK_BYTES, decode_content=False):
                 spool.write(chunk)
-                if time.monotonic() - told > _SECONDS_BETWEEN_LOG_LINES:
-                    told = time.monotonic()
-                    logger.info("%s: %.1f MB so far", who, spool.bytes / 1e6)
                 if self._stopped.is_set():
                     raise FatalSyncError("The reader has stopped")
-            if spool.lacks_end_of(response):
+            if spool.lacks_end():
                 raise UnansweredError(f"{who}, sent less than the rest")
 
 
@@ -217,13 +226,21 @@ def _close(item: Part | BaseException) -> None:
 class _Spool:
     """The file a part comes into, and how far it has come."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str) -> None:
+        self.what = what
         with _disk():
             self.file: BinaryIO = tempfile.TemporaryFile(prefix="sendgrid-contacts-")  # noqa: SIM115 - the reader closes it
         self.bytes = 0
+        # Of the whole file, if the storage says.
+        self._size: int | None = None
         # Ever: a file that begins again and again gets nowhere.
         self.furthest = 0
         self.etag = ""
+
+    @override
+    def __str__(self) -> str:
+        total = f" of {self._size / 1e6:,.1f}" if self._size and self.lacks_end() else ""
+        return f"{self.what}: {self.bytes / 1e6:,.1f}{total} MB"
 
     def wanted(self) -> dict[str, str]:
         """The headers that ask for all, or for what is missing of the same file."""
@@ -246,15 +263,18 @@ class _Spool:
             requests.codes.requested_range_not_satisfiable,
         }
 
-    def lacks_end_of(self, response: requests.Response) -> bool:
-        """Tell whether an answer with a piece of the file ended before the file does."""
-        size = response.headers.get("Content-Range", "").rpartition("/")[2]
-        return size.isdecimal() and self.bytes < int(size)
+    def lacks_end(self) -> bool:
+        """Tell whether there is less than the storage said."""
+        return self._size is not None and self.bytes < self._size
 
     def begin(self, response: requests.Response) -> None:
         """Take the answer's file: from its start, unless it is the missing end."""
-        if response.status_code != requests.codes.partial_content:
+        if response.status_code == requests.codes.partial_content:
+            size = response.headers.get("Content-Range", "").rpartition("/")[2]
+        else:
+            size = response.headers.get("Content-Length", "")
             self.clear()
+        self._size = int(size) if size.isdecimal() else None
         self.etag = response.headers.get("ETag", "")
 
     def clear(self) -> None:

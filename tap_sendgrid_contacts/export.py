@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -36,7 +36,6 @@ _POLL_GROWTH = 1.5
 
 # An export whose request got no answer is looked up by when it was created, whole seconds by a
 # clock read from whole seconds.
-_EVER = datetime.min.replace(tzinfo=timezone.utc)
 _CLOCK_SLACK = timedelta(seconds=2)
 
 
@@ -120,18 +119,19 @@ def find(api: SendGrid, request: ExportRequest, since: datetime) -> str | None:
     # while our request hangs is less likely than a lost answer.
     wanted = [{each.lower() for each in ids} for ids in (request.list_ids, request.segment_ids)]
     found = [
-        export
+        (created, export.id)
         for export in api.exports()
-        if [{ref.id.lower() for ref in refs or ()} for refs in (export.lists, export.segments)]
-        == wanted
-        and (_moment(export.created_at) or _EVER) >= since - _CLOCK_SLACK
+        if (created := _moment(export.created_at))
+        and created >= since - _CLOCK_SLACK
         and export.status in {"pending", "ready"}
+        and [{ref.id.lower() for ref in refs or ()} for refs in (export.lists, export.segments)]
+        == wanted
     ]
     if not found:
         return None
-    first = min(found, key=lambda export: _moment(export.created_at) or _EVER)
-    logger.info("SendGrid had taken the request: going on with export %s", first.id)
-    return first.id
+    _, first = min(found)
+    logger.info("SendGrid had taken the request: going on with export %s", first)
+    return first
 
 
 def _moment(text: str | None) -> datetime | None:
@@ -174,9 +174,7 @@ class ExportJob:
         """
         deadline = time.monotonic() + self.poll_timeout
         delay = float(self.poll_interval)
-        while not (urls := self._ready_urls()):
-            if urls is not None:
-                break
+        while (urls := self._ready_urls()) is None:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise FatalAPIError(
@@ -186,12 +184,10 @@ class ExportJob:
             self.pause(min(delay, left), f"Export {self.id} is pending")
             delay = min(delay * _POLL_GROWTH, max(_LONGEST_POLL, self.poll_interval))
         self.parts = len(urls)
+        count = "an unknown number of" if self.contact_count is None else self.contact_count
         if not urls and self.contact_count != 0:
-            promised = "contacts" if self.contact_count is None else str(self.contact_count)
-            raise FatalAPIError(f"Export {self.id} is ready with {promised} contacts but no files")
-        logger.info(
-            "Export %s is ready: %s contacts in %d part(s)", self.id, self.contact_count, len(urls)
-        )
+            raise FatalAPIError(f"Export {self.id} is ready with {count} contacts but no files")
+        logger.info("Export %s is ready: %s contacts in %d part(s)", self.id, count, len(urls))
 
     def url(self, part: int) -> str:
         """Get a link to a part, signed just now: SendGrid's links live for five minutes.
@@ -207,7 +203,7 @@ class ExportJob:
         if len(urls) != self.parts:
             raise FatalAPIError(
                 f"Export {self.id} was in {self.parts} part(s), and now is in {len(urls)}; "
-                "run again, and if it stays so, without state"
+                "run again"
             )
         if not is_safe_url(urls[part]):
             raise FatalAPIError(

@@ -20,7 +20,7 @@ class Position(msgspec.Struct, frozen=True, omit_defaults=True):
         file: What tells the part's content from another.
         records: Contacts read of that part.
         contacts: Contacts read of the parts before.
-        newest: With INCREMENTAL, the latest `updated_at` sent.
+        newest: With INCREMENTAL, the latest `updated_at` read.
     """
 
     asked_at: Annotated[datetime, msgspec.Meta(tz=True)]

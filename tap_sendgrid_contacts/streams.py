@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec.structs import replace
 from singer_sdk import Stream, metrics
-from singer_sdk.exceptions import ConfigurationError, DataError, FatalSyncError
+from singer_sdk.exceptions import ConfigurationError, DataError
 from singer_sdk.helpers.conform import TypeConformanceLevel
 from singer_sdk.mapper import RemoveRecordTransform, SameRecordTransform
 from singer_sdk.singerlib.catalog import Metadata
@@ -78,10 +78,9 @@ class ContactsStream(Stream):
         self._api = api
         self._writer = writer
         self._counter: Counter | None = None
-        self._position = Position(datetime.min.replace(tzinfo=timezone.utc), {})
+        self._position: Position
         self._records_since_state = 0
         self._progress = Progress()
-        self._bytes = 0
         config = self.config
         self._request = ExportRequest(
             list_ids=tuple(config["list_ids"]),
@@ -154,6 +153,11 @@ class ContactsStream(Stream):
         """Nothing: the export's position and `_complete` are all the state there is."""
 
     @override
+    def compare_start_date(self, value: str, start_date_value: str) -> str:
+        """The bookmark as it is: `picker` compares the two, and reads forms the SDK does not."""
+        return value
+
+    @override
     def get_record_counter(self, **kwargs: Any) -> Counter:
         self._counter = super().get_record_counter(**kwargs)
         return self._counter
@@ -162,7 +166,10 @@ class ContactsStream(Stream):
 
     @override
     def get_records(self, context: Context | None) -> Iterable[Record]:
-        if self._needs_no_export():
+        if self.ABORT_AT_RECORD_COUNT is not None:
+            self._check_access()
+            return
+        if self._is_dropped():
             return
         job = self._open_export()
         if self._is_plain():
@@ -173,11 +180,8 @@ class ContactsStream(Stream):
                 self._commit(position)
         self._complete(job)
 
-    def _needs_no_export(self) -> bool:
-        """Tell of `--test`, which checks access only, and of maps that drop the whole stream."""
-        if self.ABORT_AT_RECORD_COUNT is not None:
-            self.check_access()
-            return True
+    def _is_dropped(self) -> bool:
+        """Tell of maps that leave nothing of the stream."""
         return all(isinstance(each, RemoveRecordTransform) for each in self.stream_maps)
 
     @property
@@ -202,7 +206,8 @@ class ContactsStream(Stream):
             and type(maps[0]) is SameRecordTransform
             and not maps[0].flattening_enabled
         )
-        self.logger.info("Records are made %s", "in blocks" if plain else "one by one, by the SDK")
+        how = "in blocks" if plain else "one by one, for a map or flattening"
+        self.logger.info("Records are made %s", how)
         return plain
 
     def _write_records(self, job: ExportJob) -> None:
@@ -221,7 +226,10 @@ class ContactsStream(Stream):
         self, batch_config: BatchConfig, context: Context | None = None
     ) -> Iterable[tuple[BaseBatchFileEncoding, list[str]]]:
         batches.check(batch_config)
-        if self._needs_no_export():
+        if self.ABORT_AT_RECORD_COUNT is not None:
+            self._check_access()
+            return
+        if self._is_dropped():
             return
         if len(self.stream_maps) > 1:
             raise ConfigurationError(
@@ -303,7 +311,14 @@ class ContactsStream(Stream):
             raise ExportLostError(f"{', '.join(changed)} changed since the last run")
         export_id = self._position.id or self._find_unanswered()
         self.logger.info("Going on with export %s", export_id)
-        return self._wait_for(export_id)
+        job = self._wait_for(export_id)
+        at = self._position
+        if at.part > job.parts:
+            raise ExportLostError(f"Export {job.id} is in {job.parts} part(s), {at.part} were read")
+        is_short = at.part == job.parts and at.contacts < (job.contact_count or 0)
+        if is_short and not self.config["allow_count_mismatch"]:
+            raise ExportLostError(f"Export {job.id} was read to its end and lacks contacts")
+        return job
 
     def _find_unanswered(self) -> str:
         """Find the export that a run asked for and ended before the answer."""
@@ -342,15 +357,12 @@ class ContactsStream(Stream):
         decode = decoder(self._request.file_type, self._columns)
         pick = self._picker()
         at = self._position
-        if at.part > job.parts:
-            raise FatalSyncError(
-                f"Export {job.id} is in {job.parts} part(s), and {at.part} were read; "
-                "run again without state"
-            )
         self._progress.loading(at.contacts + at.records)
-        with contextlib.closing(fetch_parts(job, at.part, self.config["request_timeout"])) as parts:
+        timeout = self.config["request_timeout"]
+        fetched = fetch_parts(job, at.part, timeout, self._progress.tell)
+        with contextlib.closing(fetched) as parts:
             for part in parts:
-                self._bytes += part.bytes
+                self._progress.bytes += part.bytes
                 where = f"Part {part.number + 1} of {job.parts}"
                 skip = at.records if at.file == part.version else 0
                 if skip < at.records:
@@ -364,6 +376,7 @@ class ContactsStream(Stream):
                         fresh = contacts[max(0, len(contacts) - (at.records - skip)) :]
                         fresh, newest = pick(fresh, at.newest)
                         at = replace(at, newest=newest)
+                        self._progress.sent += len(fresh)
                         yield fresh, at
                         self._progress.show(where, at.contacts + at.records, job.contact_count)
                 at = replace(
@@ -396,8 +409,8 @@ class ContactsStream(Stream):
             text = f"Export {job.id}: {contacts} contacts came, SendGrid promised {promised}"
             if not self.config["allow_count_mismatch"]:
                 raise DataError(
-                    f"{text}. Run again without state for a new export; if it stays so and you "
-                    "know why, set `allow_count_mismatch`"
+                    f"{text}. The next run asks for a new export; if it stays so and you know "
+                    "why, set `allow_count_mismatch`"
                 )
             self.logger.warning("%s; `allow_count_mismatch` lets it pass", text)
         if self._stream_version:
@@ -406,16 +419,11 @@ class ContactsStream(Stream):
         if newest := self._position.newest:
             set_bookmark(state, self._source, newest, job.created_at)
         state[_IN_FLIGHT] = []
-        summary = self._progress.summary(contacts, job.parts, self._bytes)
+        summary = self._progress.summary(contacts, job.parts)
         self.logger.info("Export %s is complete: %s", job.id, summary)
 
-    def check_access(self) -> None:
-        """Check what a sync needs, without starting an export.
-
-        Raises:
-            ConfigurationError: When a list or segment does not exist.
-            FatalAPIError: When SendGrid refuses the key.
-        """
+    def _check_access(self) -> None:
+        """Check for `--test` what a sync needs, as far as it shows without an export."""
         self._api.exports()
         for setting, wanted, existing in (
             ("list_ids", self._request.list_ids, self._api.lists),
@@ -430,4 +438,6 @@ class ContactsStream(Stream):
                     f"`{setting}`: SendGrid has no {', '.join(sorted(missing))}; it has "
                     + (", ".join(f"{each.id} ({each.name})" for each in there) or "none at all")
                 )
-        self.logger.info("The key is accepted, the lists and segments exist")
+        whole = not (self._request.list_ids or self._request.segment_ids)
+        what = "all contacts are asked for" if whole else "the lists and segments exist"
+        self.logger.info("The key is accepted, %s; whether it may export shows then", what)

@@ -31,8 +31,9 @@ _T = TypeVar("_T")
 
 logger = logging.getLogger(__name__)
 
-# At DEBUG, and in some warnings, urllib3 writes whole URLs: the signatures of parts too.
-logging.getLogger("urllib3").setLevel(logging.CRITICAL)
+# At DEBUG, and in some warnings, urllib3 writes whole URLs: the signatures of parts too. A filter,
+# for a logging configuration may set the level again.
+logging.getLogger("urllib3.connectionpool").addFilter(lambda _: False)
 
 _DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0)
 _LONGEST_WAIT = 300.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import io
 import json
@@ -152,7 +151,7 @@ class CredentialsError(Exception):
     """Object stores raise what is no OSError."""
 
 
-@pytest.mark.parametrize("when", ["open", "write", "close"])
+@pytest.mark.parametrize("when", ["open", "write", "commit"])
 @pytest.mark.parametrize("compression", ["gzip", "none"])
 def test_an_error_of_the_storage_is_told_as_one(
     monkeypatch: pytest.MonkeyPatch, when: str, compression: str
@@ -165,14 +164,18 @@ def test_an_error_of_the_storage_is_told_as_one(
                 raise CredentialsError("private")
             return super().write(data)
 
-    @contextlib.contextmanager
-    def storage(*_: object) -> Iterator[File]:
+        def commit(self) -> None:
+            raise CredentialsError("private")
+
+        def discard(self) -> None:
+            pass
+
+    def open_file(*_: object, **_options: object) -> File:
         if when == "open":
             raise CredentialsError("private")
-        yield File()
-        raise CredentialsError("private")
+        return File()
 
-    monkeypatch.setattr("singer_sdk.helpers._batch.StorageTarget.open", storage)
+    monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem._open", open_file)
     config = BatchConfig.from_dict(batch_config(Path.cwd(), compression))
     chunk = Chunk(os.urandom(2**20), 1, Position(datetime.now(timezone.utc), {}))
     with pytest.raises(FatalSyncError, match=r"its storage: CredentialsError$"):

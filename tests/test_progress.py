@@ -50,26 +50,30 @@ def on_terminal(command: list[str]) -> Run:
 
 
 def test_on_a_terminal_one_line_lives(sandbox: Callable[..., Sandbox], tap: Tap) -> None:
-    there = sandbox(*SIZE, "--throttle", "0.15")
+    # A part takes a second and a half.
+    there = sandbox(*SIZE, "--throttle", "0.07")
     run = on_terminal(tap.command(there))
     assert run.code == 0, run.log
     assert len(run.records) == CONTACTS
 
-    waits: list[str] = []
-    loads: list[str] = []
+    shapes = {
+        "wait": r"Export \S+ is pending after 0:00:0\d; looking again in 1 s",
+        "download": r"Downloading part [123] of 3: 0\.\d( of 0\.\d)? MB, after 0:00:\d\d",
+        "load": r"Part [123] of 3: ([\d,]+) of 3,000 contacts, [\d,]+/s, after 0:00:\d\d",
+    }
+    seen: dict[str, list[re.Match[str]]] = {name: [] for name in shapes}
     for frame in FRAME.findall(run.log):
-        (waits if "looking again in" in frame else loads).append(frame)
-    assert waits[0].endswith("is pending; looking again in 1 s")
-    shape = r"Part ([123]) of 3: ([\d,]+) of 3,000 contacts, [\d,]+/s"
-    seen = [re.fullmatch(shape, frame) for frame in loads]
-    assert all(seen), loads
-    counts = [int(match[2].replace(",", "")) for match in seen if match]
+        matches = {name: re.fullmatch(shape, frame) for name, shape in shapes.items()}
+        ((name, match),) = [each for each in matches.items() if each[1]] or [(frame, None)]
+        assert match, frame
+        seen[name].append(match)
+    assert all(seen.values()), seen
+    counts = [int(match[1].replace(",", "")) for match in seen["load"]]
     assert counts == sorted(set(counts))
-    assert counts
     # Log lines stay whole, and none of them tells the same.
     lines = FRAME.sub("", run.log).splitlines()
     assert all(re.match(r"\d{4}-\d\d-\d\d |$", line) for line in lines), lines
-    assert not any("looking again" in line or "contacts, " in line for line in lines)
+    assert not any("looking again" in line or "/s, after" in line for line in lines)
 
 
 class Clock:
@@ -104,13 +108,14 @@ def test_in_a_pipe_there_are_log_lines_now_and_then(
         there.show("Part 2 of 3", contacts, 3000 if contacts < 2500 else None)
         clock.sleep(1)
     assert caplog.messages == [
-        "Export 1 is pending; looking again in 4 s",
-        "Part 2 of 3: 1,600 of 3,000 contacts, 20/s",
-        "Part 2 of 3: 2,200 of 3,000 contacts, 20/s",
-        "Part 2 of 3: 2,800 contacts, 20/s",
+        "Export 1 is pending after 0:00:00; looking again in 4 s",
+        "Part 2 of 3: 1,600 of 3,000 contacts, 20/s, after 0:00:30",
+        "Part 2 of 3: 2,200 of 3,000 contacts, 20/s, after 0:01:00",
+        "Part 2 of 3: 2,800 contacts, 20/s, after 0:01:30",
     ]
-    assert there.summary(3000, 3, 1_234_567_890) == (
-        "3,000 contacts in 3 part(s), 1,234.6 MB downloaded; "
+    there.bytes, there.sent = 1_234_567_890, 2000
+    assert there.summary(3000, 3) == (
+        "3,000 contacts in 3 part(s), 2,000 sent by this run, 1,234.6 MB downloaded; "
         "waited 4.0 s, loaded for 101.0 s, 20 contacts/s"
     )
     assert capfd.readouterr() == ("", "")
@@ -133,7 +138,7 @@ def test_the_log_has_a_summary_and_metrics(sandbox: Callable[..., Sandbox], tap:
     parts = re.findall(r"GET /exports/\S+ 200 (\d+)", "\n".join(there.log))
     megabytes = sum(map(int, parts)) / 1e6
     assert re.search(
-        r"Export \S+ is complete: 3,000 contacts in 3 part\(s\), "
+        r"Export \S+ is complete: 3,000 contacts in 3 part\(s\), 3,000 sent by this run, "
         rf"{megabytes:.1f} MB downloaded; waited [1-9]\.\d s, loaded for \d+\.\d s, "
         r"[1-9][\d,]* contacts/s$",
         run.log,

@@ -70,7 +70,7 @@ class CsvRows:
 
     def _row_blocks(self, reader: Any) -> Iterator[list[tuple[int, list[str]]]]:  # noqa: ANN401 - csv has no name for it
         rows: list[tuple[int, list[str]]] = []
-        enough = _BLOCK_CHARS
+        enough = self._read + _BLOCK_CHARS
         line = 1
         for row in reader:
             self._read_whole = self._read
