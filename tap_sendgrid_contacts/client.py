@@ -92,6 +92,14 @@ class SendGrid:
 
     Every method raises `FatalAPIError` when SendGrid refuses, and `RetriableAPIError` when it
     could not be reached, retries included.
+
+    Args:
+        api_key: API key, sent to `api_url` alone.
+        api_url: Base URL, `https`, or `http` on the loopback interface.
+        on_behalf_of: Subuser to act for.
+        request_timeout: Seconds to wait for a connection, and for each answer.
+        on_answer: Is told of each answer the endpoint, with `{id}` for an id, the status and
+            the seconds it took.
     """
 
     def __init__(
@@ -103,16 +111,6 @@ class SendGrid:
         request_timeout: int = 300,
         on_answer: Callable[[str, int, float], None] = lambda *_: None,
     ) -> None:
-        """Prepare a session; nothing is sent.
-
-        Args:
-            api_key: API key, sent to `api_url` alone.
-            api_url: Base URL, `https`, or `http` on the loopback interface.
-            on_behalf_of: Subuser to act for.
-            request_timeout: Seconds to wait for a connection, and for each answer.
-            on_answer: Is told of each answer the endpoint, with `{id}` for an id, the status
-                and the seconds it took.
-        """
         self._url = api_url.rstrip("/")
         self._api_key = api_key
         self._timeout = request_timeout

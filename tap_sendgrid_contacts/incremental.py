@@ -42,7 +42,7 @@ def picker(state: dict[str, Any], source: dict[str, Any], start_date: str | None
         logger.info("The bookmark is of other lists, segments or account, or no date: not used")
     start = parse_date(start_date) if start_date else None
     since = max(filter(None, (bookmark, start)), default=None)
-    logger.info("Contacts with updated_at from %s on", since or "the beginning")
+    logger.info("Sending %s", f"contacts updated since {since}" if since else "all contacts")
     updated_at: Callable[[Contact], datetime | None] = attrgetter(REPLICATION_KEY)
 
     def pick(

@@ -33,7 +33,7 @@ from tap_sendgrid_contacts.progress import Progress
 from tap_sendgrid_contacts.schema import KEY, columns_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 
     from singer_sdk import Tap
     from singer_sdk.helpers._batch import BaseBatchFileEncoding, BatchConfig
@@ -49,13 +49,20 @@ if TYPE_CHECKING:
 
 # A list, with one export or none. Meltano merges states on `--full-refresh`: there an object
 # keeps the keys that a later one lacks, and only lists are replaced whole.
-_IN_FLIGHT = "exports"
+IN_FLIGHT = "exports"
 
 _UNANSWERED_FOR = timedelta(minutes=30)
 
 
 class ContactsStream(Stream):
-    """Contacts of the configured lists and segments, through a contacts export."""
+    """Contacts of the configured lists and segments, through a contacts export.
+
+    Args:
+        tap: The tap.
+        schema: JSON schema of the contacts.
+        api: SendGrid's API.
+        writer: Where messages go.
+    """
 
     name = "contacts"
 
@@ -65,14 +72,6 @@ class ContactsStream(Stream):
     def __init__(
         self, tap: Tap, schema: dict[str, Any], api: SendGrid, writer: MessageWriter
     ) -> None:
-        """Make the stream.
-
-        Args:
-            tap: The tap.
-            schema: JSON schema of the contacts.
-            api: SendGrid's API.
-            writer: Where messages go.
-        """
         super().__init__(tap, schema=schema)
         self.primary_keys = [KEY]
         self._api = api
@@ -114,6 +113,8 @@ class ContactsStream(Stream):
         if catalog.get_stream(self.tap_stream_id) is None:
             self.logger.warning("The catalog has no stream %s: nothing is loaded", self.name)
             return
+        if not self.selected:
+            self.logger.warning("The catalog deselects %s: nothing is loaded", self.name)
         # Now, for a catalog that cannot be read; not when the export is there.
         columns_of(self.effective_schema, bool)
         self.metadata["properties", KEY].inclusion = Metadata.InclusionType.AUTOMATIC
@@ -134,6 +135,10 @@ class ContactsStream(Stream):
                 f"INCREMENTAL replication of {self.name} goes by {REPLICATION_KEY} alone"
             )
         self.metadata["properties", REPLICATION_KEY].inclusion = Metadata.InclusionType.AUTOMATIC
+        if self.config["emit_activate_version_messages"]:
+            self.logger.warning(
+                "INCREMENTAL sends no ACTIVATE_VERSION: what did not change would be deleted"
+            )
 
     @property
     @override
@@ -222,10 +227,23 @@ class ContactsStream(Stream):
     # --- batches ----------------------------------------------------------------------------
 
     @override
+    def get_batch_config(self, config: Mapping[str, Any]) -> BatchConfig | None:
+        try:
+            batch_config = super().get_batch_config(config)
+        except TypeError as error:
+            raise ConfigurationError(
+                '`batch_config` is to be as {"encoding": {"format": "jsonl", "compression": '
+                '"gzip"}, "storage": {"root": "file:///a/folder"}}; `storage` may have `prefix` '
+                "and `params` too"
+            ) from error
+        if batch_config:
+            batches.check(batch_config)
+        return batch_config
+
+    @override
     def get_batches(
         self, batch_config: BatchConfig, context: Context | None = None
     ) -> Iterable[tuple[BaseBatchFileEncoding, list[str]]]:
-        batches.check(batch_config)
         if self.ABORT_AT_RECORD_COUNT is not None:
             self._check_access()
             return
@@ -289,7 +307,7 @@ class ContactsStream(Stream):
             "start_date": self.config.get("start_date"),
             "activate_version": self._activates_version,
         }
-        if saved := self.stream_state.get(_IN_FLIGHT):
+        if saved := self.stream_state.get(IN_FLIGHT):
             try:
                 return self._resume(saved, asked_for)
             except ExportLostError as error:
@@ -393,7 +411,7 @@ class ContactsStream(Stream):
         """Make a position the state's, in one step, and send a STATE if it is time for one."""
         emit = emit or position.part != self._position.part
         self._position = position
-        self.stream_state[_IN_FLIGHT] = [msgspec.to_builtins(position)]
+        self.stream_state[IN_FLIGHT] = [msgspec.to_builtins(position)]
         if emit or self._records_since_state >= self.STATE_MSG_FREQUENCY:
             self._records_since_state = 0
             self._tap.state_writer.write_state(self.tap_state)
@@ -418,7 +436,7 @@ class ContactsStream(Stream):
         state = self.stream_state
         if newest := self._position.newest:
             set_bookmark(state, self._source, newest, job.created_at)
-        state[_IN_FLIGHT] = []
+        state[IN_FLIGHT] = []
         summary = self._progress.summary(contacts, job.parts)
         self.logger.info("Export %s is complete: %s", job.id, summary)
 

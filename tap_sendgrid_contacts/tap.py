@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import io
 import json
@@ -11,6 +12,7 @@ import re
 import signal
 import sys
 import traceback
+from fnmatch import fnmatch
 from http import HTTPStatus
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar
@@ -26,9 +28,10 @@ from typing_extensions import override
 
 from tap_sendgrid_contacts.client import SendGrid
 from tap_sendgrid_contacts.decode.values import parse_date
+from tap_sendgrid_contacts.export import ExportLostError
 from tap_sendgrid_contacts.messages import MessageWriter
 from tap_sendgrid_contacts.schema import contacts_schema
-from tap_sendgrid_contacts.streams import ContactsStream
+from tap_sendgrid_contacts.streams import IN_FLIGHT, ContactsStream
 from tap_sendgrid_contacts.transport import ForbiddenError, is_safe_url
 
 if TYPE_CHECKING:
@@ -157,12 +160,6 @@ class TapSendGridContacts(Tap):
     ).to_dict()
 
     def __init__(self, *, catalog: Any = None, **options: Any) -> None:  # noqa: ANN401 - as the SDK's
-        """Make the tap, as the SDK does.
-
-        Args:
-            catalog: Catalog.
-            **options: As the SDK's `Tap` takes them.
-        """
         if isinstance(catalog, dict):
             _heed_chosen_replication(catalog)
         super().__init__(catalog=catalog, **options)
@@ -235,7 +232,8 @@ class TapSendGridContacts(Tap):
             "`api_url` must be an https URL, or http on this machine": (
                 is_safe_url(config["api_url"])
             ),
-            "`list_ids` holds something that is not the id of a list (a UUID)": (
+            "`list_ids` holds something that is not the id of a list (a UUID); `--test` with any "
+            "UUID there names the lists that exist": (
                 all(map(_UUID.fullmatch, config["list_ids"]))
             ),
             "`segment_ids` has an empty id": all(map(str.strip, config["segment_ids"])),
@@ -246,7 +244,12 @@ class TapSendGridContacts(Tap):
                 _is_date(config.get("start_date", "2024-01-31"))
             ),
         }
-        return (error for error, holds in checks.items() if not holds)
+        yield from (error for error, holds in checks.items() if not holds)
+        for name, rules in config.get("stream_maps", {}).items():
+            source = rules.get("__source__", name) if isinstance(rules, dict) else name
+            if name != "__else__" and not fnmatch(ContactsStream.name, source):
+                # The SDK would pass over it, and what it was to hide would be sent.
+                yield f"`stream_maps` names `{source}`: the only stream is `{ContactsStream.name}`"
 
     # --- command line -----------------------------------------------------------------------
 
@@ -315,6 +318,15 @@ class TapSendGridContacts(Tap):
         # What the stream selects by itself is to be in the SCHEMAs that the SDK makes here.
         _ = self.streams
         super().setup_mapper()
+
+    @override
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        bookmarks = self.state.get("bookmarks", {})
+        if not any(bookmark.get(IN_FLIGHT) for bookmark in bookmarks.values()):
+            # The SDK begins a run by sending it back. To target-duckdb the first STATE of a load
+            # without records is the last: it is to be the one that names the new export.
+            self._state_writer._last_emitted_state = copy.deepcopy(self.state)  # noqa: SLF001
 
     # --- signals ----------------------------------------------------------------------------
 
@@ -394,12 +406,14 @@ def main() -> None:
     try:
         TapSendGridContacts.cli()
     except SingerSDKError as error:
-        logger.error(" ".join(str(error).split()))  # noqa: TRY400 - no traceback for users
+        then = "; the next run asks for a new one" if isinstance(error, ExportLostError) else ""
+        logger.error(" ".join(str(error).split()) + then)  # noqa: TRY400, G003 - no traceback for users
     except Exception as error:  # noqa: BLE001 - its text may quote a contact: a map's, say
         frames = traceback.extract_tb(error.__traceback__)
         where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"
         logger.error(  # noqa: TRY400 - the traceback ends in the text
-            "%s in %s, which no setting explains but a stream map may; LOGLEVEL=DEBUG shows more",
+            "%s in %s: is the catalog, the state or a stream map as it should be? In a map, any "
+            "value can be null. LOGLEVEL=DEBUG shows more",
             type(error).__name__,
             where,
         )

@@ -130,12 +130,39 @@ def test_what_files_cannot_carry_is_refused(
     assert there.exports_asked_for == 0
 
 
+@pytest.mark.parametrize("part", ["encoding", "storage"])
+def test_a_config_that_lacks_something_is_told_as_it_should_be(
+    sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path, part: str
+) -> None:
+    config = batch_config(tmp_path)
+    del config[part]
+    run = tap(sandbox("--contacts", "5"), batch_config=config)
+    assert run.code == 1
+    assert "`batch_config` is to be as" in run.error
+
+
 def test_parquet_is_refused(sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path) -> None:
     config = batch_config(tmp_path)
     config["encoding"]["format"] = "parquet"
     run = tap(sandbox("--contacts", "5"), batch_config=config)
     assert run.code == 1
     assert "jsonl" in run.error
+
+
+@pytest.mark.parametrize("compression", ["gzip", "none"])
+def test_a_run_that_fails_leaves_no_contacts_behind(
+    sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path, compression: str
+) -> None:
+    spool, files = tmp_path / "spool", tmp_path / "files"
+    spool.mkdir()
+    there = sandbox("--contacts", "900", "--parts", "3", "--fault", "bad-line")
+    config = batch_config(files, compression, batch_size=70)
+    run = tap(there, batch_config=config, env={"TMPDIR": str(spool)})
+    assert run.code == 1
+    assert list(spool.iterdir()) == []
+    announced = {Path(urlsplit(batch["manifest"][0]).path) for batch in run.of("BATCH")}
+    assert announced == set(files.iterdir())
+    assert announced
 
 
 def test_a_file_that_cannot_be_written_is_one_line(

@@ -848,6 +848,15 @@ def test_json_contact_without_its_key_is_an_error(line: bytes) -> None:
         decode("json", line)
 
 
+def test_each_part_comes_in_blocks_of_the_same_size() -> None:
+    decode = decoder("csv", columns_of(contacts_schema([]), lambda _: True))
+    part = b"CONTACT_ID\n" + b"".join(b"c%d\n" % i for i in range(300))
+    # More than a block may have, to come to the second part with.
+    part += b"x" * (5 * 2**20) + b"\n"
+    one, two = ([len(block) for block in decode(io.BytesIO(part), WHERE)] for _ in range(2))
+    assert one == two
+
+
 def test_line_is_counted_over_blocks() -> None:
     data = json_lines(*[{"contact_id": "a", "email": "x" * 90}] * 5000) + b"broken"
     with pytest.raises(DataError, match="line 5001: "):

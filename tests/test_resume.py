@@ -184,12 +184,39 @@ class TestANewExport:
         there = sandbox("--contacts", "50", "--plain", "--fault", fault)
         first = tap(there)
         assert first.code == 1
+        assert first.error.endswith("; the next run asks for a new one")
         assert first.export_state is not None
         second = tap(there, state=first.state)
         assert second.code == 0
         assert "asking for a new export" in second.log
         assert len(second.records) == 50
         assert there.exports_asked_for == 2
+
+    @both_types
+    def test_read_to_its_end_and_lacking_contacts(
+        self, sandbox: Callable[..., Sandbox], tap: Tap, file_type: str
+    ) -> None:
+        there = sandbox("--contacts", "50", "--parts", "2", "--fault", "count-high:1")
+        first = tap(there, file_type=file_type)
+        assert first.code == 1
+        assert "The next run asks for a new export" in first.error
+        finished = tap(there, file_type=file_type, state=first.state, allow_count_mismatch=True)
+        assert (finished.code, finished.records) == (0, [])
+        assert there.exports_asked_for == 1
+        second = tap(there, file_type=file_type, state=first.state)
+        assert second.code == 0
+        assert "lacks contacts: asking for a new export" in second.log
+        assert len(second.records) == 50
+        assert there.exports_asked_for == 2
+
+    def test_in_fewer_parts_than_were_read(
+        self, there: Sandbox, tap: Tap, in_flight: dict[str, Any]
+    ) -> None:
+        in_flight["bookmarks"]["contacts"]["exports"][0]["part"] = 2
+        run = tap(there, state=in_flight)
+        assert run.code == 0
+        assert "is in 1 part(s), 2 were read: asking for a new export" in run.log
+        assert len(run.records) == 50
 
     def test_a_state_that_cannot_be_read(
         self, there: Sandbox, tap: Tap, in_flight: dict[str, Any]
@@ -380,6 +407,18 @@ class TestStates:
         assert position(merged(in_flight, whole.state)) is None
         asked_again = tap(there, list_ids=[Account(60).lists[0].id]).of("STATE")[1]["value"]
         assert position(merged(in_flight, asked_again)) == position(asked_again)
+
+    def test_one_without_an_export_is_not_sent_back(
+        self, sandbox: Callable[..., Sandbox], tap: Tap
+    ) -> None:
+        there = sandbox("--contacts", "60", "--fault", "never-ready")
+        done: dict[str, Any] = {"bookmarks": {"contacts": {"exports": []}}}
+        first = tap(there, state=done, poll_timeout=1)
+        assert first.code == 1
+        # Some targets keep the first one of a load without records.
+        second = tap(there, state=first.of("STATE")[0]["value"], poll_timeout=1)
+        assert position(second.state) == position(first.state)
+        assert there.exports_asked_for == 1
 
     def test_stopped_before_the_state_is_read_none_is_sent(
         self, sandbox: Callable[..., Sandbox], tap: Tap

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +80,30 @@ def test_logs_hold_no_key_no_signature_and_no_contact(
     assert not leaked
     # The sandbox's other port says so when the key came along.
     assert not [line for line in there.log if "LEAK" in line]
+
+
+def test_no_logging_configuration_lets_links_into_the_log(
+    sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path
+) -> None:
+    config = tmp_path / "logging.json"
+    handlers = {"all": {"class": "logging.StreamHandler", "stream": "ext://sys.stderr"}}
+    loud = {"level": "DEBUG", "handlers": ["all"]}
+    loggers = {"urllib3": loud, "urllib3.connectionpool": loud, "requests": loud}
+    config.write_text(
+        json.dumps(
+            {
+                "version": 1,
+                "disable_existing_loggers": False,
+                "handlers": handlers,
+                "loggers": loggers,
+                "root": loud,
+            }
+        )
+    )
+    run = tap(sandbox("--contacts", "60"), env={"SINGER_SDK_LOG_CONFIG": str(config)})
+    assert run.code == 0
+    assert "is complete" in run.log
+    assert not re.search(r"X-Amz|Signature|Security-Token", run.log)
 
 
 @pytest.mark.parametrize("maps", [{"n": "int(first_name)"}, {"email": "md5(email)"}])

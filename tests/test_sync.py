@@ -288,13 +288,31 @@ class TestIncremental:
         wanted = {r["contact_id"] for r in all_of_it.records if r["updated_at"] >= bookmark}
         assert {record["contact_id"] for record in second.records} == wanted
 
-    def test_start_date_is_the_earliest(self, sandbox: Callable[..., Sandbox], tap: Tap) -> None:
+    @pytest.mark.parametrize("start_date", ["2020-06-01T00:00:00Z", "2020-06-01", "06/01/2020"])
+    def test_start_date_is_the_earliest(
+        self, sandbox: Callable[..., Sandbox], tap: Tap, start_date: str
+    ) -> None:
         there = sandbox("--contacts", "300")
         catalog = self.catalog(tap, there)
-        run = tap(there, catalog=catalog, start_date="2020-06-01T00:00:00Z")
+        run = tap(there, catalog=catalog, start_date=start_date)
         assert run.code == 0
         assert 0 < len(run.records) < 300
         assert min(record["updated_at"] for record in run.records) >= "2020-06-01"
+        newest = run.state["bookmarks"]["contacts"]["replication_key_value"]
+        again = tap(there, catalog=catalog, start_date=start_date, state=run.state)
+        assert again.code == 0
+        assert {record["updated_at"] for record in again.records} == {newest}
+
+    def test_a_bookmark_that_is_no_date_is_not_used(
+        self, sandbox: Callable[..., Sandbox], tap: Tap
+    ) -> None:
+        there = sandbox("--contacts", "300")
+        catalog = self.catalog(tap, there)
+        state = tap(there, catalog=catalog).state
+        state["bookmarks"]["contacts"]["replication_key_value"] = "yesterday"
+        run = tap(there, catalog=catalog, state=state, start_date="2020-06-01")
+        assert run.code == 0
+        assert 0 < len(run.records) < 300
 
     def test_other_lists_reset_the_bookmark(
         self, sandbox: Callable[..., Sandbox], tap: Tap

@@ -48,6 +48,9 @@ def contact_type(names: Sequence[str]) -> Callable[..., Contact]:
 class Columns:
     """The catalog's columns as both decoders need them.
 
+    Args:
+        columns: All columns, selected or not.
+
     Attributes:
         selected: Those that contacts have, in order.
         key: Which of these is the key.
@@ -57,7 +60,6 @@ class Columns:
     """
 
     def __init__(self, columns: Sequence[Column]) -> None:
-        """Take all columns, selected or not."""
         self.selected = [column for column in columns if column.selected]
         names = [column.name for column in self.selected]
         self.key = names.index(KEY)
@@ -75,7 +77,8 @@ def warn_unknown(field: str) -> None:
     """Tell of a field that there is no column for."""
     logger.warning(
         "The export has a field %.100r that the catalog lacks: it is not loaded. If it is a "
-        "custom field, discover again to get its column (Meltano: meltano run --refresh-catalog).",
+        "custom field, discover again, with a key that may read field definitions, to get its "
+        "column (Meltano: meltano run --refresh-catalog).",
         field,
     )
 
@@ -90,5 +93,6 @@ def twice(column: Column, where: str) -> DataError:
 def misfit(column: Column, where: str) -> DataError:
     """The error for a value that is not of its column's type."""
     return DataError(
-        f"{where}, column {column.name}: the value is not of the column's type, {column.kind}"
+        f"{where}, column {column.name}: the value is not of the column's type, {column.kind}; "
+        "to load all others, deselect the column"
     )

@@ -42,7 +42,8 @@ class JsonLines:
     """One JSON object a line.
 
     `_parse` says what a contact is. Blocks are first tried on a msgspec struct that has just the
-    fields and types of the catalog: what it accepts, `_parse` would read the same, but slower.
+    fields and types of the catalog: what it accepts, `_parse` would read the same, but slower,
+    and only one object a line.
     Where a file has other names or forms, the struct is made to fit them.
     """
 

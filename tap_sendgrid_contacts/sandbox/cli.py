@@ -16,7 +16,11 @@ import click
 from tap_sendgrid_contacts.sandbox.account import MAX_CUSTOM_FIELDS, Account
 from tap_sendgrid_contacts.sandbox.faults import BY_NAME, FAULTS
 from tap_sendgrid_contacts.sandbox.files import Form
-from tap_sendgrid_contacts.sandbox.server import Settings, serving
+
+try:
+    from tap_sendgrid_contacts.sandbox.server import Settings, serving
+except ModuleNotFoundError as missing:
+    sys.exit(f"There is no {missing.name}: pip install 'tap-sendgrid-contacts[sandbox]'")
 
 _FAKE_API_KEY = "SG.sandbox-0000000000000.not-a-key-of-anyone-00000000000000000000000"
 _NOT_FOUND, _SIGNALLED = 127, 128
