@@ -141,7 +141,11 @@ def serve(sandbox: Sandbox) -> None:
         stopped = asyncio.Event()
         async with serving(*sandbox) as url:
             with _signals(lambda _number: stopped.set()):
-                click.echo(f"sandbox ready: {url} api_key={sandbox[1].api_key}")
+                account, settings, _ = sandbox
+                click.echo(f"sandbox ready: {url} api_key={settings.api_key}")
+                for kind, groups in (("list", account.lists), ("segment", account.segments)):
+                    for group in groups:
+                        click.echo(f"{kind} {group.id} {group.name}")
                 await stopped.wait()
 
     asyncio.run(stay())
@@ -149,7 +153,7 @@ def serve(sandbox: Sandbox) -> None:
 
 @main.command(epilog=_fault_table())
 @_sandbox_options
-@click.argument("command", nargs=-1, required=True)
+@click.argument("command", nargs=-1, required=True, metavar="-- COMMAND...")
 def run(sandbox: Sandbox, command: tuple[str, ...]) -> None:
     """Serve while a command runs, and pass its exit code on.
 
