@@ -460,6 +460,14 @@ def test_run_forwards_signals(number: signal.Signals) -> None:
         assert process.wait(TIMEOUT) == 40 + number
 
 
+def test_without_its_extra_it_names_it(tmp_path: Path) -> None:
+    (tmp_path / "aiohttp.py").write_text("raise ModuleNotFoundError(name='aiohttp')")
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([*SANDBOX, "serve"], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "There is no aiohttp: pip install 'tap-sendgrid-contacts[sandbox]'\n"
+
+
 def test_every_fault_is_in_the_help() -> None:
     text = CliRunner().invoke(main, ["serve", "--help"]).output
     assert set(BY_NAME) <= set(re.findall(r"^ +([a-z0-9-]+) +(?:\d+|always) ", text, re.MULTILINE))

@@ -13,11 +13,10 @@ from typing import Any
 
 import click
 
-from tap_sendgrid_contacts.sandbox.account import MAX_CUSTOM_FIELDS, Account
-from tap_sendgrid_contacts.sandbox.faults import BY_NAME, FAULTS
-from tap_sendgrid_contacts.sandbox.files import Form
-
 try:
+    from tap_sendgrid_contacts.sandbox.account import MAX_CUSTOM_FIELDS, Account
+    from tap_sendgrid_contacts.sandbox.faults import BY_NAME, FAULTS
+    from tap_sendgrid_contacts.sandbox.files import Form
     from tap_sendgrid_contacts.sandbox.server import Settings, serving
 except ModuleNotFoundError as missing:
     sys.exit(f"There is no {missing.name}: pip install 'tap-sendgrid-contacts[sandbox]'")
