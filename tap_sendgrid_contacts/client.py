@@ -20,6 +20,7 @@ from tap_sendgrid_contacts.transport import (
     check,
     http_date,
     in_words,
+    quotable,
     retrying,
 )
 
@@ -215,7 +216,7 @@ class SendGrid:
             said = "; ".join(str(error["message"]) for error in response.json()["errors"])
         except (ValueError, LookupError, TypeError):
             said = ""
-        said = " ".join(said.replace(self._api_key, "***").split())[:300]
+        said = quotable(said.replace(self._api_key, "***"))
         return ": ".join(filter(None, (_MEANINGS.get(response.status_code), said)))
 
 

@@ -209,6 +209,8 @@ class _Download:
                 spool.clear()
                 raise UnansweredError(f"{who}, has another file now; beginning again")
             check(response, who)
+            if response.status_code not in {requests.codes.ok, requests.codes.partial_content}:
+                raise UnansweredError(f"{who}, answered {response.status_code} instead of the file")
             spool.begin(response)
             while chunk := response.raw.read(_CHUNK_BYTES, decode_content=False):
                 spool.write(chunk)

@@ -21,6 +21,7 @@ from tap_sendgrid_contacts.transport import (
     NotFoundError,
     UnansweredError,
     is_safe_url,
+    quotable,
     retrying,
 )
 
@@ -151,6 +152,7 @@ class ExportJob:
         poll_interval: Seconds to the second look at its status; they grow from look to look.
         poll_timeout: Seconds to wait for it in all.
         pause: Waits for some seconds, and may tell why.
+        is_new: Whether it was asked for just now: at the first look SendGrid may not know it.
         parts: Number of files it is in, once ready.
         contact_count: Number of contacts SendGrid promises, if it says.
         created_at: When SendGrid made it, if it says.
@@ -161,6 +163,7 @@ class ExportJob:
     poll_interval: int = 2
     poll_timeout: int = 3600
     pause: Callable[[float, str], None] = lambda seconds, _why: time.sleep(seconds)
+    is_new: bool = False
     parts: int = field(default=0, init=False)
     contact_count: int | None = field(default=None, init=False)
     created_at: datetime | None = field(default=None, init=False)
@@ -216,9 +219,12 @@ class ExportJob:
         try:
             export = self.api.export(self.id)
         except NotFoundError as error:
+            if self.is_new:
+                self.is_new = False
+                return None
             raise ExportLostError(f"Export {self.id} is gone: {error}") from error
         if export.status == "failure":
-            said = " ".join((export.message or "no reason given").split())[:300]
+            said = quotable(export.message or "no reason given")
             raise ExportLostError(f"SendGrid failed to make export {self.id}: {said}")
         if export.status == "pending":
             return None

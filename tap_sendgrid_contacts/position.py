@@ -16,6 +16,7 @@ class Position(msgspec.Struct, frozen=True, omit_defaults=True):
         request: What it was asked for.
         id: The export; absent while its request has no answer yet.
         version: Version of the table, if ACTIVATE_VERSION is asked for.
+        parts: How many parts it is in; 0 while that is not known.
         part: The part being read, counted from 0.
         file: What tells the part's content from another.
         records: Contacts read of that part.
@@ -27,6 +28,7 @@ class Position(msgspec.Struct, frozen=True, omit_defaults=True):
     request: dict[str, Any]
     id: str | None = None
     version: int | None = None
+    parts: int = 0
     part: int = 0
     file: str | None = None
     records: int = 0

@@ -117,7 +117,7 @@ class ContactsStream(Stream):
             self.logger.warning("The catalog deselects %s: nothing is loaded", self.name)
         # Now, for a catalog that cannot be read; not when the export is there.
         columns_of(self.effective_schema, bool)
-        self.metadata["properties", KEY].inclusion = Metadata.InclusionType.AUTOMATIC
+        self._always_select(KEY)
         if self.replication_method == "FULL_TABLE":
             self.replication_key = None
             return
@@ -134,11 +134,16 @@ class ContactsStream(Stream):
             raise ConfigurationError(
                 f"INCREMENTAL replication of {self.name} goes by {REPLICATION_KEY} alone"
             )
-        self.metadata["properties", REPLICATION_KEY].inclusion = Metadata.InclusionType.AUTOMATIC
+        self._always_select(REPLICATION_KEY)
         if self.config["emit_activate_version_messages"]:
             self.logger.warning(
                 "INCREMENTAL sends no ACTIVATE_VERSION: what did not change would be deleted"
             )
+
+    def _always_select(self, name: str) -> None:
+        # Without any metadata, all is selected.
+        if self.metadata:
+            self.metadata["properties", name].inclusion = Metadata.InclusionType.AUTOMATIC
 
     @property
     @override
@@ -316,7 +321,7 @@ class ContactsStream(Stream):
         # Out before the request: if its answer is lost with this process, the next one looks
         # for the export.
         self._commit(Position(self._api.now, asked_for, version=version), emit=True)
-        return self._wait_for(start(self._api, self._request))
+        return self._wait_for(start(self._api, self._request), is_new=True)
 
     def _resume(self, saved: object, asked_for: dict[str, Any]) -> ExportJob:
         try:
@@ -329,10 +334,11 @@ class ContactsStream(Stream):
             raise ExportLostError(f"{', '.join(changed)} changed since the last run")
         export_id = self._position.id or self._find_unanswered()
         self.logger.info("Going on with export %s", export_id)
+        known = self._position.parts
         job = self._wait_for(export_id)
+        if known not in {0, job.parts}:
+            raise ExportLostError(f"Export {job.id} was in {known} part(s) and is in {job.parts}")
         at = self._position
-        if at.part > job.parts:
-            raise ExportLostError(f"Export {job.id} is in {job.parts} part(s), {at.part} were read")
         is_short = at.part == job.parts and at.contacts < (job.contact_count or 0)
         if is_short and not self.config["allow_count_mismatch"]:
             raise ExportLostError(f"Export {job.id} was read to its end and lacks contacts")
@@ -349,7 +355,7 @@ class ContactsStream(Stream):
             raise ExportLostError("SendGrid does not list the export that was asked for")
         return export_id
 
-    def _wait_for(self, export_id: str) -> ExportJob:
+    def _wait_for(self, export_id: str, *, is_new: bool = False) -> ExportJob:
         # Out before the first wait: whatever happens then, the export is not lost.
         self._commit(replace(self._position, id=export_id), emit=True)
         if self._activates_version:
@@ -360,10 +366,12 @@ class ContactsStream(Stream):
             self.config["poll_interval"],
             self.config["poll_timeout"],
             self._progress.pause,
+            is_new,
         )
         tags = {metrics.Tag.STREAM: self.name, metrics.Tag.JOB_TYPE: "contacts_export"}
         with metrics.Timer(metrics.Metric.JOB_DURATION, tags):
             job.wait()
+        self._position = replace(self._position, parts=job.parts)
         return job
 
     def _read(self, job: ExportJob) -> Generator[tuple[list[Contact], Position], None, None]:

@@ -229,7 +229,7 @@ class TapSendGridContacts(Tap):
             "`api_key` has blanks or characters that no key has: copy it again": (
                 _HEADER_VALUE.fullmatch(config["api_key"] or "-")
             ),
-            "`api_url` must be an https URL, or http on this machine": (
+            "`api_url` must be an https URL, or http on this machine, and without a user": (
                 is_safe_url(config["api_url"])
             ),
             "`list_ids` holds something that is not the id of a list (a UUID); `--test` with any "
@@ -242,6 +242,9 @@ class TapSendGridContacts(Tap):
             ),
             "`start_date` is not a date; write it as 2024-01-31T00:00:00Z": (
                 _is_date(config.get("start_date", "2024-01-31"))
+            ),
+            "`flattening_enabled` needs `flattening_max_depth`": (
+                "flattening_max_depth" in config or not config.get("flattening_enabled")
             ),
         }
         yield from (error for error, holds in checks.items() if not holds)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import logging
+import re
 import socket
 import ssl
 import time
@@ -70,8 +71,9 @@ def is_safe_url(url: str) -> bool:
         host, _ = parts.hostname or "", parts.port
     except ValueError:
         return False
-    if "\\" in url:
-        # Taken for a part of the host by some parsers, and for its end by others.
+    # A backslash is a part of the host to some parsers, and its end to others; a password would
+    # stand in every STATE.
+    if "\\" in url or "@" in parts.netloc:
         return False
     if parts.scheme == "https":
         return bool(host)
@@ -81,6 +83,11 @@ def is_safe_url(url: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def quotable(text: str) -> str:
+    """Put what a server says on one line, not too long, without the queries of its links."""
+    return " ".join(re.sub(r"(://[^\s?]*)\?\S*", r"\1", text).split())[:300]
 
 
 def check(
@@ -96,8 +103,8 @@ def check(
         reason: Adds what the status means.
 
     Raises:
-        NotTakenError: On 429 and 503.
-        UnansweredError: On 408 and the other 5xx.
+        NotTakenError: On 429.
+        UnansweredError: On 408 and 5xx.
         ForbiddenError: On 403.
         NotFoundError: On 404.
         FatalAPIError: On any other that is no success, redirects included.
@@ -108,7 +115,8 @@ def check(
     detail = reason(response)
     text = f"{who}, answered {status}" + (f": {detail}" if detail else "")
     if status in {408, 429} or status >= requests.codes.server_error:
-        error = (NotTakenError if status in {429, 503} else UnansweredError)(text)
+        turned_away = status == requests.codes.too_many_requests
+        error = (NotTakenError if turned_away else UnansweredError)(text)
         error.wait = _asked_wait(response)
         raise error
     if status == requests.codes.forbidden:

@@ -484,11 +484,8 @@ def test_port_where_nobody_listens_is_told_in_words() -> None:
 # --- the one request that must not be sent twice --------------------------------------------
 
 
-@pytest.mark.parametrize("status", [429, 503])
-def test_export_turned_away_is_asked_for_again(
-    requests_mock: Mocker, api: SendGrid, status: int
-) -> None:
-    requests_mock.post(EXPORTS, [{"status_code": status}, {"json": {"id": "e1"}}])
+def test_export_turned_away_is_asked_for_again(requests_mock: Mocker, api: SendGrid) -> None:
+    requests_mock.post(EXPORTS, [{"status_code": 429}, {"json": {"id": "e1"}}])
     assert api.start_export({}) == "e1"
     assert requests_mock.call_count == 2
 
@@ -506,7 +503,7 @@ def test_export_request_that_never_left_is_sent_again(
 @pytest.mark.parametrize(
     "answer",
     [
-        *({"status_code": status} for status in (408, 500, 502, 504)),
+        *({"status_code": status} for status in (408, 500, 502, 503, 504)),
         {"text": "<html>"},
         {"json": {}},
         {"json": {"id": ""}},
@@ -559,7 +556,6 @@ def test_unreadable_clock_is_passed_over(
         "https://api.sendgrid.com",
         "https://api.eu.sendgrid.com/",
         "HTTPS://api.sendgrid.com:8443",
-        "https://user:password@host",
         "http://localhost",
         "http://LOCALHOST:8000",
         "http://127.0.0.1:8000",
@@ -583,6 +579,7 @@ def test_url_is_safe(url: str) -> None:
         "https:///path",
         "https://:443",
         "https://user@",
+        "https://user:password@host",
         "https://host:port",
         "https://host:99999",
         "https://[::1",

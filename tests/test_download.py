@@ -374,6 +374,15 @@ def test_storage_says_how_long_to_wait(storage: Storage, slept: list[float]) -> 
     assert slept == [7]
 
 
+@pytest.mark.parametrize("status", [201, 202, 203, 204])
+def test_success_without_the_file_is_none(
+    storage: Storage, slept: list[float], status: int
+) -> None:
+    storage.script = [Answer(status)] * 2
+    assert contents(storage) == [whole(0)]
+    assert slept == [1, 2]
+
+
 @pytest.mark.parametrize("status", [400, 404, 405])
 def test_refusal_is_told_at_once_without_the_link(storage: Storage, status: int) -> None:
     storage.script = [Answer(status, b"<Error>secret</Error>")]

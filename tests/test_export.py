@@ -214,11 +214,10 @@ def test_no_list_of_exports_is_no_export(requests_mock: Mocker, api: SendGrid) -
     assert find(api, WANTED, NOW) is None
 
 
-@pytest.mark.parametrize("status", [429, 503])
 def test_request_that_was_turned_away_is_not_looked_up(
-    requests_mock: Mocker, api: SendGrid, status: int
+    requests_mock: Mocker, api: SendGrid
 ) -> None:
-    requests_mock.post(EXPORTS, status_code=status)
+    requests_mock.post(EXPORTS, status_code=429)
     with pytest.raises(RetriableAPIError):
         start(api, WANTED)
     assert {sent.method for sent in requests_mock.request_history} == {"POST"}
@@ -369,6 +368,24 @@ def test_contacts_without_files_are_an_error(
 ) -> None:
     requests_mock.get(STATUS, **ready(count=count))
     with pytest.raises(FatalAPIError, match=f"is ready with {words} contacts but no files$"):
+        job.wait()
+
+
+def test_first_look_may_be_too_early(requests_mock: Mocker, api: SendGrid, clock: Clock) -> None:
+    requests_mock.get(STATUS, [{"status_code": 404}, ready("https://x/1"), {"status_code": 404}])
+    job = ExportJob(api, "e1", is_new=True)
+    job.wait()
+    assert clock.slept == [2]
+    with pytest.raises(ExportLostError, match="is gone"):
+        job.url(0)
+
+
+def test_message_of_a_failure_lets_no_link_into_the_log(
+    requests_mock: Mocker, job: ExportJob
+) -> None:
+    message = "could not write\nhttps://x/1?signature=secret, sorry"
+    requests_mock.get(STATUS, json={"status": "failure", "message": message})
+    with pytest.raises(ExportLostError, match=r"could not write https://x/1 sorry$"):
         job.wait()
 
 

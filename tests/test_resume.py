@@ -209,14 +209,18 @@ class TestANewExport:
         assert len(second.records) == 50
         assert there.exports_asked_for == 2
 
-    def test_in_fewer_parts_than_were_read(
-        self, there: Sandbox, tap: Tap, in_flight: dict[str, Any]
-    ) -> None:
-        in_flight["bookmarks"]["contacts"]["exports"][0]["part"] = 2
-        run = tap(there, state=in_flight)
+    def test_in_another_number_of_parts(self, sandbox: Callable[..., Sandbox], tap: Tap) -> None:
+        # Nothing else would tell that some are missing.
+        there = sandbox("--contacts", "60", "--parts", "2", "--fault", "count-missing")
+        state = tap(there).of("STATE")[2]["value"]
+        at = position(state)
+        assert at
+        assert (at["parts"], at["part"]) == (2, 1)
+        at["parts"] = 3
+        run = tap(there, state=state)
         assert run.code == 0
-        assert "is in 1 part(s), 2 were read: asking for a new export" in run.log
-        assert len(run.records) == 50
+        assert "was in 3 part(s) and is in 2: asking for a new export" in run.log
+        assert len(run.records) == 60
 
     def test_a_state_that_cannot_be_read(
         self, there: Sandbox, tap: Tap, in_flight: dict[str, Any]

@@ -48,6 +48,8 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("allow_count_mismatch", {"allow_count_mismatch": 1}),
     ("start_date", {"start_date": "yesterday"}),
     ("emit_activate_version_messages", {"emit_activate_version_messages": "true"}),
+    ("flattening_max_depth", {"flattening_enabled": True}),
+    ("api_url", {"api_url": "https://someone:very-secret@api.sendgrid.com"}),
     # What it was to hide would be sent as it is.
     ("stream_maps", {"stream_maps": {"contact": {"email": "__NULL__"}}}),
     ("stream_maps", {"stream_maps": {"hashed": {"__source__": "contact"}}}),

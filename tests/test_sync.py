@@ -254,6 +254,18 @@ def test_stream_maps_and_flattening_work_as_the_sdk_documents(
     assert len(flat.records) == 40
 
 
+def test_a_catalog_without_metadata_selects_all(sandbox: Callable[..., Sandbox], tap: Tap) -> None:
+    there = sandbox("--contacts", "20")
+    catalog = tap.discover(there)
+    catalog["streams"][0]["metadata"] = []
+    run = tap(there, catalog=catalog)
+    assert run.code == 0, run.log
+    (schema,) = run.of("SCHEMA")
+    assert len(run.records) == 20
+    assert schema["schema"]["properties"].keys() == run.records[0].keys()
+    assert "contact_id" in run.records[0]
+
+
 class TestIncremental:
     """By the catalog's metadata, as Meltano and hand-written catalogs set it."""
 

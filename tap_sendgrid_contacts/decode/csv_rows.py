@@ -129,6 +129,7 @@ class CsvRows:
     def _layout(self, header: list[str], where: str) -> list[int]:
         """Find each selected column's cell; one that the file lacks gets that behind the last."""
         cells: dict[Column, int] = {}
+        unknown = []
         for i, name in enumerate(header):
             reserved, custom = (
                 self._columns.by_field.get((is_custom, name.lower())) for is_custom in (False, True)
@@ -136,15 +137,18 @@ class CsvRows:
             # A custom field may be named like a reserved one, which is written in upper case.
             column = (reserved or custom) if name.isupper() else (custom or reserved)
             if column is None:
-                if name not in self._unknown:
-                    self._unknown.add(name)
-                    warn_unknown(name)
+                unknown.append(name)
             elif column in cells:
                 raise twice(column, where)
             else:
                 cells[column] = i
         if self._columns.selected[self._columns.key] not in cells:
             raise DataError(f"{where}: its header has no CONTACT_ID; this is no contacts export")
+        # Not before: without a header, these would be the first contact's values.
+        for name in unknown:
+            if name not in self._unknown:
+                self._unknown.add(name)
+                warn_unknown(name)
         return [cells.get(column, len(header)) for column in self._columns.selected]
 
 
