@@ -66,7 +66,7 @@ REFUSED = {
     "count-high": "`allow_count_mismatch`",
     "part-missing": "part(s)",
     "truncated-gzip": "Part 3 of 3: its gzip stream ends too early",
-    "bad-crc": "Part 3 of 3: its gzip stream is damaged",
+    "bad-crc": "Part 3 of 3: its gzip stream is not valid",
     "bad-line": ", line ",
     "bad-width": ", line ",
     "no-contact-id": "contact_id",

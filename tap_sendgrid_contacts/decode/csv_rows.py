@@ -60,13 +60,11 @@ class CsvRows:
                 ]
         except csv.Error as error:
             raise DataError(
-                f"{where}, line {reader.line_num}: this is no CSV ({error}); the part is damaged"
+                f"{where}, line {reader.line_num}: this is no CSV ({error}); {lines.DAMAGED}"
             ) from error
         except UnicodeDecodeError as error:
             line = reader.line_num + 1 + error.object.count(b"\n", 0, error.start)
-            raise DataError(
-                f"{where}, line {line}: this is no UTF-8; the part is damaged"
-            ) from None
+            raise DataError(f"{where}, line {line}: this is no UTF-8; {lines.DAMAGED}") from None
 
     def _row_blocks(self, reader: Any) -> Iterator[list[tuple[int, list[str]]]]:  # noqa: ANN401 - csv has no name for it
         rows: list[tuple[int, list[str]]] = []
@@ -102,7 +100,7 @@ class CsvRows:
     def _parse(self, row: list[str], cells: list[int], width: int, where: str) -> Contact:
         if len(row) != width:
             raise DataError(
-                f"{where}: a row of {len(row)} cells under a header of {width}; the part is damaged"
+                f"{where}: a row of {len(row)} cells under a header of {width}; {lines.DAMAGED}"
             )
         row.append("")
         values: list[Value] = []

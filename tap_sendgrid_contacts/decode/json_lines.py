@@ -13,7 +13,7 @@ from msgspec.structs import astuple
 from singer_sdk.exceptions import DataError
 
 from tap_sendgrid_contacts.decode.contact import Columns, misfit, twice, warn_unknown
-from tap_sendgrid_contacts.decode.lines import line_blocks
+from tap_sendgrid_contacts.decode.lines import DAMAGED, line_blocks
 from tap_sendgrid_contacts.decode.values import DATE, MISFITS, UTC, all_utc, to_kind
 from tap_sendgrid_contacts.schema import KEY, NOT_IN_NAMES
 
@@ -199,7 +199,7 @@ def _fields(line: bytes, where: str) -> Iterator[tuple[bool, str, object]]:
             line.decode("utf-8", "surrogatepass"), strict=False, parse_constant=_refuse
         )
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: this is no JSON; the part is damaged") from error
+        raise DataError(f"{where}: this is no JSON; {DAMAGED}") from error
     custom_fields = contact.pop("custom_fields", None) if isinstance(contact, dict) else []
     if not isinstance(custom_fields, dict | None):
         raise DataError(f"{where}: this is no contact")

@@ -17,10 +17,15 @@ except ImportError:  # no wheel for this machine
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["MAX_ROW_BYTES", "GzipFile", "line_blocks"]
+__all__ = ["DAMAGED", "MAX_ROW_BYTES", "GzipFile", "line_blocks"]
 
 MAX_ROW_BYTES = 16 * 1024 * 1024
 """Longest contact accepted: what bounds the memory when a file is not what it should be."""
+
+DAMAGED = (
+    "the part is damaged; run again, and if it stays so, without state (Meltano: --full-refresh) "
+    "for a new export"
+)
 
 _BLOCK_BYTES = 64 * 1024
 
@@ -38,10 +43,8 @@ def line_blocks(part: BinaryIO, where: str) -> Iterator[bytes]:
         try:
             chunk = stream.read(_BLOCK_BYTES)
         except (EOFError, OSError, zlib_error) as error:
-            what = "ends too early" if isinstance(error, EOFError) else "is damaged"
-            raise DataError(
-                f"{where}: its gzip stream {what}; run again, for a new download"
-            ) from error
+            what = "ends too early" if isinstance(error, EOFError) else "is not valid"
+            raise DataError(f"{where}: its gzip stream {what}; {DAMAGED}") from error
         if first and chunk:
             chunk = chunk.removeprefix(codecs.BOM_UTF8)
             first = False
