@@ -181,7 +181,7 @@ class CredentialsError(Exception):
 @pytest.mark.parametrize("when", ["open", "write", "commit"])
 @pytest.mark.parametrize("compression", ["gzip", "none"])
 def test_an_error_of_the_storage_is_told_as_one(
-    monkeypatch: pytest.MonkeyPatch, when: str, compression: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, when: str, compression: str
 ) -> None:
     class File(io.BytesIO):
         @override
@@ -203,7 +203,7 @@ def test_an_error_of_the_storage_is_told_as_one(
         return File()
 
     monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem._open", open_file)
-    config = BatchConfig.from_dict(batch_config(Path.cwd(), compression))
+    config = BatchConfig.from_dict(batch_config(tmp_path, compression))
     chunk = Chunk(os.urandom(2**20), 1, Position(datetime.now(timezone.utc), {}))
     with pytest.raises(FatalSyncError, match=r"its storage: CredentialsError$"):
         list(write_files([chunk], config, "contacts"))

@@ -21,6 +21,7 @@ from tap_sendgrid_contacts.sandbox.account import Account
 from tap_sendgrid_contacts.tap import TapSendGridContacts
 from tests.conftest import Sandbox, Tap, serve
 from tests.warehouse import (
+    CUSTOM_FIELDS,
     MELTANO,
     Csv,
     Database,
@@ -179,9 +180,6 @@ def test_the_readme_has_every_setting_with_type_and_default(about: dict[str, Any
 # --- meltano run ----------------------------------------------------------------------------
 
 CONTACTS = 200
-# Among them: names that are long, that are the same up to the 63rd character, and that a
-# careless prefix makes the same as a reserved one. Day 2 brings one more.
-CUSTOM_FIELDS = 16
 SIZE = ("--contacts", str(CONTACTS), "--custom-fields", str(CUSTOM_FIELDS), "--pending", "0")
 
 

@@ -14,6 +14,7 @@ import pytest
 from tap_sendgrid_contacts.sandbox.account import Account
 from tests.conftest import Run, Sandbox, Tap, serve
 from tests.warehouse import (
+    CUSTOM_FIELDS,
     SINGER_TOOLS,
     TARGET_STITCH,
     DuckDb,
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.xdist_group("targets")
 
 CONTACTS = 300
-# Among them: names that are long, that are the same up to the 63rd character, and that a
-# careless prefix makes the same as a reserved one. Day 2 brings one more.
-CUSTOM_FIELDS = 16
 SIZE = ("--contacts", str(CONTACTS), "--custom-fields", str(CUSTOM_FIELDS), "--pending", "0")
 
 
@@ -123,11 +121,7 @@ DELETED = "_sdc_deleted_at"
     ids=["Postgres", "Postgres-hard_delete", "DuckDb"],
 )
 def test_contacts_that_are_gone_are_deleted_on_request(
-    days: Days,
-    target: Made,
-    kind: type[Target],
-    config: dict[str, bool],
-    outcome: str,
+    days: Days, target: Made, kind: type[Target], config: dict[str, bool], outcome: str
 ) -> None:
     first, second = (days(number, emit_activate_version_messages=True) for number in (1, 2))
     there = target(kind, **config)
