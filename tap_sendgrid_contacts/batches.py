@@ -1,8 +1,9 @@
-"""Contacts to BATCH files: JSON lines in any storage that fsspec reaches."""
+"""Write BATCH files: JSON lines in any storage that fsspec supports."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import uuid
 from typing import IO, TYPE_CHECKING, NamedTuple
@@ -18,110 +19,118 @@ if TYPE_CHECKING:
 
     from singer_sdk.helpers._batch import BatchConfig
 
-    from tap_sendgrid_contacts.position import Position
+    from tap_sendgrid_contacts.checkpoint import Checkpoint
 
-# Made for speed: smaller files would cost more time than they save.
+# Fast: a higher level would cost more time than the smaller files save.
 _GZIP_LEVEL = 1
 
 
-class Chunk(NamedTuple):
-    """Records that go into one file together.
+class EncodedChunk(NamedTuple):
+    """Records that are written to the same file.
 
     Attributes:
         lines: The records as JSON lines.
-        rows: How many they are, no more than a file may have.
-        position: How far the export is read behind them.
+        rows: Their number, not more than the batch size.
+        checkpoint: Valid once the records are durable.
     """
 
     lines: bytes
     rows: int
-    position: Position
+    checkpoint: Checkpoint
 
 
-def check(config: BatchConfig) -> None:
-    """Raise `ConfigurationError` for what the tap does not write."""
+def validate_batch_config(config: BatchConfig) -> None:
+    """Raise `ConfigurationError` for formats and storages that are not supported."""
     encoding = config.encoding
-    if encoding.format != "jsonl" or encoding.compression not in {None, "none", "gzip"}:
-        raise ConfigurationError(
-            "`batch_config`: files are written as jsonl, with compression gzip or none"
-        )
+    if encoding.format != "jsonl":
+        raise ConfigurationError("batch_config.encoding.format: only jsonl is supported")
+    if encoding.compression not in {None, "none", "gzip"}:
+        raise ConfigurationError("batch_config.encoding.compression: use gzip or none")
     if config.batch_size < 1:
-        raise ConfigurationError("`batch_config`: batch_size must be at least 1")
+        raise ConfigurationError("batch_config.batch_size must be at least 1")
     try:
         fsspec.get_filesystem_class(get_protocol(config.storage.root))
     except (ImportError, ValueError) as error:
-        raise ConfigurationError(f"`batch_config`, `storage`: {error}") from error
+        raise ConfigurationError(f"batch_config.storage.root: {error}") from error
 
 
-def write_files(
-    chunks: Iterable[Chunk], config: BatchConfig, name: str
-) -> Iterator[tuple[str | None, Position]]:
+def write_batch_files(
+    chunks: Iterable[EncodedChunk], config: BatchConfig, name: str
+) -> Iterator[tuple[list[str], int, Checkpoint]]:
     """Write files of up to `batch_size` records.
 
     Args:
         chunks: The records, in order.
-        config: Where to, how many records a file, and whether gzipped.
-        name: What the files' names begin with.
+        config: Storage, records per file, compression.
+        name: Prefix of the file names.
 
     Yields:
-        A file's URL, when it is whole, and the position behind its records; the URL is None
-        where there were no records.
+        The manifest of a complete file, the number of its records, and the checkpoint after
+        them; an empty manifest where there were no records to write.
 
     Raises:
-        FatalSyncError: When the storage does not take a file.
+        FatalSyncError: If a file cannot be written to the storage.
     """
-    gzipped = config.encoding.compression == "gzip"
-    run = f"{config.storage.prefix or ''}{name}-{uuid.uuid4()}"
+    is_gzip = config.encoding.compression == "gzip"
+    prefix = f"{config.storage.prefix or ''}{name}-{uuid.uuid4()}"
     source = iter(chunks)
     chunk = next(source, None)
     number = 0
     while chunk:
         if not chunk.rows:
-            yield None, chunk.position
+            yield [], 0, chunk.checkpoint
             chunk = next(source, None)
             continue
         number += 1
-        url = config.storage.get_url(f"{run}-{number}.jsonl{'.gz' if gzipped else ''}")
+        url = config.storage.get_url(f"{prefix}-{number}.jsonl{'.gz' if is_gzip else ''}")
         rows = 0
-        stack = contextlib.ExitStack()
-        try:
-            with _in_words():
-                files, path = fsspec.url_to_fs(url, **config.storage.params)
-                files.makedirs(path.rpartition("/")[0], exist_ok=True)
-                # What is not finished is discarded; the SDK's `open` would leave it behind.
-                stack.enter_context(files.transaction)
-                raw = stack.enter_context(files.open(path, "wb"))
-                file = stack.enter_context(_writer(raw, gzipped=gzipped))
+        with _open(url, config, is_gzip=is_gzip) as file:
             while chunk and rows + chunk.rows <= config.batch_size:
-                with _in_words():
+                with _map_storage_errors():
                     file.write(chunk.lines)
                 rows += chunk.rows
-                position = chunk.position
+                checkpoint = chunk.checkpoint
                 chunk = next(source, None)
-            with _in_words():
-                stack.close()
-        except BaseException:
-            # Where writing failed closing may fail too, and would hide why.
-            with contextlib.suppress(Exception):
-                stack.__exit__(*sys.exc_info())
-            raise
-        yield url, position
+        yield [url], rows, checkpoint
 
 
 @contextlib.contextmanager
-def _in_words() -> Iterator[None]:
-    """Put what a storage raises into words: each has exceptions of its own."""
+def _open(url: str, config: BatchConfig, *, is_gzip: bool) -> Iterator[IO[bytes]]:
+    """Open a file that appears in the storage only if the block ends without an exception."""
+    stack = contextlib.ExitStack()
+    try:
+        with _map_storage_errors():
+            filesystem, path = fsspec.url_to_fs(url, **config.storage.params)
+            filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
+            # Discards what is unfinished; the SDK's `open` would leave it behind.
+            stack.enter_context(filesystem.transaction)
+            raw = stack.enter_context(filesystem.open(path, "wb"))
+            file = stack.enter_context(_compressed(raw, is_gzip=is_gzip))
+        yield file
+        with _map_storage_errors():
+            stack.close()
+    except BaseException:
+        # After a failed write, closing may fail too; that error would hide the first one.
+        with contextlib.suppress(Exception):
+            stack.__exit__(*sys.exc_info())
+        raise
+    if get_protocol(url) in {"file", "local"}:
+        # Contacts are for the owner only, whatever the umask.
+        os.chmod(path, 0o600)  # noqa: PTH101 - a path of fsspec
+
+
+@contextlib.contextmanager
+def _map_storage_errors() -> Iterator[None]:
+    """Map the errors of storage backends, each of which has its own, to `FatalSyncError`."""
     try:
         yield
     except Exception as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
-        raise FatalSyncError(
-            f"`batch_config`: a file could not be written to its storage: {reason}"
-        ) from error
+        raise FatalSyncError(f"batch_config: failed to write batch file: {reason}") from error
 
 
-def _writer(raw: IO[bytes], *, gzipped: bool) -> contextlib.AbstractContextManager[IO[bytes]]:
-    if not gzipped:
+def _compressed(raw: IO[bytes], *, is_gzip: bool) -> contextlib.AbstractContextManager[IO[bytes]]:
+    if not is_gzip:
         return contextlib.nullcontext(raw)
     file: IO[bytes] = GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=_GZIP_LEVEL)
     return file

@@ -1,12 +1,10 @@
-"""INCREMENTAL replication: contacts changed since the bookmark, and the bookmark behind them."""
+"""INCREMENTAL replication: emit the contacts updated since the bookmark."""
 
 from __future__ import annotations
 
 import logging
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
-
-from tap_sendgrid_contacts.decode.values import MISFITS, parse_date
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,79 +12,66 @@ if TYPE_CHECKING:
 
     from tap_sendgrid_contacts.decode.contact import Contact
 
-    Pick = Callable[[list[Contact], datetime | None], tuple[list[Contact], datetime | None]]
+    ContactFilter = Callable[
+        [list[Contact], datetime | None], tuple[list[Contact], datetime | None]
+    ]
 
 REPLICATION_KEY = "updated_at"
 
 logger = logging.getLogger(__name__)
 
 
-def picker(state: dict[str, Any], source: dict[str, Any], start_date: str | None) -> Pick:
-    """Choose the contacts to send.
+def emit_all(
+    contacts: list[Contact], max_updated_at: datetime | None
+) -> tuple[list[Contact], datetime | None]:
+    """Return all contacts: the filter of FULL_TABLE."""
+    return contacts, max_updated_at
+
+
+def make_incremental_filter(
+    bookmark: datetime | None, start_date: datetime | None
+) -> ContactFilter:
+    """Make the filter of INCREMENTAL.
 
     Args:
-        state: The stream's state.
-        source: Whose contacts they are: the bookmark of others means nothing.
-        start_date: The earliest `updated_at` to send.
+        bookmark: The bookmark of the last run, if any.
+        start_date: The earliest `updated_at` to emit, if any.
 
     Returns:
-        A function of some contacts and the latest `updated_at` so far; it gives those to send,
-        and the latest `updated_at` behind them.
+        A function from contacts and the latest `updated_at` so far to the contacts to emit and
+        the latest `updated_at` including theirs.
     """
-    logger.warning(
-        "INCREMENTAL leaves out contacts that came into a list or segment without any change "
-        "to their updated_at, and never tells of those that left; FULL_TABLE does neither"
+    since = max(filter(None, (bookmark, start_date)), default=None)
+    logger.info(
+        "Emitting %s. INCREMENTAL misses contacts that join a list or segment with updated_at "
+        "unchanged, and never reports contacts that left; FULL_TABLE with "
+        "emit_activate_version_messages covers both",
+        f"contacts updated since {since}" if since else "all contacts",
     )
-    bookmark = _bookmark(state, source)
-    if bookmark is None and "replication_key_value" in state:
-        logger.info("The bookmark is of other lists, segments or account, or no date: not used")
-    start = parse_date(start_date) if start_date else None
-    since = max(filter(None, (bookmark, start)), default=None)
-    logger.info("Sending %s", f"contacts updated since {since}" if since else "all contacts")
     updated_at: Callable[[Contact], datetime | None] = attrgetter(REPLICATION_KEY)
 
-    def pick(
-        contacts: list[Contact], newest: datetime | None
+    def filter_contacts(
+        contacts: list[Contact], max_updated_at: datetime | None
     ) -> tuple[list[Contact], datetime | None]:
-        moments = list(map(updated_at, contacts))
-        picked = [
+        timestamps = list(map(updated_at, contacts))
+        recent = [
             contact
-            for contact, moment in zip(contacts, moments, strict=True)
-            # What has no time may be new.
-            if since is None or moment is None or moment >= since
+            for contact, timestamp in zip(contacts, timestamps, strict=True)
+            # A contact without timestamp may be new.
+            if since is None or timestamp is None or timestamp >= since
         ]
-        return picked, max((m for m in (newest, *moments) if m), default=None)
+        latest = max((ts for ts in (max_updated_at, *timestamps) if ts), default=None)
+        return recent, latest
 
-    return pick
+    return filter_contacts
 
 
-def set_bookmark(
-    state: dict[str, Any],
-    source: dict[str, Any],
-    newest: datetime,
-    export_created_at: datetime | None,
-) -> None:
-    """Set the bookmark for the next run, never back.
+def next_bookmark(max_updated_at: datetime, export_created_at: datetime | None) -> datetime:
+    """Return the bookmark after a complete export.
 
     Args:
-        state: The stream's state.
-        source: Whose contacts they are.
-        newest: The latest `updated_at` read.
-        export_created_at: When SendGrid made the export, if it says.
+        max_updated_at: The latest `updated_at` read.
+        export_created_at: When SendGrid created the export, if it says.
     """
-    # What changed while the export was made may be in it or not: the next one has it.
-    reached = min(newest, export_created_at or newest)
-    reached = max(reached, _bookmark(state, source) or reached)
-    state["replication_key"] = REPLICATION_KEY
-    state["replication_key_value"] = reached.isoformat().replace("+00:00", "Z")
-    state["source"] = source
-
-
-def _bookmark(state: dict[str, Any], source: dict[str, Any]) -> datetime | None:
-    """The state's bookmark, if it is one of the same contacts."""
-    if state.get("source") != source:
-        return None
-    try:
-        return parse_date(state["replication_key_value"])
-    except (LookupError, *MISFITS):
-        return None
+    # A change during the export may be in it or not: the next export contains it.
+    return min(max_updated_at, export_created_at or max_updated_at)

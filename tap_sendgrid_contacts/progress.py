@@ -1,4 +1,4 @@
-"""How an export comes along: a line that lives on a terminal, log lines now and then elsewhere."""
+"""Progress reporting: a live status line on a TTY, periodic log lines otherwise."""
 
 from __future__ import annotations
 
@@ -9,69 +9,87 @@ from datetime import timedelta
 
 logger = logging.getLogger(__name__)
 
-_SECONDS_BETWEEN_LOG_LINES = 30.0
-_SECONDS_BETWEEN_FRAMES = 0.2
+_LOG_INTERVAL = 30.0
+_TTY_INTERVAL = 0.2
 
 
-class Progress:
-    """Tells of one export.
+class ProgressReporter:
+    """Reports the progress of one export.
 
     Attributes:
-        bytes: Bytes downloaded so far.
-        sent: Contacts sent so far by this run.
+        bytes_downloaded: Bytes of the parts downloaded by this run.
     """
 
     def __init__(self) -> None:
-        self.bytes = self.sent = 0
-        self._live = sys.stderr.isatty()
-        self._interval = _SECONDS_BETWEEN_FRAMES if self._live else _SECONDS_BETWEEN_LOG_LINES
-        self._started = self._shown = time.monotonic()
-        self._before = 0
-        self._waited = 0.0
+        self.bytes_downloaded = 0
+        self._is_tty = sys.stderr is not None and sys.stderr.isatty()
+        self._interval = _TTY_INTERVAL if self._is_tty else _LOG_INTERVAL
+        self._started = self._last_report = time.monotonic()
+        self._resumed_contacts = 0
+        self._wait_seconds = 0.0
 
-    def pause(self, seconds: float, why: str) -> None:
-        """Wait, and say why."""
+    def wait(self, seconds: float, reason: str) -> None:
+        """Sleep, and report why."""
         end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            self._say(f"{why} after {self._elapsed()}; looking again in {left:.0f} s")
-            time.sleep(min(left, 1.0) if self._live else left)
+        while (remaining := end - time.monotonic()) > 0:
+            self._emit(f"{reason} ({self._elapsed()} elapsed); next poll in {remaining:.0f} s")
+            time.sleep(min(remaining, 1.0) if self._is_tty else remaining)
 
-    def loading(self, contacts: int) -> None:
-        """Begin to load, with so many contacts loaded by an earlier run."""
+    def start_reading(self, resumed_contacts: int) -> None:
+        """Start the clock of the transfer.
+
+        Args:
+            resumed_contacts: Contacts that an earlier run has read.
+        """
         now = time.monotonic()
-        self._waited, self._started, self._shown = now - self._started, now, now
-        self._before = contacts
+        self._wait_seconds = now - self._started
+        self._started = self._last_report = now
+        self._resumed_contacts = resumed_contacts
 
-    def show(self, where: str, contacts: int, promised: int | None) -> None:
-        """Say how many contacts are loaded, if it is time to."""
-        total = "" if promised is None else f" of {promised:,}"
-        self.tell(f"{where}: {contacts:,}{total} contacts, {self._rate(contacts):,.0f}/s")
+    def report_contacts(self, label: str, contacts: int, expected: int | None) -> None:
+        """Report how many contacts were read, if a report is due."""
+        if self._is_due():
+            total = "" if expected is None else f" of {expected:,}"
+            rate = f"{self._rate(contacts):,.0f}/s"
+            self._emit(f"{label}: {contacts:,}{total} contacts, {rate} ({self._elapsed()} elapsed)")
 
-    def tell(self, text: str) -> None:
-        """Say how far it is, if it is time to."""
-        now = time.monotonic()
-        if now - self._shown >= self._interval:
-            self._shown = now
-            self._say(f"{text}, after {self._elapsed()}")
+    def report(self, text: str) -> None:
+        """Report some text, if a report is due."""
+        if self._is_due():
+            self._emit(f"{text} ({self._elapsed()} elapsed)")
 
-    def summary(self, contacts: int, parts: int) -> str:
-        """Sum up a complete load: contacts, parts and bytes, times and rate."""
+    def summary(self, contacts: int, parts: int, emitted: int) -> str:
+        """Return the summary of a complete export.
+
+        Args:
+            contacts: Contacts read, earlier runs included.
+            parts: Number of parts.
+            emitted: Records emitted by this run.
+        """
         return (
-            f"{contacts:,} contacts in {parts} part(s), {self.sent:,} sent by this run, "
-            f"{self.bytes / 1e6:,.1f} MB downloaded; waited {self._waited:,.1f} s, "
-            f"loaded for {time.monotonic() - self._started:,.1f} s, "
+            f"{contacts:,} contacts in {parts} part(s), {emitted:,} emitted by this run, "
+            f"{self.bytes_downloaded / 1e6:,.1f} MB downloaded; "
+            f"waited {self._wait_seconds:,.1f} s, "
+            f"read for {time.monotonic() - self._started:,.1f} s, "
             f"{self._rate(contacts):,.0f} contacts/s"
         )
 
+    def _is_due(self) -> bool:
+        now = time.monotonic()
+        is_due = now - self._last_report >= self._interval
+        if is_due:
+            self._last_report = now
+        return is_due
+
     def _rate(self, contacts: int) -> float:
-        return (contacts - self._before) / max(time.monotonic() - self._started, 1e-3)
+        return (contacts - self._resumed_contacts) / max(time.monotonic() - self._started, 1e-3)
 
     def _elapsed(self) -> timedelta:
         return timedelta(seconds=round(time.monotonic() - self._started))
 
-    def _say(self, text: str) -> None:
-        if self._live:
-            # Back to the start of the line: the next frame, or a log line, writes over it.
+    def _emit(self, text: str) -> None:
+        if self._is_tty:
+            # Back to the start of the line: the next report, or a log line, overwrites it.
             sys.stderr.write(f"{text}\x1b[K\r")
             sys.stderr.flush()
         else:

@@ -1,4 +1,4 @@
-"""Contact columns: the reserved ones, and one for each custom field."""
+"""Columns of the contacts stream and their JSON schema."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from singer_sdk.exceptions import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from tap_sendgrid_contacts.client import FieldDefinition
+    from tap_sendgrid_contacts.api.client import FieldDefinition
 
-Kind = Literal["text", "number", "date", "list"]
+ColumnType = Literal["text", "number", "date", "list"]
 
-KEY = "contact_id"
-"""The key: an email may be null, since SendGrid knows contacts by phone or other ids too."""
+PRIMARY_KEY = "contact_id"
+"""Not the email: it can be null, since SendGrid also identifies contacts by phone or other ids."""
 
-RESERVED: dict[str, Kind] = {
-    KEY: "text",
+RESERVED_FIELDS: dict[str, ColumnType] = {
+    PRIMARY_KEY: "text",
     "email": "text",
     "first_name": "text",
     "last_name": "text",
@@ -41,25 +41,25 @@ RESERVED: dict[str, Kind] = {
     "created_at": "date",
     "updated_at": "date",
 }
-"""Columns that every export has, in the order of the records."""
+"""Fields that every account has, in the order of the records."""
 
-NOT_IN_NAMES = re.compile(r'["\\\x00-\x1f\ud800-\udfff]')
-"""What msgspec takes in no name; SendGrid has none of it either."""
+FORBIDDEN_NAME_CHARS = re.compile(r'["\\\x00-\x1f\ud800-\udfff]')
+"""Characters msgspec rejects in field names; SendGrid does not allow them either."""
 
 _CUSTOM_PREFIX = "custom_"
 
-# Postgres cuts longer names, and two cut names may be the same.
-_NAME_BYTES = 63
+# PostgreSQL truncates longer identifiers, and two truncated ones may be equal.
+_MAX_IDENTIFIER_BYTES = 63
 
-# Only these four: other forms make some target drop the column or the load.
-_JSON_SCHEMA: dict[Kind, dict[str, Any]] = {
+# Only these four: with other types some targets drop the column or abort the load.
+_JSON_SCHEMA: dict[ColumnType, dict[str, Any]] = {
     "text": {"type": ["string", "null"]},
     "number": {"type": ["number", "null"]},
     "date": {"type": ["string", "null"], "format": "date-time"},
     "list": {"type": ["array", "null"], "items": {"type": "string"}},
 }
 
-_FIELD_TYPES: dict[str, Kind] = {"Text": "text", "Number": "number", "Date": "date"}
+_FIELD_TYPES: dict[str, ColumnType] = {"Text": "text", "Number": "number", "Date": "date"}
 
 
 class Column(NamedTuple):
@@ -68,94 +68,96 @@ class Column(NamedTuple):
     Attributes:
         name: Name in the record.
         field: Name in the export: the reserved name, or the custom field's own.
-        custom: Whether it stands under `custom_fields` in JSON.
-        kind: Type of its values.
-        selected: Whether records have it.
+        is_custom: Whether it is a custom field (under `custom_fields` in JSON).
+        type: Type of its values.
+        is_selected: Whether records have it.
     """
 
     name: str
     field: str
-    custom: bool
-    kind: Kind
-    selected: bool
+    is_custom: bool
+    type: ColumnType
+    is_selected: bool
 
 
-def contacts_schema(custom_fields: Iterable[FieldDefinition]) -> dict[str, Any]:
-    """Describe contacts as a JSON schema.
+def build_schema(custom_fields: Iterable[FieldDefinition]) -> dict[str, Any]:
+    """Build the JSON schema of contacts.
 
     Args:
         custom_fields: The account's custom fields.
 
     Returns:
-        The schema, one property a column.
+        The schema, one property per column.
     """
-    properties = {name: dict(_JSON_SCHEMA[kind]) for name, kind in RESERVED.items()}
+    properties = {name: dict(_JSON_SCHEMA[type_]) for name, type_ in RESERVED_FIELDS.items()}
     for field in custom_fields:
-        # A type SendGrid adds later is text until the tap knows better.
-        kind = _FIELD_TYPES.get(field.field_type, "text")
-        properties[_custom_column(field.name, field.id)] = {
-            **_JSON_SCHEMA[kind],
+        # Types that SendGrid may add are read as text.
+        column_type = _FIELD_TYPES.get(field.field_type, "text")
+        properties[_column_name(field.name, field.id)] = {
+            **_JSON_SCHEMA[column_type],
             "title": field.name,
             "description": f"Custom field {field.name} ({field.id}, {field.field_type})",
         }
     return {"type": "object", "properties": properties}
 
 
-def columns_of(schema: dict[str, Any], is_selected: Callable[[str], bool]) -> list[Column]:
-    """Read the columns back from a schema, which may have come with a catalog.
+def columns_from_schema(schema: dict[str, Any], is_selected: Callable[[str], bool]) -> list[Column]:
+    """Return the columns of a schema, which may be that of a catalog.
 
     Args:
-        schema: A schema as `contacts_schema` makes it, possibly older or edited.
-        is_selected: Tells whether a column, by name, is selected. The key always is.
+        schema: A schema as `build_schema` makes it, possibly older or edited.
+        is_selected: Returns whether a column, by name, is selected. The key always is.
 
     Returns:
         The columns, reserved ones first.
 
     Raises:
-        ConfigurationError: When it has no key, two columns for one field, or a name that no
-            column can have.
+        ConfigurationError: If the key is missing, two columns are of the same field, or a column
+            has an invalid name.
     """
-    if KEY not in schema.get("properties", {}):
-        raise ConfigurationError(f"The catalog's stream has no {KEY}; discover again")
+    if PRIMARY_KEY not in schema.get("properties", {}):
+        raise ConfigurationError(
+            f"{PRIMARY_KEY} missing from the catalog's schema; re-run discovery"
+        )
     columns = [
         Column(
             name=name,
-            field=_field(name, definition),
-            custom=name.startswith(_CUSTOM_PREFIX),
-            kind="text" if name == KEY else _kind(definition),
-            selected=name == KEY or is_selected(name),
+            field=_source_field(name, definition),
+            is_custom=name.startswith(_CUSTOM_PREFIX),
+            type="text" if name == PRIMARY_KEY else _column_type(definition),
+            is_selected=name == PRIMARY_KEY or is_selected(name),
         )
         for name, definition in schema["properties"].items()
     ]
     names: dict[tuple[bool, str], str] = {}
     for column in columns:
-        if NOT_IN_NAMES.search(column.name):
-            raise ConfigurationError(f"The catalog's column {column.name!a} cannot have that name")
-        other = names.setdefault((column.custom, column.field.lower()), column.name)
+        if FORBIDDEN_NAME_CHARS.search(column.name):
+            raise ConfigurationError(f"Invalid column name {column.name!a} in the catalog")
+        other = names.setdefault((column.is_custom, column.field.lower()), column.name)
         if other != column.name:
             raise ConfigurationError(
-                f"The catalog's columns {other} and {column.name} are both of the field "
-                f"{column.field}; discover again"
+                f"The catalog's columns {other} and {column.name} map to the same field "
+                f"'{column.field}'; re-run discovery"
             )
-    return sorted(columns, key=lambda column: column.custom)
+    return sorted(columns, key=lambda column: column.is_custom)
 
 
-def _custom_column(name: str, field_id: str) -> str:
-    wanted = _CUSTOM_PREFIX + name.lower()
-    column = re.sub(r"[^a-z0-9_]", "_", wanted)
-    if column == wanted and len(column) <= _NAME_BYTES:
-        return column
+def _column_name(field_name: str, field_id: str) -> str:
+    full_name = _CUSTOM_PREFIX + field_name.lower()
+    name = re.sub(r"[^a-z0-9_]", "_", full_name)
+    if name == full_name and len(name) <= _MAX_IDENTIFIER_BYTES:
+        return name
     digest = hashlib.sha256(field_id.encode()).hexdigest()[:8]
-    return f"{column[: _NAME_BYTES - len(digest) - 1]}_{digest}"
+    return f"{name[: _MAX_IDENTIFIER_BYTES - len(digest) - 1]}_{digest}"
 
 
-def _field(column: str, definition: dict[str, Any]) -> str:
-    if not column.startswith(_CUSTOM_PREFIX):
-        return column
-    return str(definition.get("title") or column.removeprefix(_CUSTOM_PREFIX))
+def _source_field(column_name: str, definition: dict[str, Any]) -> str:
+    if not column_name.startswith(_CUSTOM_PREFIX):
+        return column_name
+    return str(definition.get("title") or column_name.removeprefix(_CUSTOM_PREFIX))
 
 
-def _kind(definition: dict[str, Any]) -> Kind:
+def _column_type(definition: dict[str, Any]) -> ColumnType:
     types = definition.get("type", ())
     if "array" in types:
         return "list"

@@ -1,4 +1,4 @@
-"""A part's bytes to contacts: gunzip, then JSON lines or CSV.
+"""Decode a part's bytes to contacts: gunzip, then JSON lines or CSV.
 
 JSON and CSV give the same contacts: empty and missing are `None`, dates are aware and in UTC,
 whole numbers are `int`.
@@ -6,31 +6,50 @@ whole numbers are `int`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-from tap_sendgrid_contacts.decode.contact import Contact
-from tap_sendgrid_contacts.decode.csv_rows import CsvRows
-from tap_sendgrid_contacts.decode.json_lines import JsonLines
+from tap_sendgrid_contacts.decode.contact import ColumnLayout
+from tap_sendgrid_contacts.decode.csv import CsvDecoder
+from tap_sendgrid_contacts.decode.jsonl import JsonlDecoder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from tap_sendgrid_contacts.decode.contact import Contact, OnInvalidValue
     from tap_sendgrid_contacts.schema import Column
 
-Decoder = Callable[[BinaryIO, str], Iterator[list[Contact]]]
-"""Takes a part's file and the part's name for errors; gives contacts, a block at a time."""
+
+class Decoder(Protocol):
+    """Decodes the parts of one export."""
+
+    def decode(self, part: BinaryIO, label: str) -> Iterator[list[Contact]]:
+        """Decode a part.
+
+        Args:
+            part: The file.
+            label: Name of the part for errors.
+
+        Yields:
+            Contacts, a block at a time.
+
+        Raises:
+            DataError: On a contact that is not complete and typed; the message contains part,
+                line and column, never a value.
+        """
+
+    def log_invalid_values(self) -> None:
+        """Warn of the number of invalid values in each column."""
 
 
-def decoder(file_type: str, columns: Sequence[Column]) -> Decoder:
-    """Choose how parts are decoded.
+def make_decoder(
+    file_type: str, columns: Sequence[Column], on_invalid_value: OnInvalidValue = "fail"
+) -> Decoder:
+    """Make the decoder of a file type.
 
     Args:
-        file_type: `json` or `csv`, as the export was asked for.
+        file_type: `json` or `csv`, as requested from SendGrid.
         columns: All columns of the catalog, selected or not.
-
-    Returns:
-        A function from a part to its contacts. It raises `DataError`, naming part, line and
-        column and never a value, on whatever is not a whole and typed contact.
+        on_invalid_value: `fail`, or `null` to replace invalid values.
     """
-    return JsonLines(columns).decode if file_type == "json" else CsvRows(columns).decode
+    decoder_class = JsonlDecoder if file_type == "json" else CsvDecoder
+    return decoder_class(ColumnLayout(columns, on_invalid_value))

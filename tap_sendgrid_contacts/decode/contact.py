@@ -1,15 +1,16 @@
-"""What a contact is, and what is wrong with one."""
+"""The contact struct, its columns, and data errors."""
 
 from __future__ import annotations
 
 import logging
 import re
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 from singer_sdk.exceptions import DataError
 
-from tap_sendgrid_contacts.schema import KEY
+from tap_sendgrid_contacts.schema import PRIMARY_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,20 +21,22 @@ if TYPE_CHECKING:
 Contact = msgspec.Struct
 """A struct whose fields are the selected columns, in their order."""
 
+OnInvalidValue = Literal["fail", "null"]
+
 logger = logging.getLogger(__name__)
 
 _ATTRIBUTE = re.compile(r"[a-z][a-z0-9_]*")
 
 
-def contact_type(names: Sequence[str]) -> Callable[..., Contact]:
-    """Make the type of contacts.
+def make_contact_class(names: Sequence[str]) -> Callable[..., Contact]:
+    """Make the struct class of contacts.
 
     Args:
-        names: Names of the selected columns. A contact's attributes have them too, where Python
-            can.
+        names: Names of the selected columns. They are also the names of the attributes, where
+            Python allows that.
 
     Returns:
-        The type; it takes the values in the order of the names.
+        The class; it takes the values in the order of the names.
     """
     return msgspec.defstruct(
         "Contact",
@@ -45,54 +48,74 @@ def contact_type(names: Sequence[str]) -> Callable[..., Contact]:
     )
 
 
-class Columns:
+class ColumnLayout:
     """The catalog's columns as both decoders need them.
 
     Args:
         columns: All columns, selected or not.
+        on_invalid_value: Whether an invalid value is an error or null.
 
     Attributes:
-        selected: Those that contacts have, in order.
-        key: Which of these is the key.
-        by_field: All, by whether they are custom and by their field in lower case: fields are
-            unique ignoring case.
-        make: Makes a contact of its values.
+        selected: The columns that contacts have, in order.
+        key_index: Index of the key in these.
+        by_field: All columns by `is_custom` and lower-case field: fields are unique ignoring case.
+        contact_class: Makes a contact of its values.
     """
 
-    def __init__(self, columns: Sequence[Column]) -> None:
-        self.selected = [column for column in columns if column.selected]
+    def __init__(self, columns: Sequence[Column], on_invalid_value: OnInvalidValue) -> None:
+        self.selected = [column for column in columns if column.is_selected]
         names = [column.name for column in self.selected]
-        self.key = names.index(KEY)
-        self.by_field = {(column.custom, column.field.lower()): column for column in columns}
-        self.make = contact_type(names)
+        self.key_index = names.index(PRIMARY_KEY)
+        self.by_field = {(column.is_custom, column.field.lower()): column for column in columns}
+        self.contact_class = make_contact_class(names)
+        self._on_invalid_value = on_invalid_value
+        self._invalid_values: Counter[Column] = Counter()
 
-    def contact(self, values: Sequence[Value], where: str) -> Contact:
-        """Make a contact; raises `DataError` for one that has no key."""
-        if values[self.key] is None:
-            raise DataError(f"{where}: {KEY} is missing")
-        return self.make(*values)
+    def build(self, values: Sequence[Value], location: object) -> Contact:
+        """Build a contact; raises `DataError` if it has no key."""
+        if values[self.key_index] is None:
+            raise DataError(f"{location}: {PRIMARY_KEY} is missing")
+        return self.contact_class(*values)
+
+    def replace_invalid(self, column: Column, location: object) -> None:
+        """Count an invalid value, which becomes null.
+
+        Raises:
+            DataError: If invalid values are errors.
+        """
+        if self._on_invalid_value == "fail":
+            raise DataError(
+                f"{location}, column {column.name}: invalid {column.type} value. To emit null "
+                "instead, set on_invalid_value to null; or deselect the column"
+            )
+        if column not in self._invalid_values:
+            logger.warning(
+                "%s, column %s: invalid %s value; emitting null for such values",
+                location,
+                column.name,
+                column.type,
+            )
+        self._invalid_values[column] += 1
+
+    def log_invalid_values(self) -> None:
+        """Warn of the number of invalid values in each column."""
+        for column, count in self._invalid_values.items():
+            logger.warning(
+                "Column %s: %d invalid %s value(s) emitted as null", column.name, count, column.type
+            )
 
 
-def warn_unknown(field: str) -> None:
-    """Tell of a field that there is no column for."""
+def warn_unmapped_field(field: str) -> None:
+    """Warn of a field of the export that has no column."""
     logger.warning(
-        "The export has a field %.100r that the catalog lacks: it is not loaded. If it is a "
-        "custom field, discover again, with a key that may read field definitions, to get its "
-        "column (Meltano: meltano run --refresh-catalog).",
+        "Ignoring unknown field %.100a (not in catalog). If it is a custom field, re-run "
+        "discovery to get its column (Meltano: meltano run --refresh-catalog)",
         field,
     )
 
 
-def twice(column: Column, where: str) -> DataError:
-    """The error for two fields of one column."""
+def duplicate_field_error(column: Column, location: object) -> DataError:
+    """Return the error for two fields of one column."""
     return DataError(
-        f"{where}: two fields are column {column.name} when upper and lower case are ignored"
-    )
-
-
-def misfit(column: Column, where: str) -> DataError:
-    """The error for a value that is not of its column's type."""
-    return DataError(
-        f"{where}, column {column.name}: the value is not of the column's type, {column.kind}; "
-        "to load all others, deselect the column"
+        f"{location}: duplicate field for column {column.name} (names differ only in case)"
     )

@@ -1,4 +1,4 @@
-"""Bytes to lines: gunzip, and blocks of whole lines."""
+"""Bytes to blocks of complete lines: gunzip and split."""
 
 from __future__ import annotations
 
@@ -10,55 +10,63 @@ from singer_sdk.exceptions import DataError
 try:
     from isal.igzip import GzipFile
     from isal.isal_zlib import error as zlib_error
-except ImportError:  # no wheel for this machine
+except ImportError:  # no wheel for this platform
     from gzip import GzipFile
     from zlib import error as zlib_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["DAMAGED", "MAX_ROW_BYTES", "GzipFile", "line_blocks"]
+__all__ = ["DAMAGED_PART_HINT", "MAX_ROW_BYTES", "GzipFile", "iter_line_blocks"]
 
 MAX_ROW_BYTES = 16 * 1024 * 1024
-"""Longest contact accepted: what bounds the memory when a file is not what it should be."""
+"""Longest contact accepted; limits the memory used for a file that is not an export."""
 
-DAMAGED = (
-    "the part is damaged; run again, and if it stays so, without state (Meltano: --full-refresh) "
-    "for a new export"
+DAMAGED_PART_HINT = (
+    "The part is damaged: run again, and if the error persists, run without state (Meltano: "
+    "--full-refresh) to start a new export"
 )
 
 _BLOCK_BYTES = 64 * 1024
 
 
-def line_blocks(part: BinaryIO, where: str) -> Iterator[bytes]:
-    """Read whole lines in blocks of about 64 KiB, gunzipped if need be, without a BOM."""
-    # Neither the object's name nor its headers say reliably whether it is gzipped.
-    gzipped = part.read(2) == b"\x1f\x8b"
+def iter_line_blocks(part: BinaryIO, label: str) -> Iterator[bytes]:
+    """Yield complete lines in blocks of about 64 KiB, decompressed, without a byte order mark.
+
+    Args:
+        part: The file.
+        label: Name of the part for errors.
+
+    Raises:
+        DataError: If the gzip stream is truncated or corrupt, or a line is too long.
+    """
+    # Neither the name of the object nor its headers say reliably whether it is compressed.
+    is_gzip = part.read(2) == b"\x1f\x8b"
     part.seek(0)
-    stream = GzipFile(fileobj=part, mode="rb") if gzipped else part
+    stream = GzipFile(fileobj=part, mode="rb") if is_gzip else part
     pending: list[bytes] = []
     pending_bytes = 0
-    first = True
+    is_first = True
     while True:
         try:
             chunk = stream.read(_BLOCK_BYTES)
         except (EOFError, OSError, zlib_error) as error:
-            what = "ends too early" if isinstance(error, EOFError) else "is not valid"
-            raise DataError(f"{where}: its gzip stream {what}; {DAMAGED}") from error
-        if first and chunk:
+            problem = "truncated" if isinstance(error, EOFError) else "corrupt"
+            raise DataError(f"{label}: {problem} gzip stream. {DAMAGED_PART_HINT}") from error
+        if is_first and chunk:
             chunk = chunk.removeprefix(codecs.BOM_UTF8)
-            first = False
-        cut = chunk.rfind(b"\n") + 1
-        if cut or not chunk:
-            block = b"".join((*pending, chunk[:cut]))
+            is_first = False
+        end = chunk.rfind(b"\n") + 1
+        if end or not chunk:
+            block = b"".join((*pending, chunk[:end]))
             pending, pending_bytes = [], 0
             if block:
                 yield block
         if not chunk:
             return
-        pending.append(chunk[cut:])
-        pending_bytes += len(chunk) - cut
+        pending.append(chunk[end:])
+        pending_bytes += len(chunk) - end
         if pending_bytes > MAX_ROW_BYTES:
             raise DataError(
-                f"{where}: a line is longer than {MAX_ROW_BYTES} bytes; this is no contact"
+                f"{label}: line longer than {MAX_ROW_BYTES} bytes; not a contacts export"
             )

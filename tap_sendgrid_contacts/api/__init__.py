@@ -1,0 +1,1 @@
+"""SendGrid's API and its storage: requests, retries, export jobs, downloads."""

@@ -1,0 +1,244 @@
+"""Client of SendGrid's API v3: one method per endpoint, without retries."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import parse_qs, quote, urlsplit
+
+import msgspec
+import requests
+from singer_sdk.authenticators import BearerTokenAuthenticator
+from singer_sdk.exceptions import FatalAPIError
+
+from tap_sendgrid_contacts.api.http import (
+    RetryPolicy,
+    TransientError,
+    map_transport_errors,
+    parse_http_date,
+    raise_for_status,
+    sanitize_message,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+_EXPORTS = "/v3/marketing/contacts/exports"
+
+
+class FieldDefinition(msgspec.Struct):
+    """A custom field, as in `GET /v3/marketing/field_definitions`."""
+
+    id: str
+    name: str
+    field_type: str
+
+
+class Audience(msgspec.Struct):
+    """A list or a segment."""
+
+    id: str
+    name: str = ""
+
+
+class _AudienceRef(msgspec.Struct):
+    """A list or a segment, as in `GET /v3/marketing/contacts/exports`."""
+
+    id: str = msgspec.field(name="ID", default="")
+
+
+class ExportStatus(msgspec.Struct):
+    """Status of an export job, as in its own endpoint and in the list of exports."""
+
+    id: str = ""
+    status: str = ""
+    created_at: str | None = None
+    expires_at: str | None = None
+    urls: list[str] | None = None
+    message: str | None = None
+    contact_count: int | None = None
+    lists: list[_AudienceRef] | None = None
+    segments: list[_AudienceRef] | None = None
+
+
+class _FieldDefinitions(msgspec.Struct):
+    custom_fields: list[FieldDefinition] | None = None
+
+
+class _PageMetadata(msgspec.Struct):
+    next: str | None = None
+
+
+class _Lists(msgspec.Struct):
+    result: list[Audience] | None = None
+    metadata: _PageMetadata | None = msgspec.field(name="_metadata", default=None)
+
+
+class _Segments(msgspec.Struct):
+    results: list[Audience] | None = None
+
+
+class _Exports(msgspec.Struct):
+    result: list[ExportStatus] | None = None
+
+
+class SendGridClient:
+    """Client of the endpoints that a contacts export needs.
+
+    Every method raises `FatalAPIError` on a response that a retry cannot change, and
+    `TransientError` otherwise. Callers decide about retries, usually with `retry`.
+
+    Args:
+        api_key: API key, sent to `api_url` only.
+        api_url: Base URL, `https`, or `http` on the loopback interface.
+        on_behalf_of: Subuser to act for.
+        request_timeout: Connect and read timeout of each request, in seconds.
+        retry: How callers retry requests.
+        on_response: Called after each response with the endpoint (`{id}` for an id), the status
+            and the elapsed seconds.
+
+    Attributes:
+        request_timeout: As above.
+        retry: As above.
+    """
+
+    def __init__(
+        self,
+        api_key: str,
+        *,
+        api_url: str = "https://api.sendgrid.com",
+        on_behalf_of: str | None = None,
+        request_timeout: float = 300,
+        retry: RetryPolicy | None = None,
+        on_response: Callable[[str, int, float], None] = lambda *_: None,
+    ) -> None:
+        self.request_timeout = request_timeout
+        self.retry = retry or RetryPolicy()
+        self._base_url = api_url.rstrip("/")
+        self._api_key = api_key
+        self._session = requests.Session()
+        # An auth object, not a header: requests replaces the header by ~/.netrc, and sends it
+        # along on redirects.
+        self._session.auth = BearerTokenAuthenticator(token=api_key)
+        if on_behalf_of:
+            self._session.headers["on-behalf-of"] = on_behalf_of
+        self._on_response = on_response
+        self._clock_offset = 0.0
+
+    def server_time(self) -> datetime:
+        """Return the time by SendGrid's clock, according to its last response."""
+        return datetime.fromtimestamp(time.time() + self._clock_offset, timezone.utc)
+
+    def list_field_definitions(self) -> list[FieldDefinition]:
+        """List the custom fields: `GET /v3/marketing/field_definitions`."""
+        definitions = self._request("GET", "/v3/marketing/field_definitions", _FieldDefinitions)
+        return definitions.custom_fields or []
+
+    def list_lists(self) -> list[Audience]:
+        """List the contact lists, all pages: `GET /v3/marketing/lists`."""
+        lists: list[Audience] = []
+        params = {"page_size": "1000"}
+        while True:
+            page = self._request("GET", "/v3/marketing/lists", _Lists, params=params)
+            lists += page.result or []
+            next_url = urlsplit((page.metadata and page.metadata.next) or "")
+            token = parse_qs(next_url.query).get("page_token", [""])[0]
+            if not page.result or token in {"", params.get("page_token")}:
+                return lists
+            params["page_token"] = token
+
+    def list_segments(self) -> list[Audience]:
+        """List the segments: `GET /v3/marketing/segments/2.0`."""
+        return self._request("GET", "/v3/marketing/segments/2.0", _Segments).results or []
+
+    def create_export(self, body: dict[str, Any]) -> str:
+        """Create an export: `POST /v3/marketing/contacts/exports`.
+
+        Args:
+            body: The request body.
+
+        Returns:
+            The id of the export.
+
+        Raises:
+            RequestNotProcessedError: If the export was not created; safe to send again.
+            TransientError: If the export may have been created.
+        """
+        export = self._request("POST", _EXPORTS, ExportStatus, json=body)
+        if not export.id:
+            # The API description does not mark the id as required.
+            raise TransientError(f"POST {_EXPORTS}: export accepted but response has no id")
+        return export.id
+
+    def get_export(self, export_id: str, *, timeout: float | None = None) -> ExportStatus:
+        """Get the status of an export: `GET /v3/marketing/contacts/exports/{id}`.
+
+        Args:
+            export_id: The export.
+            timeout: Timeout in seconds, if shorter than `request_timeout`.
+
+        Raises:
+            NotFoundError: If the export does not exist, or no longer.
+        """
+        path = _EXPORTS + "/{id}"
+        return self._request("GET", path, ExportStatus, resource_id=export_id, timeout=timeout)
+
+    def list_exports(self) -> list[ExportStatus]:
+        """List the exports in progress or recently done: `GET /v3/marketing/contacts/exports`."""
+        return self._request("GET", _EXPORTS, _Exports).result or []
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        response_type: type[T],
+        *,
+        resource_id: str = "",
+        timeout: float | None = None,
+        **options: Any,
+    ) -> T:
+        description = f"{method} {path.replace('{id}', sanitize_message(resource_id))}"
+        with map_transport_errors(description):
+            response = self._session.request(
+                method,
+                self._base_url + path.replace("{id}", quote(resource_id, safe="")),
+                timeout=min(self.request_timeout, timeout or self.request_timeout),
+                allow_redirects=False,
+                **options,
+            )
+        self._on_response(path, response.status_code, response.elapsed.total_seconds())
+        if date := parse_http_date(response.headers.get("Date")):
+            self._clock_offset = date - time.time()
+        raise_for_status(response, description, self._error_detail)
+        try:
+            return msgspec.json.decode(response.content, type=response_type)
+        except msgspec.ValidationError as error:
+            raise FatalAPIError(f"{description}: unexpected response schema: {error}") from None
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise TransientError(f"{description}: response is not valid JSON") from None
+
+    def _error_detail(self, response: requests.Response) -> str:
+        """Return what an error status means, and the API's own message."""
+        try:
+            api_message = "; ".join(str(error["message"]) for error in response.json()["errors"])
+        except (ValueError, LookupError, TypeError):
+            api_message = ""
+        api_message = sanitize_message(api_message.replace(self._api_key, "***"))
+        hint = _STATUS_HINTS.get(response.status_code)
+        if response.status_code < requests.codes.bad_request:
+            hint = "Redirects are not followed; check api_url"
+        if api_message and hint:
+            return f"{api_message}. {hint}"
+        return api_message or hint or ""
+
+
+_STATUS_HINTS = {
+    401: "API key rejected: check that api_key is correct, complete and not revoked",
+    403: (
+        "Permission denied: give api_key access to Marketing (scope marketing.read; creating "
+        "exports may need full access). Legacy Marketing Campaigns accounts have no contacts export"
+    ),
+}

@@ -1,0 +1,330 @@
+"""Prefetch parts to temp files in a background thread.
+
+However slow the target, no connection is held open and no signed URL expires. The files are
+unlinked: a killed run leaves nothing on disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import tempfile
+import threading
+from queue import Empty, Full, Queue
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from urllib.parse import urljoin
+
+import requests
+from singer_sdk.exceptions import FatalAPIError, FatalSyncError
+from typing_extensions import override
+
+from tap_sendgrid_contacts.api.http import (
+    TransientError,
+    is_safe_url,
+    map_transport_errors,
+    raise_for_status,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+
+    from tap_sendgrid_contacts.api.client import SendGridClient
+    from tap_sendgrid_contacts.api.export import ExportJob
+
+logger = logging.getLogger(__name__)
+
+_CHUNK_BYTES = 256 * 1024
+
+# Each waiting part holds a file open; 1024 is the usual limit of open files.
+_PREFETCH_LIMIT = 64
+
+
+class Part(NamedTuple):
+    """A complete part on disk.
+
+    Attributes:
+        name: Its identity, one of the `part_names` of the export.
+        label: Its name for logs and errors, such as `Part 2 of 3`.
+        file: An unlinked file, positioned at its start; the reader closes it.
+        digest: SHA-256 of its content, shortened.
+        size: Its size in bytes.
+    """
+
+    name: str
+    label: str
+    file: BinaryIO
+    digest: str
+    size: int
+
+
+def iter_parts(
+    client: SendGridClient,
+    job: ExportJob,
+    part_names: Sequence[str],
+    on_progress: Callable[[str], None] = lambda _: None,
+) -> Generator[Part, None, None]:
+    """Download parts of an export that is ready.
+
+    Args:
+        client: The API client, for its timeout and retry policy.
+        job: The export.
+        part_names: The parts to download.
+        on_progress: Called every second with the state of a download that the reader waits for.
+
+    Yields:
+        The parts, in the order of the names. Close the generator to cancel the download.
+
+    Raises:
+        TransientError: If a part could not be downloaded, retries included.
+        FatalAPIError: If its download is rejected.
+        FatalSyncError: If it cannot be written to disk.
+    """
+    worker = _PrefetchWorker(client, job, part_names)
+    # A daemon: the process does not wait at exit for a server that has stopped sending.
+    threading.Thread(target=worker.run, name="download", daemon=True).start()
+    try:
+        for _ in part_names:
+            part = worker.get(on_progress)
+            with part.file:
+                yield part
+    finally:
+        worker.cancel()
+
+
+class _AnonymousSession(requests.Session):
+    """A session that sends no credentials, whatever ~/.netrc contains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.auth = lambda request: request
+        # Ranges count the bytes as stored.
+        self.headers["Accept-Encoding"] = "identity"
+
+    @override
+    def rebuild_auth(self, prepared_request: object, response: object) -> None:
+        """No-op: on a redirect, `requests` would read ~/.netrc again."""
+
+    @override
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        target = super().get_redirect_target(resp)
+        if target is not None and not is_safe_url(urljoin(resp.url, target)):
+            raise FatalAPIError("The storage redirects to a non-HTTPS URL; not following it")
+        return target
+
+
+class _PrefetchWorker:
+    """Downloads parts in order and enqueues them, or the exception that ended it."""
+
+    def __init__(self, client: SendGridClient, job: ExportJob, part_names: Sequence[str]) -> None:
+        self._results: Queue[Part | BaseException] = Queue(_PREFETCH_LIMIT)
+        self._current: _PartFile | None = None
+        self._cancelled = threading.Event()
+        self._job = job
+        self._part_names = part_names
+        self._labels = {
+            name: f"Part {number} of {len(job.part_names)}"
+            for number, name in enumerate(job.part_names, 1)
+        }
+        self._timeout = client.request_timeout
+        self._retry = client.retry
+        self._session = _AnonymousSession()
+
+    def run(self) -> None:
+        """Download all parts; the body of the thread."""
+        try:
+            for name in self._part_names:
+                if self._cancelled.is_set():
+                    break
+                self._enqueue(self._download_part(name))
+        except BaseException as error:  # noqa: BLE001 - raised again in the reader's thread
+            self._enqueue(error)
+        if self._cancelled.is_set():
+            # A part may have been enqueued after the reader drained the queue.
+            self._drain()
+
+    def get(self, on_progress: Callable[[str], None]) -> Part:
+        """Wait for the next part; raise the exception that ended the thread."""
+        while True:
+            try:
+                result = self._results.get(timeout=1)
+            except Empty:
+                on_progress(f"Downloading {self._current or 'parts'}")
+                continue
+            if isinstance(result, BaseException):
+                raise result
+            return result
+
+    def cancel(self) -> None:
+        """End the thread at its next chunk, and close the files nobody will read."""
+        self._cancelled.set()
+        self._drain()
+
+    def _drain(self) -> None:
+        with contextlib.suppress(Empty):
+            while True:
+                _close(self._results.get_nowait())
+
+    def _enqueue(self, result: Part | BaseException) -> None:
+        while not self._cancelled.is_set():
+            try:
+                self._results.put(result, timeout=1)
+            except Full:
+                continue
+            return
+        _close(result)
+
+    def _download_part(self, name: str) -> Part:
+        """Download a part, resuming after each break."""
+        self._current = part_file = _PartFile(self._labels[name])
+        # A part of gigabytes may break more often than one request is retried: attempts count
+        # from the last byte that is new.
+        download_remaining = self._retry(self._download_remaining)
+        try:
+            while not download_remaining(name, part_file):
+                self._cancelled.wait(self._retry.delays[0])
+        except BaseException:
+            part_file.file.close()
+            raise
+        logger.info("Downloaded %s", part_file)
+        part_file.file.seek(0)
+        return Part(name, part_file.label, part_file.file, part_file.digest(), part_file.size)
+
+    def _download_remaining(self, name: str, part_file: _PartFile) -> bool:
+        """Download what is missing; return whether that was all of it."""
+        before = part_file.high_water_mark
+        try:
+            url = self._job.signed_url(name)
+            self._stream_to_file(url, part_file)
+        except TransientError as error:
+            self._job.discard_urls()
+            if part_file.high_water_mark <= before:
+                raise
+            logger.warning("%s; resuming download at byte %d", error, part_file.resume_offset)
+            return False
+        return True
+
+    def _stream_to_file(self, url: str, part_file: _PartFile) -> None:
+        label = part_file.label
+        with (
+            map_transport_errors(f"{label}: download"),
+            self._session.get(
+                url, headers=part_file.range_headers(), timeout=self._timeout, stream=True
+            ) as response,
+        ):
+            if response.status_code == requests.codes.forbidden:
+                # It may have expired; the next attempt uses a fresh one.
+                raise TransientError(f"{label}: signed URL rejected (HTTP 403)")
+            if part_file.has_changed(response):
+                part_file.reset()
+                raise TransientError(f"{label}: content changed (ETag); restarting download")
+            raise_for_status(response, f"{label}: download")
+            if response.status_code not in {requests.codes.ok, requests.codes.partial_content}:
+                raise TransientError(f"{label}: download: unexpected HTTP {response.status_code}")
+            part_file.start_response(response)
+            while chunk := response.raw.read(_CHUNK_BYTES, decode_content=False):
+                part_file.write(chunk)
+                if self._cancelled.is_set():
+                    raise FatalSyncError("Download cancelled")
+            if part_file.is_incomplete():
+                raise TransientError(f"{label}: truncated response")
+
+
+def _close(result: Part | BaseException) -> None:
+    if isinstance(result, Part):
+        result.file.close()
+
+
+class _PartFile:
+    """The temp file that a part is downloaded to.
+
+    Attributes:
+        label: Name of the part for logs and errors.
+        size: Bytes downloaded.
+        high_water_mark: Largest `size` so far: a download that restarts again and again makes
+            no progress.
+    """
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        with _map_disk_errors():
+            self.file: BinaryIO = tempfile.TemporaryFile(prefix="sendgrid-contacts-")  # noqa: SIM115 - the reader closes it
+        self.size = self.high_water_mark = 0
+        self._hash = hashlib.sha256()
+        self._expected_size: int | None = None
+        self._etag = ""
+
+    @override
+    def __str__(self) -> str:
+        # The download thread may change it meanwhile.
+        size, expected = self.size, self._expected_size
+        total = f" of {expected / 1e6:,.1f}" if expected is not None and size < expected else ""
+        return f"{self.label}: {size / 1e6:,.1f}{total} MB"
+
+    def digest(self) -> str:
+        """Return the digest of what was downloaded."""
+        return self._hash.hexdigest()[:12]
+
+    @property
+    def resume_offset(self) -> int:
+        """The byte to resume at: without a strong ETag, the rest may be of other content."""
+        return self.size if self._etag.startswith('"') else 0
+
+    def range_headers(self) -> dict[str, str]:
+        """Return the headers that request the rest of the same content, or all of it."""
+        if not self.resume_offset:
+            return {}
+        return {"Range": f"bytes={self.size}-", "If-Match": self._etag}
+
+    def has_changed(self, response: requests.Response) -> bool:
+        """Return whether the rest of the same content cannot be downloaded."""
+        status = response.status_code
+        if status == requests.codes.partial_content:
+            start = response.headers.get("Content-Range", "").partition("-")[0]
+            return start != f"bytes {self.size}" or response.headers.get("ETag", "") != self._etag
+        return status in {
+            requests.codes.precondition_failed,
+            requests.codes.requested_range_not_satisfiable,
+        }
+
+    def is_incomplete(self) -> bool:
+        """Return whether fewer bytes were downloaded than announced."""
+        return self._expected_size is not None and self.size < self._expected_size
+
+    def start_response(self, response: requests.Response) -> None:
+        """Prepare for the body: from the start, unless it is the rest."""
+        if response.status_code == requests.codes.partial_content:
+            size = response.headers.get("Content-Range", "").rpartition("/")[2]
+        else:
+            size = response.headers.get("Content-Length", "")
+            self.reset()
+        self._expected_size = int(size) if size.isdecimal() else None
+        self._etag = response.headers.get("ETag", "")
+
+    def reset(self) -> None:
+        """Discard what was downloaded."""
+        self.file.seek(0)
+        self.file.truncate()
+        self.size = 0
+        self._hash = hashlib.sha256()
+
+    def write(self, chunk: bytes) -> None:
+        """Append a chunk."""
+        with _map_disk_errors():
+            self.file.write(chunk)
+            # A full disk raises here, and not where the reader seeks.
+            self.file.flush()
+        self._hash.update(chunk)
+        self.size += len(chunk)
+        self.high_water_mark = max(self.high_water_mark, self.size)
+
+
+@contextlib.contextmanager
+def _map_disk_errors() -> Generator[None, None, None]:
+    try:
+        yield
+    except OSError as error:
+        raise FatalSyncError(
+            f"Cannot write part to TMPDIR ({tempfile.gettempdir()}): {error.strerror}. "
+            "Parts are stored there compressed; set TMPDIR to a larger volume"
+        ) from error

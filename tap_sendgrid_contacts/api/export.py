@@ -1,0 +1,333 @@
+"""Export jobs: create or find one, poll it until it is ready, get signed URLs of its parts.
+
+The API is SendGrid's v3 (https://www.twilio.com/docs/sendgrid/api-reference/contacts). Observed,
+but not documented: a signed URL is valid for five minutes, each status has new ones, and the
+files exist for twelve hours.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
+
+from singer_sdk.exceptions import FatalAPIError
+from typing_extensions import override
+
+from tap_sendgrid_contacts.api.http import (
+    NotFoundError,
+    RequestNotProcessedError,
+    TransientError,
+    is_safe_url,
+    sanitize_message,
+)
+from tap_sendgrid_contacts.decode.values import parse_date
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tap_sendgrid_contacts.api.client import ExportStatus, SendGridClient
+
+logger = logging.getLogger(__name__)
+
+_MAX_POLL_INTERVAL = 30.0
+_POLL_BACKOFF = 1.5
+
+# Both the time of the request and `created_at` are known to the second only.
+_CLOCK_SKEW = timedelta(seconds=2)
+
+# A URL is used for the start of a download only, and is valid for five minutes.
+_MAX_URL_AGE = 60.0
+
+# Query parameters of signatures (AWS, CloudFront, Google, Azure): new in each status.
+_SIGNATURE_PARAMETER = re.compile(
+    r"x-(amz|goog)-.*|signature|expires|policy|key-pair-id|awsaccesskeyid|googleaccessid|"
+    r"sig|s[et]|sk[et]",
+    re.IGNORECASE,
+)
+
+
+class ExportUnavailableError(FatalAPIError):
+    """The export failed, expired or no longer exists; a new one is required."""
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """Parameters of an export.
+
+    Attributes:
+        list_ids: Ids of lists.
+        segment_ids: Ids of segments; with neither, all contacts.
+        file_type: `json` or `csv`.
+        max_file_size: Largest part, in MB.
+        notify_email: Whether SendGrid also mails a link.
+    """
+
+    list_ids: tuple[str, ...] = ()
+    segment_ids: tuple[str, ...] = ()
+    file_type: str = "json"
+    max_file_size: int | None = None
+    notify_email: bool = False
+
+    def body(self) -> dict[str, Any]:
+        """Return the body of `POST /v3/marketing/contacts/exports`.
+
+        Empty arrays are omitted: their effect is not documented.
+        """
+        body: dict[str, Any] = {"file_type": self.file_type}
+        if self.list_ids:
+            body["list_ids"] = list(self.list_ids)
+        if self.segment_ids:
+            body["segment_ids"] = list(self.segment_ids)
+        if self.max_file_size:
+            body["max_file_size"] = self.max_file_size
+        if self.notify_email:
+            body["notifications"] = {"email": True}
+        return body
+
+
+def create_export_once(client: SendGridClient, request: ExportRequest) -> tuple[str, bool]:
+    """Create an export, and one only: a request whose response was lost is looked up.
+
+    Returns:
+        The id of the export, and whether it was adopted: found, but not confirmed.
+
+    Raises:
+        TransientError: If SendGrid did not respond, retries included.
+        FatalAPIError: If SendGrid rejects the request.
+    """
+    requested_at = client.server_time()
+    maybe_created = False
+
+    @client.retry
+    def find_or_create() -> tuple[str, bool]:
+        nonlocal maybe_created
+        if maybe_created:
+            if export_id := find_matching_export(client, request, requested_at):
+                return export_id, True
+            logger.warning("Export not found; retrying the create request")
+            maybe_created = False
+        try:
+            return client.create_export(request.body()), False
+        except RequestNotProcessedError:
+            raise
+        except TransientError:
+            maybe_created = True
+            raise
+
+    return find_or_create()
+
+
+def find_matching_export(
+    client: SendGridClient, request: ExportRequest, requested_at: datetime
+) -> str | None:
+    """Find the export that an unconfirmed request created.
+
+    Args:
+        client: The API client.
+        request: Parameters of the export.
+        requested_at: When it was requested, by SendGrid's clock.
+
+    Returns:
+        The id of the first export of the same lists and segments created since, if any.
+    """
+    # `GET /exports` has neither file type nor size. Assumption: a concurrent export of the same
+    # lists is less likely than a lost response.
+    wanted = [{id_.lower() for id_ in ids} for ids in (request.list_ids, request.segment_ids)]
+    matches = [
+        (created_at, export.id)
+        for export in client.list_exports()
+        if (created_at := _parse_timestamp(export.created_at))
+        and created_at >= requested_at - _CLOCK_SKEW
+        and export.status in {"pending", "ready"}
+        and [
+            {audience.id.lower() for audience in audiences or ()}
+            for audiences in (export.lists, export.segments)
+        ]
+        == wanted
+    ]
+    if not matches:
+        return None
+    _, export_id = min(matches)
+    logger.info("Create request was accepted; adopting export %s", sanitize_message(export_id))
+    return export_id
+
+
+class ExportJob:
+    """An export that SendGrid is preparing or has ready.
+
+    Args:
+        client: The API client.
+        export_id: The export.
+        is_new: Whether it was created just now: then its first status may be 404.
+
+    Attributes:
+        id: The export.
+        part_names: Identities of the parts, in the order in which they are read; known once the
+            export is ready.
+        contact_count: Number of contacts according to SendGrid, if it says.
+        created_at: When SendGrid created it, if it says.
+    """
+
+    def __init__(self, client: SendGridClient, export_id: str, *, is_new: bool = False) -> None:
+        self.id = export_id
+        self.part_names: tuple[str, ...] = ()
+        self.contact_count: int | None = None
+        self.created_at: datetime | None = None
+        self._client = client
+        self._tolerate_not_found = is_new
+        self._urls: dict[str, str] = {}
+        self._urls_expire_at = 0.0
+
+    @override
+    def __str__(self) -> str:
+        return f"Export {sanitize_message(self.id)}"
+
+    def wait_until_ready(
+        self,
+        poll_interval: float,
+        poll_timeout: float,
+        wait: Callable[[float, str], None] = lambda seconds, _reason: time.sleep(seconds),
+    ) -> None:
+        """Poll until the export is ready.
+
+        Transient failures do not end the wait: an outage of SendGrid may be shorter than it.
+
+        Args:
+            poll_interval: First wait between two polls, in seconds; it grows to 30.
+            poll_timeout: Wall time after which to stop, in seconds.
+            wait: Waits for some seconds, and reports why.
+
+        Raises:
+            ExportUnavailableError: If the export failed, expired, or does not exist.
+            FatalAPIError: If `poll_timeout` passed, or on a response that is not as documented.
+        """
+        deadline = time.monotonic() + poll_timeout
+        interval = float(poll_interval)
+        while True:
+            remaining = max(deadline - time.monotonic(), 0.1)
+            retry_after = 0.0
+            reason = f"{self} is pending"
+            try:
+                if self._poll(timeout=remaining):
+                    break
+            except TransientError as error:
+                retry_after = error.retry_after
+                reason = str(error)
+                logger.warning("%s; polling again", error)
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise FatalAPIError(
+                    f"{self}: timed out after {poll_timeout} s (poll_timeout): {reason}. "
+                    "The next run will resume it from state"
+                )
+            wait(min(max(interval, retry_after), remaining), reason)
+            interval = min(interval * _POLL_BACKOFF, max(_MAX_POLL_INTERVAL, poll_interval))
+        self.part_names = tuple(sorted(self._urls))
+        count = "unknown number of" if self.contact_count is None else self.contact_count
+        if not self.part_names and self.contact_count != 0:
+            raise FatalAPIError(f"{self} is ready with {count} contacts but without parts")
+        logger.info("%s is ready: %s contacts in %d part(s)", self, count, len(self.part_names))
+
+    def signed_url(self, part_name: str) -> str:
+        """Return a fresh signed URL of a part.
+
+        Args:
+            part_name: One of `part_names`.
+
+        Raises:
+            TransientError: If the status could not be read.
+            ExportUnavailableError: If the export no longer has the part.
+            FatalAPIError: If the URL is not safe to use.
+        """
+        if time.monotonic() >= self._urls_expire_at and not self._poll():
+            raise ExportUnavailableError(f"{self} was ready and is pending again")
+        if part_name not in self._urls or len(self._urls) != len(self.part_names):
+            raise ExportUnavailableError(
+                f"{self} changed: its parts are not those of an earlier status "
+                f"(expected {len(self.part_names)}, found {len(self._urls)})"
+            )
+        url = self._urls[part_name]
+        if not is_safe_url(url):
+            number = self.part_names.index(part_name) + 1
+            raise FatalAPIError(f"{self}: refusing non-HTTPS URL of part {number}")
+        return url
+
+    def discard_urls(self) -> None:
+        """Have the next `signed_url` read the status again."""
+        self._urls_expire_at = 0.0
+
+    def _poll(self, timeout: float | None = None) -> bool:
+        """Read the status; return whether the export is ready."""
+        try:
+            status = self._client.get_export(self.id, timeout=timeout)
+        except NotFoundError as error:
+            if self._tolerate_not_found:
+                self._tolerate_not_found = False
+                return False
+            raise ExportUnavailableError(f"{self} no longer exists: {error}") from error
+        if status.status == "failure":
+            message = sanitize_message(status.message or "no reason given")
+            raise ExportUnavailableError(f"{self} failed: {message}")
+        if status.status == "pending":
+            return False
+        if status.status != "ready":
+            raise FatalAPIError(f"{self}: unknown export status {status.status[:50]!a}")
+        self._set_ready(status)
+        return True
+
+    def _set_ready(self, status: ExportStatus) -> None:
+        expires_at = _parse_timestamp(status.expires_at)
+        if expires_at and expires_at < self._client.server_time():
+            raise ExportUnavailableError(f"{self} expired at {expires_at}")
+        if status.contact_count is not None:
+            self.contact_count = status.contact_count
+        self.created_at = _parse_timestamp(status.created_at)
+        self._urls = _urls_by_part_name(status.urls or ())
+        lifetime = min(map(_url_lifetime, self._urls.values()), default=0.0)
+        self._urls_expire_at = time.monotonic() + min(_MAX_URL_AGE, lifetime / 2)
+
+
+def _urls_by_part_name(urls: Sequence[str]) -> dict[str, str]:
+    """Return the URLs by path and query without signature: the order is not promised.
+
+    URLs that differ in nothing else are numbered. The number does not identify a part; that all
+    were read is then proven by their content.
+    """
+    names: dict[str, str] = {}
+    occurrences: Counter[str] = Counter()
+    for url in urls:
+        try:
+            parts = urlsplit(url)
+            query = [
+                (key, value)
+                for key, value in parse_qsl(parts.query, keep_blank_values=True)
+                if not _SIGNATURE_PARAMETER.fullmatch(key)
+            ]
+        except ValueError:
+            parts, query = urlsplit(""), []
+        name = parts.path + ("?" + urlencode(sorted(query)) if query else "")
+        occurrences[name] += 1
+        names[name if occurrences[name] == 1 else f"{name}#{occurrences[name]}"] = url
+    return names
+
+
+def _url_lifetime(url: str) -> float:
+    """Return for how many seconds an S3 URL is valid; 0 if it does not say."""
+    try:
+        expires = parse_qs(urlsplit(url).query).get("X-Amz-Expires", ["0"])[0]
+    except ValueError:
+        return 0.0
+    return float(expires) if expires.isdecimal() else 0.0
+
+
+def _parse_timestamp(text: str | None) -> datetime | None:
+    try:
+        return parse_date(text) if text else None
+    except (ValueError, OverflowError):
+        return None

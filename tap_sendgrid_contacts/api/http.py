@@ -1,0 +1,255 @@
+"""HTTP rules shared by the API and the storage: error mapping, retries, URL safety.
+
+Error messages never contain a URL or a key: the exceptions of `requests` quote whole signed
+URLs, so they are mapped to messages of our own and never shown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import logging
+import random
+import re
+import socket
+import ssl
+import time
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from urllib.parse import urlsplit
+
+import backoff
+import requests
+import urllib3.exceptions
+from singer_sdk.exceptions import FatalAPIError, RetriableAPIError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+
+    from backoff.types import Details
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+# A server that asks for a longer wait than this is polled again earlier.
+_MAX_RETRY_AFTER = 300.0
+_MAX_MESSAGE_LENGTH = 300
+
+
+class TransientError(RetriableAPIError):
+    """A failure that may pass: no response, an incomplete one, HTTP 408, 429 or 5xx.
+
+    Whether the server processed the request is not known.
+
+    Attributes:
+        retry_after: Seconds the server asks to wait before a retry, 0 if it does not say.
+    """
+
+    retry_after = 0.0
+
+
+class RequestNotProcessedError(TransientError):
+    """The request was not processed (connection failed or HTTP 429); safe to send again."""
+
+
+class ForbiddenError(FatalAPIError):
+    """HTTP 403: the API key lacks a permission."""
+
+
+class NotFoundError(FatalAPIError):
+    """HTTP 404."""
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """Decorator that retries a function after a `TransientError`.
+
+    Waits grow and have jitter, so that runs that failed together do not retry together. A
+    Retry-After of the server comes on top.
+
+    Args:
+        delays: Longest wait before each retry, in seconds; their number is that of the retries.
+    """
+
+    delays: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0)
+
+    def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
+        """Wrap a function; after the last retry its error is raised."""
+        return backoff.on_exception(
+            self._waits,
+            TransientError,
+            max_tries=len(self.delays) + 1,
+            jitter=None,
+            on_backoff=self._log,
+            # backoff's own log lines contain the arguments, signed URLs included.
+            logger=None,
+        )(function)
+
+    def _waits(self) -> Generator[float, TransientError, None]:
+        error = yield 0.0
+        for delay in self.delays:
+            error = yield error.retry_after + random.uniform(delay / 2, delay)  # noqa: S311 - jitter
+
+    def _log(self, details: Details) -> None:
+        logger.warning(
+            "%s; retrying in %.1f s (attempt %d/%d)",
+            details["exception"],
+            details["wait"],
+            details["tries"] + 1,
+            len(self.delays) + 1,
+        )
+
+
+def is_safe_url(url: str) -> bool:
+    """Return whether secrets and contacts may be sent there: `https`, or `http` on loopback."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        return False
+    # Parsers disagree on whether a backslash ends the host. A password in the URL would end up
+    # in every STATE.
+    if "\\" in url or "@" in parts.netloc:
+        return False
+    if parts.scheme == "https":
+        return bool(host)
+    return parts.scheme == "http" and is_loopback(host)
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host name or address is that of the loopback interface."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+# C0 and C1 controls, and what reorders or hides text: log lines must not be forged with them.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+
+
+def sanitize_message(text: str) -> str:
+    """Return a server's text on one line: no URL queries, no control characters, not too long."""
+    text = " ".join(re.sub(r"(://[^\s?]*)\?\S*", r"\1", text).split())
+    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)[:_MAX_MESSAGE_LENGTH]
+
+
+def raise_for_status(
+    response: requests.Response,
+    description: str,
+    error_detail: Callable[[requests.Response], str] = lambda _: "",
+) -> None:
+    """Raise the error that an HTTP status stands for.
+
+    Args:
+        response: The response.
+        description: Method and endpoint, or the part, for the error message.
+        error_detail: Returns what the status means and what the server says about it.
+
+    Raises:
+        RequestNotProcessedError: On 429.
+        TransientError: On 408 and 5xx.
+        ForbiddenError: On 403.
+        NotFoundError: On 404.
+        FatalAPIError: On any other status that is not 2xx, redirects included.
+    """
+    status = response.status_code
+    if status < requests.codes.multiple_choices:
+        return
+    detail = error_detail(response)
+    message = f"{description}: HTTP {status}" + (f": {detail}" if detail else "")
+    if status in {408, 429} or status >= requests.codes.server_error:
+        is_rate_limited = status == requests.codes.too_many_requests
+        error = (RequestNotProcessedError if is_rate_limited else TransientError)(message)
+        error.retry_after = _parse_retry_after(response)
+        raise error
+    if status == requests.codes.forbidden:
+        raise ForbiddenError(message)
+    if status == requests.codes.not_found:
+        raise NotFoundError(message)
+    raise FatalAPIError(message)
+
+
+@contextlib.contextmanager
+def map_transport_errors(description: str) -> Iterator[None]:
+    """Map the exceptions of `requests` and `urllib3` to errors without a URL.
+
+    Args:
+        description: Method and endpoint, or the part, for the error message.
+
+    Raises:
+        RequestNotProcessedError: If no connection was made.
+        TransientError: If there was no response, or an incomplete one.
+        FatalAPIError: If a retry cannot help: an invalid certificate, URL or header.
+    """
+    try:
+        yield
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        error_type, cause = _classify(error)
+        # Not chained: the text of the original contains the URL.
+        raise error_type(f"{description}: {cause}") from None
+
+
+# By the first type that is among the causes, from the most to the least specific.
+_TRANSPORT_ERRORS: tuple[tuple[type[BaseException], type[Exception], str], ...] = (
+    (ssl.SSLCertVerificationError, FatalAPIError, "TLS certificate verification failed"),
+    (ssl.SSLError, TransientError, "TLS connection failed"),
+    (urllib3.exceptions.ProxyError, RequestNotProcessedError, "proxy connection failed"),
+    (socket.gaierror, RequestNotProcessedError, "host name not found"),
+    (ConnectionRefusedError, RequestNotProcessedError, "connection refused"),
+    (
+        urllib3.exceptions.ConnectTimeoutError,
+        RequestNotProcessedError,
+        "connection timed out (request_timeout)",
+    ),
+    (urllib3.exceptions.NewConnectionError, RequestNotProcessedError, "connection failed"),
+    (requests.TooManyRedirects, FatalAPIError, "too many redirects"),
+    (TimeoutError, TransientError, "read timed out (request_timeout)"),
+    (requests.Timeout, TransientError, "read timed out (request_timeout)"),
+    (urllib3.exceptions.TimeoutError, TransientError, "read timed out (request_timeout)"),
+    (ConnectionResetError, TransientError, "connection reset"),
+)
+
+
+def _classify(error: Exception) -> tuple[type[Exception], str]:
+    # requests derives its errors of invalid URLs, headers and proxies from ValueError.
+    if isinstance(error, ValueError):
+        return FatalAPIError, "invalid URL, header or proxy setting"
+    causes = tuple(_iter_causes(error))
+    for cause_type, error_type, message in _TRANSPORT_ERRORS:
+        if any(isinstance(cause, cause_type) for cause in causes):
+            return error_type, message
+    return TransientError, "connection broken"
+
+
+def _iter_causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _parse_retry_after(response: requests.Response) -> float:
+    """Return the seconds to wait by `Retry-After`, in both forms, or `X-RateLimit-Reset`."""
+    headers = response.headers
+    retry_after = headers.get("Retry-After", "")
+    server_time = parse_http_date(headers.get("Date")) or time.time()
+    if retry_after.isdecimal():
+        seconds = float(retry_after)
+    elif retry_at := parse_http_date(retry_after):
+        seconds = retry_at - server_time
+    elif (reset := headers.get("X-RateLimit-Reset", "")).isdecimal():
+        seconds = int(reset) - server_time
+    else:
+        seconds = 0.0
+    return min(max(seconds, 0.0), _MAX_RETRY_AFTER)
+
+
+def parse_http_date(text: str | None) -> float | None:
+    """Return an HTTP date as epoch seconds, or None if there is none."""
+    try:
+        return parsedate_to_datetime(text).timestamp() if text else None
+    except (ValueError, TypeError, OverflowError):
+        return None

@@ -1,0 +1,167 @@
+"""The stream's state: the checkpoint of an export in progress, and the bookmark.
+
+Nothing else reads, writes or emits state.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from msgspec.structs import replace
+
+from tap_sendgrid_contacts.decode.values import COERCION_ERRORS, parse_date
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, MutableMapping
+
+CHECKPOINT_KEY = "exports"
+"""State key of the checkpoint: a list with one element, or none.
+
+Meltano merges states on `--full-refresh`: in an object, keys that a later state lacks would
+survive; lists are replaced as a whole.
+"""
+
+STATE_INTERVAL = 10_000
+"""Contacts read between two STATE messages."""
+
+
+class InvalidCheckpointError(ValueError):
+    """The checkpoint in the state cannot be read."""
+
+
+class Checkpoint(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How far an export has been read.
+
+    Attributes:
+        requested_at: When it was requested, by SendGrid's clock.
+        fingerprint: What was requested, and what else decides on the records; with another one
+            the export cannot be resumed.
+        export_id: The export; absent until SendGrid has confirmed the request.
+        adopted: Whether the export was found in the list of exports, its request unconfirmed.
+        version: Table version, if ACTIVATE_VERSION is to be emitted.
+        part_count: Number of parts; 0 until the export is ready.
+        finished_parts: Name and content digest of each part that was read to its end, as
+            `name:content`, separated by blanks; no digest for a part without contacts. One
+            string, since it is copied with every checkpoint and there can be thousands.
+        contacts_before: Contacts read from the finished parts.
+        part_digest: Content of the part being read.
+        part_offset: Contacts read from that part.
+        max_updated_at: With INCREMENTAL, the latest `updated_at` read.
+    """
+
+    requested_at: Annotated[datetime, msgspec.Meta(tz=True)]
+    fingerprint: dict[str, Any]
+    export_id: str | None = None
+    adopted: bool = False
+    version: int | None = None
+    part_count: int = 0
+    finished_parts: str = ""
+    contacts_before: int = 0
+    part_digest: str | None = None
+    part_offset: int = 0
+    max_updated_at: datetime | None = None
+
+    @property
+    def contacts_read(self) -> int:
+        """Contacts read from all parts."""
+        return self.contacts_before + self.part_offset
+
+    def finished(self) -> dict[str, str]:
+        """Return the content digest of each finished part, by the digest of its name."""
+        pairs = (part.partition(":") for part in self.finished_parts.split())
+        return {name: content for name, _, content in pairs}
+
+    def finish_part(self, name: str, content: str) -> Checkpoint:
+        """Return the checkpoint after the last contact of a part.
+
+        Args:
+            name: Digest of the part's name.
+            content: Digest of its content.
+        """
+        part = f"{name}:{content if self.part_offset else ''}"
+        return replace(
+            self,
+            finished_parts=f"{self.finished_parts} {part}".lstrip(),
+            contacts_before=self.contacts_read,
+            part_digest=None,
+            part_offset=0,
+        )
+
+
+class CheckpointStore:
+    """Checkpoint and bookmark in the state of one stream or partition.
+
+    STATE is emitted when the export changes, at the end of each part, and every
+    `STATE_INTERVAL` contacts read.
+
+    Args:
+        state: The state of the stream or partition; it is written to.
+        emit: Emits the whole state as a STATE message.
+        scope: Whose contacts they are: a bookmark is valid for these only.
+    """
+
+    def __init__(
+        self, state: MutableMapping[str, Any], emit: Callable[[], None], scope: dict[str, Any]
+    ) -> None:
+        self._state = state
+        self._emit = emit
+        self._scope = scope
+        self._emitted: tuple[str | None, str] | None = None
+        self._emitted_contacts = 0
+
+    def load(self) -> Checkpoint | None:
+        """Return the checkpoint in the state, if there is one.
+
+        Raises:
+            InvalidCheckpointError: If it cannot be read.
+        """
+        saved = self._state.get(CHECKPOINT_KEY)
+        if not saved:
+            return None
+        try:
+            (checkpoint,) = msgspec.convert(saved, tuple[Checkpoint])
+        except msgspec.ValidationError as error:
+            raise InvalidCheckpointError(f"Invalid export checkpoint in state: {error}") from error
+        return checkpoint
+
+    def save(self, checkpoint: Checkpoint, *, emit: bool = False) -> None:
+        """Save a checkpoint; emit STATE if that is due, or `emit` is set."""
+        self._state[CHECKPOINT_KEY] = [msgspec.to_builtins(checkpoint)]
+        key = (checkpoint.export_id, checkpoint.finished_parts)
+        is_due = checkpoint.contacts_read - self._emitted_contacts >= STATE_INTERVAL
+        if emit or is_due or key != self._emitted:
+            self._emitted = key
+            self._emitted_contacts = checkpoint.contacts_read
+            self._emit()
+
+    def discard(self) -> None:
+        """Remove the checkpoint, so that the next run starts a new export; emit STATE."""
+        self.clear()
+        self._emit()
+
+    def clear(self) -> None:
+        """Remove the checkpoint: its export is complete."""
+        self._state[CHECKPOINT_KEY] = []
+
+    @property
+    def has_bookmark(self) -> bool:
+        """Whether there is any bookmark, also an invalid one or one of another scope."""
+        return "replication_key_value" in self._state
+
+    def bookmark(self) -> datetime | None:
+        """Return the bookmark, if it is valid and of the same scope."""
+        if self._state.get("scope") != self._scope:
+            return None
+        try:
+            return parse_date(self._state["replication_key_value"])
+        except (LookupError, *COERCION_ERRORS):
+            return None
+
+    def advance_bookmark(self, replication_key: str, value: datetime) -> None:
+        """Advance the bookmark; never move it backwards."""
+        value = max(value, self.bookmark() or value)
+        self._state["replication_key"] = replication_key
+        self._state["replication_key_value"] = value.isoformat().replace("+00:00", "Z")
+        self._state["scope"] = self._scope

@@ -1,0 +1,196 @@
+"""Read, normalize and validate settings.
+
+Pure functions: they get settings and return settings or error messages. No message contains a
+value, which may be a secret.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from singer_sdk.configuration._dict_config import TRUTHY, parse_environment_config
+from singer_sdk.exceptions import ConfigurationError
+from singer_sdk.plugin_base import JSONSchemaValidator
+
+from tap_sendgrid_contacts.api.http import is_safe_url
+from tap_sendgrid_contacts.decode.values import parse_date
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from jsonschema import ValidationError
+
+UUID_PATTERN = r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
+VISIBLE_ASCII_PATTERN = r"^[!-~]+$"
+
+_FALSY = ("false", "0", "no", "off")
+
+# What a value that breaks the schema's pattern or length should be.
+_EXPECTED = {
+    "api_key": "is empty or has characters that no API key has; copy the key again",
+    "list_ids": "is not a UUID. Run --test to list available ids",
+    "segment_ids": "is empty. Run --test to list available ids",
+    "on_behalf_of": "has characters that no subuser name has",
+}
+
+
+def read_json_object(option: str, text: str) -> dict[str, Any]:
+    """Parse the content of a file given on the command line.
+
+    Args:
+        option: Option and file, for the error message.
+        text: The content.
+
+    Raises:
+        ConfigurationError: If it is not a JSON object.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{option}: expected a JSON object")
+    return content
+
+
+def read_config_file(path: str) -> dict[str, Any]:
+    """Read a config file, with or without a byte order mark.
+
+    Raises:
+        ConfigurationError: If it cannot be read or is not a JSON object.
+    """
+    option = f"--config {path}"
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigurationError(f"{option}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigurationError(f"{option}: not UTF-8") from error
+    return read_json_object(option, text)
+
+
+def from_environment(
+    environment: Mapping[str, str], schema: dict[str, Any], prefix: str
+) -> dict[str, Any]:
+    """Return the settings of environment variables.
+
+    Invalid values are passed through, to be rejected by validation; so are unknown settings, to
+    be warned of, except those with a second underscore, which orchestrators set, and the SDK's
+    log level.
+
+    Args:
+        environment: The environment variables.
+        schema: JSON schema of the settings.
+        prefix: Prefix of the variables.
+    """
+    parse_environment_config({}, prefix)  # loads .env
+    config: dict[str, Any] = {
+        key: text
+        for name, text in environment.items()
+        if name.startswith(prefix)
+        and not (key := name.removeprefix(prefix).lower()).startswith(("_", "loglevel"))
+        and key not in schema["properties"]
+    }
+    for key, definition in schema["properties"].items():
+        text = environment.get(prefix + key.upper())
+        if text is None or (text == "" and key != "api_key"):
+            continue
+        try:
+            config |= parse_environment_config({"properties": {key: definition}}, prefix)
+        except ValueError:
+            config[key] = text
+        if "boolean" in definition["type"] and text.lower() not in {*TRUTHY, *_FALSY}:
+            config[key] = text
+    return config
+
+
+def normalize(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings in one form.
+
+    Orchestrators write unset settings as null or as empty text; a key that was read from a file
+    often ends in a line break; ids may repeat.
+    """
+    normalized = {key: value for key, value in config.items() if value is not None}
+    for key in ("api_key", "api_url"):
+        if isinstance(normalized.get(key), str):
+            normalized[key] = normalized[key].strip()
+    for key in ("list_ids", "segment_ids"):
+        ids = normalized.get(key)
+        if isinstance(ids, list) and all(isinstance(each, str) for each in ids):
+            normalized[key] = list(dict.fromkeys(ids))
+    if normalized.get("on_behalf_of") == "":
+        del normalized["on_behalf_of"]
+    return normalized
+
+
+def unknown_settings(config: Mapping[str, Any], schema: dict[str, Any]) -> Iterator[str]:
+    """Yield a warning for each setting that the schema does not declare."""
+    declared = list(schema["properties"])
+    for key in config.keys() - declared:
+        suggestion = difflib.get_close_matches(key, declared, n=1, cutoff=0)[0]
+        yield f"Unknown setting {key[:100]!a} ignored; did you mean '{suggestion}'?"
+
+
+def validate(config: dict[str, Any], schema: dict[str, Any], stream_name: str) -> list[str]:
+    """Return what is wrong with normalized settings; add the defaults of those not set.
+
+    Args:
+        config: The settings; defaults are added.
+        schema: JSON schema of the settings.
+        stream_name: The only stream that stream maps can be of.
+    """
+    validator = JSONSchemaValidator(schema)
+    errors = [_format_validation_error(error) for error in validator.iter_errors(config)]
+    return errors or list(_validate_values(config, stream_name))
+
+
+def _validate_values(config: dict[str, Any], stream_name: str) -> Iterator[str]:
+    """Validate what the schema cannot express."""
+    if not is_safe_url(config["api_url"]):
+        yield "api_url must be an https URL, or http on localhost, without user name and password"
+    elif re.search(r"[\s?#]", config["api_url"]):
+        yield "api_url must not have a query, a fragment or blanks"
+    if "start_date" in config and not _is_valid_date(config["start_date"]):
+        yield "start_date is not a valid date; write it as 2024-01-31T00:00:00Z"
+    if config.get("flattening_enabled") and "flattening_max_depth" not in config:
+        yield "flattening_enabled requires flattening_max_depth"
+    for name, rules in config.get("stream_maps", {}).items():
+        source = rules.get("__source__", name) if isinstance(rules, dict) else name
+        if name != "__else__" and not fnmatch(stream_name, source):
+            # The SDK would ignore it, and emit what it is meant to hide.
+            yield f"stream_maps references unknown stream '{source}'"
+
+
+def _format_validation_error(error: ValidationError) -> str:
+    """Format a validation error without its value, which the validator's own message quotes."""
+    path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.path)
+    path = path.removeprefix(".")
+    allowed: Any = error.validator_value
+    choices = allowed if isinstance(allowed, list) else [allowed]
+    expected = ", ".join(str(item) for item in choices if item != "null")
+    if error.validator == "required":
+        instance: Any = error.instance
+        missing = next(key for key in choices if key not in instance)
+        setting = f"{path}.{missing}".removeprefix(".")
+        hint = ": set it to a SendGrid API key" if setting == "api_key" else ""
+        return f"{setting} is missing{hint}"
+    messages = {
+        "type": f"must be of type {expected}",
+        "enum": f"must be one of {expected}",
+        "minimum": f"must be at least {expected}",
+        "pattern": _EXPECTED.get(str(next(iter(error.path), "")), "is not valid"),
+    }
+    return f"{path} {messages.get(str(error.validator), f'is not valid ({error.validator})')}"
+
+
+def _is_valid_date(text: str) -> bool:
+    try:
+        parse_date(text)
+    except (ValueError, OverflowError):
+        return False
+    return True
