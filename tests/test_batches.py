@@ -75,7 +75,7 @@ def test_files_hold_the_records(
 def test_selection_and_maps_apply(
     sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path
 ) -> None:
-    there = sandbox("--contacts", "200", "--plain")
+    there = sandbox("--contacts", "200", "--no-edge-cases")
     catalog = tap.discover(there)
     for entry in catalog["streams"][0]["metadata"]:
         if entry["breadcrumb"] == ["properties", "email"]:
@@ -95,7 +95,7 @@ def test_selection_and_maps_apply(
 def test_a_state_names_announced_files_only(
     sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path
 ) -> None:
-    there = sandbox("--contacts", "500", "--plain", "--parts", "3")
+    there = sandbox("--contacts", "500", "--no-edge-cases", "--parts", "3")
     run = tap(there, batch_config=batch_config(tmp_path, batch_size=90))
     announced = 0
     for message in run.messages:
@@ -236,7 +236,7 @@ def test_a_storage_that_there_is_no_package_for_is_refused(
 def test_incremental_files_resume_without_loss(
     sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path
 ) -> None:
-    there = sandbox("--contacts", "400", "--plain", "--parts", "2")
+    there = sandbox("--contacts", "400", "--no-edge-cases", "--parts", "2")
     catalog = tap.discover(there)
     root = next(each for each in catalog["streams"][0]["metadata"] if not each["breadcrumb"])
     root["metadata"]["replication-method"] = "INCREMENTAL"

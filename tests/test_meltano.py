@@ -180,7 +180,7 @@ def test_the_readme_has_every_setting_with_type_and_default(about: dict[str, Any
 # --- meltano run ----------------------------------------------------------------------------
 
 CONTACTS = 200
-SIZE = ("--contacts", str(CONTACTS), "--custom-fields", str(CUSTOM_FIELDS), "--pending", "0")
+SIZE = ("--contacts", str(CONTACTS), "--custom-fields", str(CUSTOM_FIELDS), "--pending-polls", "0")
 
 
 class Meltano:

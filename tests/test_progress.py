@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CONTACTS = 3000
-SIZE = ("--contacts", str(CONTACTS), "--plain", "--parts", "3")
+SIZE = ("--contacts", str(CONTACTS), "--no-edge-cases", "--parts", "3")
 # A frame of the line that lives; the next one is written over it.
 FRAME = re.compile("([^\r\n]*)\x1b\\[K\r(?!\n)")
 

@@ -94,8 +94,8 @@ def drill(tap: Tap, there: Sandbox, file_type: str, kills: list[int]) -> Counter
 def test_killed_at_any_moment_the_next_run_goes_on(
     sandbox: Callable[..., Sandbox], tap: Tap, file_type: str
 ) -> None:
-    there = sandbox("--contacts", str(CONTACTS), "--plain", "--parts", "3")
-    everyone = {contact.values["contact_id"] for contact in Account(CONTACTS, hard=False)}
+    there = sandbox("--contacts", str(CONTACTS), "--no-edge-cases", "--parts", "3")
+    everyone = {contact.values["contact_id"] for contact in Account(CONTACTS, edge_cases=False)}
     chance = random.Random(file_type)
     kills = [2, 3, 4, *(chance.randrange(5, CONTACTS // 2) for _ in range(3)), CONTACTS // 3 + 6]
     sent = drill(tap, there, file_type, kills)
@@ -108,7 +108,7 @@ def test_killed_at_any_moment_the_next_run_goes_on(
 def test_killed_behind_the_last_record_nothing_is_sent_again(
     sandbox: Callable[..., Sandbox], tap: Tap, file_type: str
 ) -> None:
-    there = sandbox("--contacts", "3000", "--plain", "--parts", "3")
+    there = sandbox("--contacts", "3000", "--no-edge-cases", "--parts", "3")
     whole = tap(there, file_type=file_type)
     last = next(
         message["value"] for message in reversed(whole.of("STATE")) if position(message["value"])
@@ -124,7 +124,7 @@ def test_killed_behind_the_last_record_nothing_is_sent_again(
 def test_a_part_that_is_another_file_now_is_read_anew(
     sandbox: Callable[..., Sandbox], tap: Tap
 ) -> None:
-    there = sandbox("--contacts", "25000", "--plain", "--parts", "1")
+    there = sandbox("--contacts", "25000", "--no-edge-cases", "--parts", "1")
     whole = tap(there)
     middle = whole.of("STATE")[2]["value"]
     at = middle["bookmarks"]["contacts"]["exports"][0]
@@ -143,7 +143,7 @@ class TestANewExport:
 
     @pytest.fixture
     def there(self, sandbox: Callable[..., Sandbox]) -> Sandbox:
-        return sandbox("--contacts", "50", "--plain")
+        return sandbox("--contacts", "50", "--no-edge-cases")
 
     @pytest.fixture
     def in_flight(self, there: Sandbox, tap: Tap) -> dict[str, Any]:
@@ -172,7 +172,7 @@ class TestANewExport:
     def test_gone(
         self, sandbox: Callable[..., Sandbox], tap: Tap, in_flight: dict[str, Any]
     ) -> None:
-        other = sandbox("--contacts", "50", "--plain")
+        other = sandbox("--contacts", "50", "--no-edge-cases")
         in_flight["bookmarks"]["contacts"]["exports"][0]["request"]["api_url"] = other.url
         run = tap(other, state=in_flight)
         assert run.code == 0
@@ -181,7 +181,7 @@ class TestANewExport:
 
     @pytest.mark.parametrize("fault", ["failure", "expired"])
     def test_failed_or_expired(self, sandbox: Callable[..., Sandbox], tap: Tap, fault: str) -> None:
-        there = sandbox("--contacts", "50", "--plain", "--fault", fault)
+        there = sandbox("--contacts", "50", "--no-edge-cases", "--fault", fault)
         first = tap(there)
         assert first.code == 1
         assert first.error.endswith("; the next run asks for a new one")
@@ -235,7 +235,7 @@ class TestANewExport:
 def test_a_run_that_waited_too_long_leaves_the_export_to_the_next(
     sandbox: Callable[..., Sandbox], tap: Tap
 ) -> None:
-    there = sandbox("--contacts", "50", "--pending", "3")
+    there = sandbox("--contacts", "50", "--pending-polls", "3")
     first = tap(there, poll_timeout=1)
     assert first.code == 1
     assert "`poll_timeout`" in first.error
@@ -293,7 +293,7 @@ class TestSignals:
         stop: signal.Signals,
         slow_path: str,
     ) -> None:
-        there = sandbox("--contacts", "20000", "--plain", "--parts", "2")
+        there = sandbox("--contacts", "20000", "--no-edge-cases", "--parts", "2")
         settings: dict[str, Any] = {"file_type": file_type}
         if slow_path:
             settings["stream_maps"] = {"contacts": {"email": "email"}}
@@ -315,7 +315,7 @@ class TestSignals:
     def test_blocked_by_a_slow_target(
         self, sandbox: Callable[..., Sandbox], tap: Tap, unbuffered: str
     ) -> None:
-        there = sandbox("--contacts", "5000", "--plain")
+        there = sandbox("--contacts", "5000", "--no-edge-cases")
         process = start(tap, there, {"PYTHONUNBUFFERED": unbuffered})
         assert process.stdout is not None
         first = b"".join(islice(process.stdout, 10))
@@ -339,7 +339,7 @@ class TestSignals:
     def test_a_target_that_dies_ends_the_run_quietly(
         self, sandbox: Callable[..., Sandbox], tap: Tap
     ) -> None:
-        there = sandbox("--contacts", "5000", "--plain")
+        there = sandbox("--contacts", "5000", "--no-edge-cases")
         process = start(tap, there)
         assert process.stdout is not None
         process.stdout.read(1000)
@@ -355,9 +355,8 @@ def test_a_slow_target_meets_no_expired_link_and_no_open_connection(
     sandbox: Callable[..., Sandbox], tap: Tap
 ) -> None:
     # Links live for three seconds; reading all the parts takes five.
-    there = sandbox(
-        "--contacts", "6000", "--plain", "--parts", "6", "--url-ttl", "3", "--pending", "0"
-    )
+    size = ("--contacts", "6000", "--no-edge-cases", "--parts", "6")
+    there = sandbox(*size, "--url-ttl", "3", "--pending-polls", "0")
     process = start(tap, there)
     assert process.stdout is not None
     lines = 0
@@ -375,7 +374,7 @@ def test_a_slow_target_meets_no_expired_link_and_no_open_connection(
 def test_nothing_is_left_on_disk_while_and_after(
     sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path
 ) -> None:
-    there = sandbox("--contacts", "20000", "--plain", "--parts", "2")
+    there = sandbox("--contacts", "20000", "--no-edge-cases", "--parts", "2")
     spool = tmp_path / "spool"
     spool.mkdir()
     process = start(tap, there, {"TMPDIR": str(spool)})

@@ -190,7 +190,8 @@ def in_csv(contact: Contact) -> dict[str, Any]:
 
 
 def test_documented_flow_in_json(tmp_path: Path) -> None:
-    with serving(tmp_path, "--contacts", 600, "--custom-fields", 17, "--pending", 2) as sandbox:
+    options = ("--contacts", 600, "--custom-fields", 17, "--pending-polls", 2)
+    with serving(tmp_path, *options) as sandbox:
         answer = sandbox.post(file_type="json")
         assert answer.status_code == 202
         assert answer.json()["_metadata"]["self"].endswith(answer.json()["id"])
@@ -237,7 +238,7 @@ def test_hard_values_all_occur_and_plain_ones_alone_can_be_had() -> None:
     assert {repr(value) for value in (*HARD_TEXTS, *HARD_NUMBERS, *HARD_DATES)} <= seen
     assert max(len(field.name) for field in account.fields) == 100
     assert len({field.name.lower() for field in Account(1, 500).fields}) == 500
-    text = json.dumps([told(contact) for contact in Account(1000, hard=False)])
+    text = json.dumps([told(contact) for contact in Account(1000, edge_cases=False)])
     assert "\\n" not in text
     assert all(
         "email" in contact.values or "phone_number_id" in contact.values for contact in account
@@ -259,8 +260,11 @@ def test_spellings_of_hard_values(sandbox: Sandbox) -> None:
 
 
 def test_other_forms(tmp_path: Path) -> None:
-    options = "--numbers text --dates us --alternate-emails semicolon --header-case upper --bom"
-    with serving(tmp_path, "--contacts", 50, "--plain", *options.split()) as sandbox:
+    options = (
+        "--contacts 50 --no-edge-cases --number-format text --date-format us "
+        "--alternate-emails semicolon --header-case upper --bom"
+    )
+    with serving(tmp_path, *options.split()) as sandbox:
         [data] = sandbox.parts(file_type="json")
         [rows] = sandbox.parts()
     assert data.startswith(b"\xef\xbb\xbf{")
@@ -297,7 +301,7 @@ def test_max_file_size_splits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("compression", ["encoded", "plain-gzip", "none"])
 def test_compression(tmp_path: Path, compression: str) -> None:
-    with serving(tmp_path, "--compression", compression, "--members", 3) as sandbox:
+    with serving(tmp_path, "--compression", compression, "--gzip-members", 3) as sandbox:
         answer = raw(sandbox.ready(file_type="json")["urls"][0])
     encoding = answer.headers.get("Content-Encoding")
     assert encoding == ("gzip" if compression == "encoded" else None)
@@ -350,7 +354,7 @@ def test_lists_and_segments(tmp_path: Path) -> None:
     customers, newsletter, *_, nobody = account.lists
     opened = account.segments[0]
     asked = [customers.id, newsletter.id], [opened.id]
-    with serving(tmp_path, "--contacts", 300, "--day", 2, "--overlap", "repeats") as sandbox:
+    with serving(tmp_path, "--contacts", 300, "--day", 2, "--duplicates", "keep") as sandbox:
         page = sandbox.get("/v3/marketing/lists?page_size=3").json()
         rest = sandbox.session.get(page["_metadata"]["next"], timeout=TIMEOUT).json()
         segments = sandbox.get("/v3/marketing/segments/2.0").json()["results"]
@@ -600,7 +604,7 @@ def test_download_faults(tmp_path: Path) -> None:
 
 def written(tmp_path: Path, *faults: str) -> tuple[bytes, bytes]:
     """The JSON and the CSV file of an account with these faults, as they are on disk."""
-    writer = FileWriter(Account(100, hard=False), Form(), tmp_path)
+    writer = FileWriter(Account(100, edge_cases=False), Form(), tmp_path)
     asked = [Request(file_type, (), (), 1) for file_type in ("json", "csv")]
     lines, rows = (writer.write(one, frozenset(faults), one.file_type).parts[0] for one in asked)
     return lines.path.read_bytes(), rows.path.read_bytes()

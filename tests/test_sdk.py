@@ -13,7 +13,7 @@ from tests.conftest import serve
 # The class makes its tap when it is defined: the sandbox has to be up by then.
 _stack = ExitStack()
 atexit.register(_stack.close)
-_sandbox = _stack.enter_context(serve("--contacts", "50", "--pending", "0"))
+_sandbox = _stack.enter_context(serve("--contacts", "50", "--pending-polls", "0"))
 
 TestSingerSdk = get_tap_test_class(
     TapSendGridContacts,

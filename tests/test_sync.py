@@ -35,11 +35,11 @@ def by_id(records: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     "options",
     [
         (),
-        ("--parts", "4", "--members", "3"),
+        ("--parts", "4", "--gzip-members", "3"),
         ("--compression", "plain-gzip"),
         ("--compression", "none", "--bom"),
-        ("--numbers", "text", "--dates", "iso", "--alternate-emails", "comma"),
-        ("--dates", "us", "--alternate-emails", "semicolon"),
+        ("--number-format", "text", "--date-format", "iso", "--alternate-emails", "comma"),
+        ("--date-format", "us", "--alternate-emails", "semicolon"),
         ("--alternate-emails", "space", "--fault", "chunked"),
     ],
     ids=" ".join,
@@ -98,7 +98,7 @@ def test_what_is_not_configured_is_left_out_of_the_request(
 def test_overlapping_lists_may_repeat_a_contact(
     sandbox: Callable[..., Sandbox], tap: Tap, file_type: str
 ) -> None:
-    there = sandbox("--contacts", "100", "--overlap", "repeats")
+    there = sandbox("--contacts", "100", "--duplicates", "keep")
     lists = [group.id for group in Account(100).lists[:2]]
     run = tap(there, file_type=file_type, list_ids=lists)
     assert run.code == 0
@@ -120,7 +120,7 @@ def test_an_empty_export_is_a_complete_one(
 
 
 def test_the_messages_come_in_order(sandbox: Callable[..., Sandbox], tap: Tap) -> None:
-    run = tap(sandbox("--contacts", "25000", "--plain", "--parts", "2"))
+    run = tap(sandbox("--contacts", "25000", "--no-edge-cases", "--parts", "2"))
     kinds = [message["type"] for message in run.messages]
     assert kinds[0] == "SCHEMA"
     assert kinds.count("SCHEMA") == 1
@@ -231,7 +231,7 @@ def test_both_paths_give_the_same_bytes(
 def test_stream_maps_and_flattening_work_as_the_sdk_documents(
     sandbox: Callable[..., Sandbox], tap: Tap
 ) -> None:
-    there = sandbox("--contacts", "40", "--plain")
+    there = sandbox("--contacts", "40", "--no-edge-cases")
     maps = {
         "contacts": {
             "contact_id": "md5(contact_id)",
@@ -351,7 +351,7 @@ def test_memory_does_not_grow_with_the_contacts(
 ) -> None:
     peaks = []
     for contacts in (2_000, 60_000):
-        there = sandbox("--contacts", str(contacts), "--plain", "--pending", "0")
+        there = sandbox("--contacts", str(contacts), "--no-edge-cases", "--pending-polls", "0")
         command = tap.command(there)
         with (tmp_path / "out").open("wb") as out, (tmp_path / "log").open("wb") as log:
             process = subprocess.Popen(command, stdout=out, stderr=log, env=os.environ)

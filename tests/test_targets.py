@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.xdist_group("targets")
 
 CONTACTS = 300
-SIZE = ("--contacts", str(CONTACTS), "--custom-fields", str(CUSTOM_FIELDS), "--pending", "0")
+SIZE = ("--contacts", str(CONTACTS), "--custom-fields", str(CUSTOM_FIELDS), "--pending-polls", "0")
 
 
 @dataclass

@@ -113,7 +113,7 @@ class Account:
         seed: another seed, other contacts
         day: from day 2 on, some contacts are changed, cleared, new or gone since the day
             before, there is one custom field more, and members of segments have moved
-        hard: whether some contacts have values that break careless readers
+        edge_cases: whether some contacts have values that break careless readers
     """
 
     def __init__(
@@ -123,16 +123,16 @@ class Account:
         seed: int = 0,
         day: int = 1,
         *,
-        hard: bool = True,
+        edge_cases: bool = True,
     ) -> None:
         self.day = day
         self._contacts = contacts
         self._new_a_day = -(-contacts // 50)
         self._first_fields = custom_fields
-        self._hard = hard
+        self._edge_cases = edge_cases
         self._key = b"%d" % seed
         self.fields = [
-            _field(number, hard=hard)
+            _field(number, edge_cases=edge_cases)
             for number in range(min(custom_fields + day - 1, MAX_CUSTOM_FIELDS))
         ]
         self.lists = [
@@ -262,7 +262,7 @@ class Account:
             # A field made since has no value yet.
             fields = fields[: self._first_fields + revision - 1]
         hard = None
-        if self._hard and number % _HARD_EVERY == 1:
+        if self._edge_cases and number % _HARD_EVERY == 1:
             hard = number // _HARD_EVERY + revision - 1
             custom = _harden(values, fields, hard)
         else:
@@ -283,8 +283,8 @@ class Account:
         return str(UUID(bytes=self._noise(" ".join(what).encode())[:16], version=4))
 
 
-def _field(number: int, *, hard: bool) -> Field:
-    names = _PLAIN_NAMES + _HARD_NAMES if hard else _PLAIN_NAMES
+def _field(number: int, *, edge_cases: bool) -> Field:
+    names = _PLAIN_NAMES + _HARD_NAMES if edge_cases else _PLAIN_NAMES
     name = names[number] if number < len(names) else f"Field_{number}"
     kind = FIELD_TYPES[number % 3]
     return Field(f"{'ew'[number % 2]}{number + 1}_{kind[0]}", name, kind)

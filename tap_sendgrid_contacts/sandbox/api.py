@@ -59,7 +59,7 @@ class Api:
         writer: what writes its exports
         storage: where they are served
         api_key: who may ask
-        pending: how many status checks answer that an export is not ready yet
+        pending_polls: how many status checks answer that an export is not ready yet
         faults: what is to go wrong
     """
 
@@ -70,14 +70,14 @@ class Api:
         storage: Storage,
         *,
         api_key: str,
-        pending: int,
+        pending_polls: int,
         faults: Faults,
     ) -> None:
         self._account = account
         self._writer = writer
         self._storage = storage
         self._api_key = api_key
-        self._pending = pending
+        self._pending_polls = pending_polls
         self._faults = faults
         self._exports: dict[str, _Export] = {}
         self._written: dict[tuple[Request, frozenset[str]], asyncio.Task[Files]] = {}
@@ -287,7 +287,7 @@ class Api:
         )
 
     async def _is_complete(self, export: _Export) -> bool:
-        if "never-ready" in export.quirks or export.checks <= self._pending:
+        if "never-ready" in export.quirks or export.checks <= self._pending_polls:
             return False
         await asyncio.wait([export.files], timeout=_WRITING_SECONDS)
         return export.files.done()

@@ -60,49 +60,67 @@ def _choice(name: str, choices: str, text: str) -> Callable[[Any], Any]:
 _COUNT = click.IntRange(1)
 _OPTIONS = (
     click.option("--host", default="127.0.0.1", help="Interface to listen on."),
-    click.option("--port", default=0, type=click.IntRange(0, 65535), help="0 is a free one."),
-    click.option("--contacts", default=1000, type=click.IntRange(0), help="Contacts it has."),
-    click.option("--parts", default=1, type=_COUNT, help="Files of an export, at least."),
+    click.option(
+        "--port", default=0, type=click.IntRange(0, 65535), help="Port to listen on; 0: any free."
+    ),
+    click.option(
+        "--contacts", default=1000, type=click.IntRange(0), help="Contacts in the account on day 1."
+    ),
+    click.option("--parts", default=1, type=_COUNT, help="Minimum number of files per export."),
     click.option(
         "--custom-fields",
         default=5,
         type=click.IntRange(0, MAX_CUSTOM_FIELDS),
-        help="Custom fields it has.",
+        help="Custom fields in the account on day 1.",
     ),
-    click.option("--pending", default=1, help="Status checks that answer pending."),
-    click.option("--seed", default=0, help="Another seed, other contacts."),
+    click.option(
+        "--pending-polls", default=1, help="Status requests answered with `pending` per export."
+    ),
+    click.option("--seed", default=0, help="Seed for the generated contacts."),
     click.option(
         "--day",
         default=1,
         type=_COUNT,
-        help="On later days contacts are changed, cleared, new and gone, and each brings a field.",
+        help="Each later day changes, clears, adds and removes contacts and adds a custom field.",
     ),
-    click.option("--hard/--plain", default=True, help="Sprinkle in what breaks careless readers."),
-    click.option("--url-ttl", default=300, help="Seconds that the URL of a file lives."),
+    click.option(
+        "--edge-cases/--no-edge-cases",
+        default=True,
+        help="Add awkward values (newlines, quotes, huge numbers, odd Unicode).",
+    ),
+    click.option("--url-ttl", default=300, help="Lifetime of a signed URL in seconds."),
     click.option("--throttle", type=click.FloatRange(0, min_open=True), help="MB/s per download."),
     click.option(
         "--api-key",
         default=_FAKE_API_KEY,
         envvar="SENDGRID_SANDBOX_API_KEY",
-        help="The key that opens the API.",
+        help="API key that clients must send.",
     ),
-    _choice("--compression", "encoded plain-gzip none", "gzip with Content-Encoding, or without."),
-    click.option("--members", default=1, type=_COUNT, help="gzip members of a file."),
-    _choice("--numbers", "number text", "Number values in JSON."),
-    _choice("--dates", "rfc3339 iso us", "Date values."),
-    _choice("--alternate-emails", "json comma semicolon space", "Addresses in a CSV cell."),
-    _choice("--header-case", "kept upper", "Custom names in a CSV header."),
-    _choice("--overlap", "union repeats", "Contacts of several lists: once, or once per list."),
-    click.option("--bom", is_flag=True, help="Start files with a byte order mark."),
+    _choice(
+        "--compression", "encoded plain-gzip none", "gzip with Content-Encoding, without, or none."
+    ),
+    click.option("--gzip-members", default=1, type=_COUNT, help="gzip members per file."),
+    _choice("--number-format", "number text", "Values of Number fields in JSON."),
+    _choice("--date-format", "rfc3339 iso us", "Values of Date fields."),
+    _choice(
+        "--alternate-emails", "json comma semicolon space", "Several addresses in one CSV cell."
+    ),
+    _choice("--header-case", "original upper", "Custom field names in the CSV header."),
+    _choice(
+        "--duplicates",
+        "drop keep",
+        "A contact in several requested lists: one row, or one row per list.",
+    ),
+    click.option("--bom", is_flag=True, help="Start each file with a byte order mark."),
     click.option(
         "--fault",
         "faults",
         multiple=True,
         metavar="NAME[:TIMES]",
         callback=_faults,
-        help="Something that goes wrong, see below; TIMES 0 is always. May be repeated.",
+        help="Inject a fault (listed below). TIMES=0: every time. Repeatable.",
     ),
-    click.option("--quiet", is_flag=True, help="Log nothing."),
+    click.option("--quiet", is_flag=True, help="Do not log requests."),
 )
 
 
@@ -112,8 +130,8 @@ def _sandbox_options(command: Callable[..., None]) -> Callable[..., None]:
         def take(*names: str) -> dict[str, Any]:
             return {name: given.pop(name) for name in names}
 
-        account = Account(**take("contacts", "custom_fields", "seed", "day", "hard"))
-        settings = take("host", "port", "api_key", "pending", "url_ttl", "throttle", "faults")
+        account = Account(**take("contacts", "custom_fields", "seed", "day", "edge_cases"))
+        settings = take("host", "port", "api_key", "pending_polls", "url_ttl", "throttle", "faults")
         form = Form(**take(*Form.__dataclass_fields__))
         sandbox = account, Settings(**settings, form=form), _quiet if quiet else _log
         try:

@@ -43,13 +43,13 @@ class Form:
     """How an account's exports look, where SendGrid's ways are unknown or may change."""
 
     parts: int = 1
-    members: int = 1
+    gzip_members: int = 1
     compression: Literal["encoded", "plain-gzip", "none"] = "encoded"
-    numbers: Literal["number", "text"] = "number"
-    dates: Literal["rfc3339", "iso", "us"] = "rfc3339"
+    number_format: Literal["number", "text"] = "number"
+    date_format: Literal["rfc3339", "iso", "us"] = "rfc3339"
     alternate_emails: Literal["json", "comma", "semicolon", "space"] = "json"
-    header_case: Literal["kept", "upper"] = "kept"
-    overlap: Literal["union", "repeats"] = "union"
+    header_case: Literal["original", "upper"] = "original"
+    duplicates: Literal["drop", "keep"] = "drop"
     bom: bool = False
 
 
@@ -107,7 +107,7 @@ class FileWriter:
         Returns:
             The files; their bytes depend on the request and the faults alone.
         """
-        repeats = self._form.overlap == "repeats"
+        repeats = self._form.duplicates == "keep"
         groups = request.list_ids, request.segment_ids
         total = self._account.count(*groups, repeats=repeats)
         contacts = self._account.members(*groups, repeats=repeats)
@@ -137,7 +137,7 @@ class FileWriter:
         return Files(parts, total)
 
     def _open(self, name: str, number: int, header: bytes, lines: int) -> _PartFile:
-        members = self._form.members
+        members = self._form.gzip_members
         part = _PartFile(
             (self._folder / f"{name}_{number}").open("wb"),
             lines_a_member=-(-lines // members) if members > 1 else lines + 1,
@@ -242,8 +242,8 @@ class JsonLines:
 
     def _custom(self, value: float | datetime) -> str | float:
         if isinstance(value, datetime):
-            return _date(value, self._form.dates)
-        return _number(value) if self._form.numbers == "text" else value
+            return _date(value, self._form.date_format)
+        return _number(value) if self._form.number_format == "text" else value
 
 
 class CsvRows:
@@ -291,7 +291,7 @@ class CsvRows:
 
     def _custom_text(self, value: float | datetime) -> str:
         if isinstance(value, datetime):
-            return _date(value, self._form.dates)
+            return _date(value, self._form.date_format)
         return _number(value)
 
 

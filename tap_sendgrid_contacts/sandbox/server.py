@@ -33,7 +33,7 @@ class Settings:
         api_key: who may use the API
         host: the interface to listen on
         port: the port to listen on, 0 for a free one
-        pending: how many status checks answer that an export is not ready yet
+        pending_polls: how many status checks answer that an export is not ready yet
         url_ttl: seconds that the URL of a part lives
         throttle: MB per second of one download, if limited
         form: how its files are spelled
@@ -43,7 +43,7 @@ class Settings:
     api_key: str
     host: str = "127.0.0.1"
     port: int = 0
-    pending: int = 1
+    pending_polls: int = 1
     url_ttl: int = 300
     throttle: float | None = None
     form: Form = field(default_factory=Form)
@@ -78,7 +78,7 @@ async def serving(
             writer,
             storage,
             api_key=settings.api_key,
-            pending=settings.pending,
+            pending_polls=settings.pending_polls,
             faults=faults,
         )
         app = web.Application(middlewares=[_noting(log), _elsewhere(log), api.guard])
