@@ -36,14 +36,14 @@ SURVIVED = [
     "post-503",
     "post-504",
     "post-lost-reset",
-    "post-taken-reset",
-    "post-taken-hang",
-    "post-taken-500",
+    "post-accepted-reset",
+    "post-accepted-hang",
+    "post-accepted-500",
     "count-missing",
     "shuffled-parts",
     "part-reset",
     "part-reset:3",
-    "part-short",
+    "part-truncated",
     "part-stall",
     "part-expired",
     "part-500",
@@ -73,8 +73,8 @@ REFUSED = {
     "duplicate-header": "two fields are column",
     "bad-number": "column custom_",
     "bad-date": "column custom_",
-    "latin1": ", line ",
-    "gone": "is gone",
+    "invalid-utf8": ", line ",
+    "export-not-found": "is gone",
     "part-500:0": "part 1 of 3, answered 500",
     "part-expired:0": "refused the link (403)",
     "part-reset:0": "part ",
@@ -111,7 +111,7 @@ def test_survived_with_each_contact_once(
     assert done.export_state is None
     assert len(done.of("ACTIVATE_VERSION")) == 1
     # The 202 of an export that was taken without an answer is not in the log.
-    assert there.exports_asked_for == (not fault.startswith("post-taken"))
+    assert there.exports_asked_for == (not fault.startswith("post-accepted"))
     assert f"fault {fault.partition(':')[0]}" in there.log
 
 

@@ -248,12 +248,12 @@ def test_a_run_that_waited_too_long_leaves_the_export_to_the_next(
 def test_killed_between_request_and_answer_the_next_run_finds_the_export(
     sandbox: Callable[..., Sandbox], tap: Tap
 ) -> None:
-    there = sandbox("--contacts", "50", "--fault", "post-taken-hang")
+    there = sandbox("--contacts", "50", "--fault", "post-accepted-hang")
     process = start(tap, there)
     # SCHEMA, and the STATE before the request.
     assert process.stdout is not None
     lines = [process.stdout.readline() for _ in range(2)]
-    while process.poll() is None and "fault post-taken-hang" not in there.log:
+    while process.poll() is None and "fault post-accepted-hang" not in there.log:
         time.sleep(0.05)
     process.kill()
     finish(tap, process, b"", torn=True)

@@ -508,7 +508,8 @@ def test_api_faults(tmp_path: Path) -> None:
 
 
 def test_post_faults(tmp_path: Path) -> None:
-    names = ("post-503", "post-lost-reset", "post-taken-reset", "post-taken-hang", "post-taken-500")
+    accepted = ("post-accepted-reset", "post-accepted-hang", "post-accepted-500")
+    names = ("post-503", "post-lost-reset", *accepted)
     with serving(tmp_path, *faulty(*names)) as sandbox:
         made = []
         for _ in names:
@@ -549,7 +550,7 @@ def test_forbidden_and_redirected(tmp_path: Path) -> None:
 
 def test_export_faults(tmp_path: Path) -> None:
     with serving(
-        tmp_path, "--parts", 3, *faulty("gone", "count-high", "shuffled-parts")
+        tmp_path, "--parts", 3, *faulty("export-not-found", "count-high", "shuffled-parts")
     ) as sandbox:
         lost = sandbox.post().json()["id"]
         assert [sandbox.get(f"{EXPORTS}/{lost}").status_code for _ in range(2)] == [404, 404]
@@ -584,7 +585,7 @@ def names(status: dict[str, Any]) -> list[str]:
 
 
 def test_download_faults(tmp_path: Path) -> None:
-    broken = ("part-reset", "part-short", "part-stall")
+    broken = ("part-reset", "part-truncated", "part-stall")
     refused = ("part-expired", "part-500", "part-503")
     with serving(tmp_path, "--contacts", 5000, *faulty(*refused, *broken)) as sandbox:
         [url] = sandbox.ready()["urls"]
@@ -626,7 +627,7 @@ def test_data_faults(tmp_path: Path) -> None:
         from_json(lines)
     with pytest.raises(csv.Error):
         csv_rows(rows)
-    for data in spoilt("latin1"):
+    for data in spoilt("invalid-utf8"):
         with pytest.raises(UnicodeDecodeError):
             data.decode()
     for data in spoilt("no-contact-id", "unknown-field", "bad-number", "bad-date"):

@@ -144,7 +144,7 @@ class Api:
         export = self._exports.get(request.match_info["id"])
         if not export:
             return error(404, "export not found")
-        if self._faults.strikes("gone"):
+        if self._faults.strikes("export-not-found"):
             del self._exports[export.id]
             return error(404, "export not found")
         export.checks += 1

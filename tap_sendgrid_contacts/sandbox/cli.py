@@ -29,10 +29,10 @@ Sandbox = tuple[Account, Settings, Callable[[str], None]]
 
 def _fault_table() -> str:
     """The faults for --help; the mark keeps click from wrapping it."""
-    lines = ["\b", "Faults (with how often they happen unless NAME:TIMES says otherwise):"]
+    lines = ["\b", "Faults, with their default TIMES:"]
     for stage, faults in FAULTS.items():
         lines.append(f"{stage}:")
-        lines += [f"  {f.name:<18}{f.times or 'always':>7}  {f.help}" for f in faults]
+        lines += [f"  {f.name:<22}{f.times or 'always':>7}  {f.help}" for f in faults]
     return "\n".join(lines)
 
 

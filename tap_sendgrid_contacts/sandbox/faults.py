@@ -126,7 +126,7 @@ def _taken(act: Act) -> Act:
 
 FAULTS: dict[Stage, tuple[Fault, ...]] = {
     "api": (
-        Fault("rate-limit", 1, "429 that does not say for how long", _limited(dict)),
+        Fault("rate-limit", 1, "429 without any delay header", _limited(dict)),
         Fault(
             "rate-limit-seconds",
             1,
@@ -136,21 +136,21 @@ FAULTS: dict[Stage, tuple[Fault, ...]] = {
         Fault(
             "rate-limit-date",
             1,
-            "429 with Retry-After as a date, 2 s ahead",
+            "429 with Retry-After as a date 2 s ahead",
             _limited(lambda: {"Retry-After": formatdate(time.time() + 2, usegmt=True)}),
         ),
         Fault(
-            "rate-limit-reset", 1, "429 with X-RateLimit-Reset, 2 s ahead", _limited(_reset_headers)
+            "rate-limit-reset", 1, "429 with X-RateLimit-Reset 2 s ahead", _limited(_reset_headers)
         ),
-        Fault("html", 1, "200 with a web page instead of JSON", _html),
-        Fault("reset", 1, "connection reset (TCP RST) instead of an answer", _reset),
-        Fault("hang", 1, "no answer at all", _hang),
-        Fault("slow", 1, "an answer after 1 s", _slow),
-        Fault("forbidden", ALWAYS, "403 for everything", _forbidden),
+        Fault("html", 1, "200 with an HTML page instead of JSON", _html),
+        Fault("reset", 1, "connection reset (TCP RST) instead of a response", _reset),
+        Fault("hang", 1, "no response", _hang),
+        Fault("slow", 1, "response after 1 s", _slow),
+        Fault("forbidden", ALWAYS, "403 for every request", _forbidden),
         Fault(
             "redirect-api",
             ALWAYS,
-            "307 to another port; LEAK in the log if it gets the key",
+            "307 to another port, which logs LEAK when it receives the API key",
             _redirect,
         ),
     ),
@@ -160,56 +160,54 @@ FAULTS: dict[Stage, tuple[Fault, ...]] = {
     ),
     "post": (
         *(
-            Fault(f"post-{status}", 1, f"{status} for the POST, no export made", _fails(status))
+            Fault(f"post-{status}", 1, f"{status} for the POST, no export created", _fails(status))
             for status in (500, 502, 503, 504)
         ),
-        Fault("post-lost-reset", 1, "the POST is reset, no export made", _reset),
-        Fault("post-taken-reset", 1, "the POST is reset, yet the export is made", _taken(_reset)),
-        Fault(
-            "post-taken-hang", 1, "the POST has no answer, yet the export is made", _taken(_hang)
-        ),
-        Fault("post-taken-500", 1, "500 for the POST, yet the export is made", _taken(_fails(500))),
+        Fault("post-lost-reset", 1, "POST reset, no export created", _reset),
+        Fault("post-accepted-reset", 1, "POST reset, export created", _taken(_reset)),
+        Fault("post-accepted-hang", 1, "no response to the POST, export created", _taken(_hang)),
+        Fault("post-accepted-500", 1, "500 for the POST, export created", _taken(_fails(500))),
     ),
     "fields": (Fault("forbidden-fields", ALWAYS, "403 for the field definitions", _forbidden),),
-    "status": (Fault("gone", 1, "404 for an export from its next status check on"),),
+    "status": (Fault("export-not-found", 1, "404 for the export from its next status request on"),),
     "export": (
-        Fault("failure", 1, "an export ends in status failure, with a message"),
-        Fault("expired", 1, "an export is ready but expired, and its URLs answer 403"),
-        Fault("unknown-status", ALWAYS, "an export ends in a status nobody knows"),
-        Fault("never-ready", ALWAYS, "an export stays pending"),
-        Fault("no-urls", ALWAYS, "an export is ready, has contacts, and no URLs"),
-        Fault("count-high", ALWAYS, "contact_count is more than the files hold"),
-        Fault("count-low", ALWAYS, "contact_count is less than the files hold"),
+        Fault("failure", 1, "export ends in status `failure`, with a message"),
+        Fault("expired", 1, "export is ready but expired; its URLs return 403"),
+        Fault("unknown-status", ALWAYS, "export ends in an unknown status"),
+        Fault("never-ready", ALWAYS, "export stays pending"),
+        Fault("no-urls", ALWAYS, "export is ready and has contacts but no URLs"),
+        Fault("count-high", ALWAYS, "contact_count is one more than the files hold"),
+        Fault("count-low", ALWAYS, "contact_count is one less than the files hold"),
         Fault("count-missing", ALWAYS, "no contact_count"),
         Fault("part-missing", ALWAYS, "a URL is missing from the second ready status on"),
-        Fault("shuffled-parts", ALWAYS, "the order of the URLs differs between status checks"),
+        Fault("shuffled-parts", ALWAYS, "order of the URLs changes with every ready status"),
     ),
     "data": (
-        Fault("truncated-gzip", ALWAYS, "the last part ends within its gzip stream"),
-        Fault("bad-crc", ALWAYS, "the checksum of the last part's gzip stream is wrong"),
-        Fault("bad-line", ALWAYS, "a line in the middle is no JSON, or no CSV"),
-        Fault("bad-width", ALWAYS, "a CSV row has a cell too many (JSON: a line that goes on)"),
+        Fault("truncated-gzip", ALWAYS, "gzip stream of the last part is truncated"),
+        Fault("bad-crc", ALWAYS, "gzip checksum of the last part is wrong"),
+        Fault("bad-line", ALWAYS, "a malformed line in the middle"),
+        Fault("bad-width", ALWAYS, "a CSV row with an extra cell (JSON: trailing data)"),
         Fault("no-contact-id", ALWAYS, "no contact has a contact_id"),
-        Fault("duplicate-header", ALWAYS, "two CSV headers differ in case only"),
-        Fault("bad-number", ALWAYS, "a Number field holds text that is no number"),
-        Fault("bad-date", ALWAYS, "a Date field holds text that is no date"),
-        Fault("unknown-field", ALWAYS, "a custom field that is not in the field definitions"),
-        Fault("latin1", ALWAYS, "a byte that is no UTF-8"),
+        Fault("duplicate-header", ALWAYS, "two CSV headers that differ only in case"),
+        Fault("bad-number", ALWAYS, "a Number field with text that is not a number"),
+        Fault("bad-date", ALWAYS, "a Date field with text that is not a date"),
+        Fault("unknown-field", ALWAYS, "a custom field missing from the field definitions"),
+        Fault("invalid-utf8", ALWAYS, "an invalid UTF-8 byte"),
     ),
     "part": (
         Fault("part-reset", 1, "connection reset (TCP RST) in the middle of a part"),
-        Fault("part-short", 1, "connection closed in the middle of a part"),
-        Fault("part-stall", 1, "nothing comes any more from the middle of a part on"),
-        Fault("part-expired", 1, "403: the URL is dead already"),
+        Fault("part-truncated", 1, "connection closed in the middle of a part"),
+        Fault("part-stall", 1, "transfer stalls in the middle of a part"),
+        Fault("part-expired", 1, "403: the signed URL has already expired"),
         Fault("part-500", 1, "500 for a part", _fails(500)),
         Fault("part-503", 1, "503 for a part", _fails(503)),
         Fault("redirect-part", 1, "307 for a part, to another port", _redirect),
     ),
     "storage": (
-        Fault("no-range", ALWAYS, "Range is ignored: 200 and the whole part"),
-        Fault("etag-changes", ALWAYS, "another ETag with every request"),
+        Fault("no-range", ALWAYS, "Range is ignored: 200 and the complete part"),
+        Fault("etag-changes", ALWAYS, "another ETag in every response"),
         Fault("no-etag", ALWAYS, "no ETag"),
-        Fault("chunked", ALWAYS, "chunked transfer, no Content-Length"),
+        Fault("chunked", ALWAYS, "chunked transfer encoding, no Content-Length"),
     ),
 }
 BY_NAME = {fault.name: fault for faults in FAULTS.values() for fault in faults}

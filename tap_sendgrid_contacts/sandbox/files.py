@@ -347,7 +347,7 @@ def _spoilt(
             line = b'"broken"line",' + line
         if "bad-width" in faults:
             line = line[:-1] + b',"one too many"\n'
-        if "latin1" in faults:
+        if "invalid-utf8" in faults:
             head, quote, tail = line.rpartition(b'"')
             line = head + "é".encode("latin-1") + quote + tail
         yield line
