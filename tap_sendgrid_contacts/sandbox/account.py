@@ -1,7 +1,7 @@
-"""An account and its contacts: what a reader of the exports must find in them.
+"""A SendGrid account: its contacts, lists, segments and fields on a given day.
 
-Every contact is worked out from the seed, its number and the day, so an account of
-millions takes no memory and two readers of it always agree.
+Every contact is computed from the seed, its number and the day, so an account of millions
+takes no memory and two readers of it always agree.
 """
 
 from __future__ import annotations
@@ -9,111 +9,60 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 from hashlib import blake2b
 from itertools import chain
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
-from tap_sendgrid_contacts.sandbox import values as pool
+from tap_sendgrid_contacts.sandbox.contacts import (
+    Contact,
+    add_edge_cases,
+    make_custom_values,
+    make_reserved_values,
+    typical_value,
+)
+from tap_sendgrid_contacts.sandbox.fields import make_custom_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    Values = dict[str, str | list[str] | datetime]
-    Custom = dict[str, str | int | float | datetime]
-
-FieldType = Literal["Text", "Number", "Date"]
-FIELD_TYPES: tuple[FieldType, ...] = ("Text", "Number", "Date")
-MAX_CUSTOM_FIELDS = 500  # DOC
-
-_PLAIN_NAMES = ("company_name", "Num_Orders", "dob", "Plan", "LifetimeValue", "Renewal_Date_2")
-_HARD_NAMES = (
-    *("_x", "score_1", "X", "t" + "Long_Name_" * 9 + "100_chars", "email", "__", "Company_Name_"),
-    *("shared_prefix_" * 6 + "first", "SHARED_prefix_" * 6 + "SECOND", "custom_email", "id"),
-)
-# DOC: the reserved fields, and which of them are read-only. Their ids are samples only.
-_RESERVED = (
-    *("first_name", "last_name", "email", "alternate_emails", "address_line_1", "address_line_2"),
-    *("city", "state_province_region", "postal_code", "country", "phone_number", "whatsapp"),
-    *("line", "facebook", "unique_name"),
-)
-_READ_ONLY: tuple[tuple[str, FieldType], ...] = (
-    ("email_domains", "Text"),
-    ("last_clicked", "Date"),
-    ("last_opened", "Date"),
-    ("last_emailed", "Date"),
-    ("singlesend_id", "Text"),
-    ("automation_id", "Text"),
-    ("created_at", "Date"),
-    ("updated_at", "Date"),
-    ("contact_id", "Text"),
-)
-
-# Of every hundred contacts, what happens to how many between one day and the next.
-_CHANGED, _CLEARED, _GONE = range(5), range(5, 7), 7
+# Of every hundred contacts, seven are changed, two of these also cleared, and one is removed
+# between two days.
+_CLEARED, _REMOVED = range(5, 7), 7
 _CLEARED_COLUMNS = ("first_name", "city", "postal_code", "phone_number", "alternate_emails")
-# Column, text made of the contact's number, and how rare it is.
-_RARE_COLUMNS = (
-    ("phone_number", "+45 %08d", 1),
-    ("unique_name", "member.%d", 3),
-    ("external_id", "%010d", 3),
-    ("address_line_2", "%d. floor", 7),
-    ("whatsapp", "+4530%08d", 7),
-    ("line", "line-%d", 15),
-    ("facebook", "fb.%d", 15),
-    ("anonymous_id", "anonymous-%d", 15),
-)
-_HARD_EVERY = 8
-_LONG_CASE = 2
+_EDGE_CASE_INTERVAL = 8
 _EPOCH = datetime(2019, 1, 1, tzinfo=timezone.utc)
 _FIRST_DAY = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
 
-class Field(NamedTuple):
-    """A custom field, as the account's owner has defined it."""
-
-    id: str
-    name: str
-    type: FieldType
-
-
-class Group(NamedTuple):
-    """A list or a segment: one contact in `every`, none when that is 0."""
-
-    id: str
-    name: str
-    every: int
-    moves: bool = False
-
-    def holds(self, number: int, day: int) -> bool:
-        """Whether the contact is a member; those of a segment move without being changed."""
-        return self.every > 0 and (number + day * self.moves) % self.every == 1
-
-
-class Contact(NamedTuple):
-    """A contact. What is empty is absent from both dicts.
+class Audience(NamedTuple):
+    """A list or a segment.
 
     Attributes:
-        number: which contact of the account it is, the same on every day
-        hard: a number to vary spellings by, if the contact has hard values
-        values: reserved columns
-        custom: custom fields by name as typed; their dates are midnights in UTC
+        id: UUID.
+        name: Name as displayed.
+        sample_rate: One contact in this many is a member; 0 for none.
+        drifts: Whether members join and leave from day to day without being changed.
     """
 
-    number: int
-    hard: int | None
-    values: Values
-    custom: Custom
+    id: str
+    name: str
+    sample_rate: int
+    drifts: bool = False
+
+    def contains(self, number: int, day: int) -> bool:
+        """Return whether the contact is a member on that day."""
+        return self.sample_rate > 0 and (number + day * self.drifts) % self.sample_rate == 1
 
 
 class Account:
-    """A SendGrid account on one day of its life.
+    """A SendGrid account on one day.
 
     Args:
-        contacts: how many contacts it has on day 1
-        custom_fields: how many custom fields it has on day 1
-        seed: another seed, other contacts
-        day: from day 2 on, some contacts are changed, cleared, new or gone since the day
-            before, there is one custom field more, and members of segments have moved
-        edge_cases: whether some contacts have values that break careless readers
+        contacts: Number of contacts on day 1.
+        custom_fields: Number of custom fields on day 1.
+        seed: Seed for the generated contacts.
+        day: Each day after the first changes, clears, adds and removes contacts, adds a
+            custom field, and changes the members of segments.
+        edge_cases: Whether some contacts have awkward values.
     """
 
     def __init__(
@@ -127,17 +76,14 @@ class Account:
     ) -> None:
         self.day = day
         self._contacts = contacts
-        self._new_a_day = -(-contacts // 50)
-        self._first_fields = custom_fields
+        self._new_per_day = -(-contacts // 50)
+        self._initial_fields = custom_fields
         self._edge_cases = edge_cases
         self._key = b"%d" % seed
-        self.fields = [
-            _field(number, edge_cases=edge_cases)
-            for number in range(min(custom_fields + day - 1, MAX_CUSTOM_FIELDS))
-        ]
+        self.fields = make_custom_fields(custom_fields + day - 1, edge_cases=edge_cases)
         self.lists = [
-            Group(self._uuid("list", name), name, every)
-            for name, every in (
+            Audience(self._uuid("list", name), name, sample_rate)
+            for name, sample_rate in (
                 ("Customers", 2),
                 ("Newsletter", 3),
                 ("Überraschung 🎁", 5),
@@ -146,26 +92,12 @@ class Account:
             )
         ]
         self.segments = [
-            Group(self._uuid("segment", name), name, every, moves=True)
-            for name, every in (("Opened last month", 4), ("Has a phone", 7), ("VIP", 50))
-        ]
-
-    @property
-    def reserved_fields(self) -> list[dict[str, object]]:
-        """The reserved fields, as the API describes them."""
-        writable: list[dict[str, object]] = [
-            {"name": name, "field_type": "Text"} for name in _RESERVED
-        ]
-        read_only: list[dict[str, object]] = [
-            {"name": name, "field_type": kind, "read_only": True} for name, kind in _READ_ONLY
-        ]
-        return [
-            {"id": f"_rf{number}_{str(field['field_type'])[0]}", **field}
-            for number, field in enumerate(writable + read_only)
+            Audience(self._uuid("segment", name), name, sample_rate, drifts=True)
+            for name, sample_rate in (("Opened last month", 4), ("Has a phone", 7), ("VIP", 50))
         ]
 
     def __iter__(self) -> Iterator[Contact]:
-        """Every contact of the account."""
+        """Iterate over all contacts."""
         return self.members()
 
     def members(
@@ -175,19 +107,19 @@ class Account:
         *,
         repeats: bool = False,
     ) -> Iterator[Contact]:
-        """The contacts of lists and segments, of the whole account when none is named.
+        """Iterate over the contacts of lists and segments, or over all contacts if none is given.
 
         Args:
-            list_ids: lists to take contacts from
-            segment_ids: segments to take contacts from
-            repeats: whether a contact comes once for each of them that it is in
+            list_ids: Ids of lists.
+            segment_ids: Ids of segments.
+            repeats: Whether to yield a contact once for each audience that contains it.
 
         Yields:
-            The contacts in the order of their number.
+            The contacts, ordered by number.
         """
-        for number, revision, times in self._numbers(list_ids, segment_ids):
-            contact = self._contact(number, revision)
-            for _ in range(times if repeats else 1):
+        for number, revision, repetitions in self._select(list_ids, segment_ids):
+            contact = self._make_contact(number, revision)
+            for _ in range(repetitions if repeats else 1):
                 yield contact
 
     def count(
@@ -197,164 +129,101 @@ class Account:
         *,
         repeats: bool = False,
     ) -> int:
-        """How many contacts `members` yields for the same arguments."""
-        return sum(times if repeats else 1 for _, _, times in self._numbers(list_ids, segment_ids))
+        """Return the number of contacts that `members` yields for the same arguments."""
+        return sum(
+            repetitions if repeats else 1
+            for _, _, repetitions in self._select(list_ids, segment_ids)
+        )
 
     def contact(self, number: int) -> Contact | None:
-        """One contact, unless it is gone or not there yet."""
-        if number >= self._ever:
+        """Return one contact, or None if it does not exist on this day."""
+        if number >= self._total:
             return None
         revision = self._revision(number)
-        return self._contact(number, revision) if revision else None
+        return self._make_contact(number, revision) if revision else None
 
     @property
-    def _ever(self) -> int:
-        return self._contacts + self._new_a_day * (self.day - 1)
+    def _total(self) -> int:
+        """The number of contacts ever created."""
+        return self._contacts + self._new_per_day * (self.day - 1)
 
-    def _numbers(
+    def _select(
         self, list_ids: Sequence[str], segment_ids: Sequence[str]
     ) -> Iterator[tuple[int, int, int]]:
-        asked = {*list_ids, *segment_ids}
-        groups = [group for group in chain(self.lists, self.segments) if group.id in asked]
-        for number in range(self._ever):
-            times = sum(group.holds(number, self.day) for group in groups) if asked else 1
-            if times and (revision := self._revision(number)):
-                yield number, revision, times
+        """Yield number, revision and count of containing audiences for each selected contact."""
+        ids = {*list_ids, *segment_ids}
+        audiences = [item for item in chain(self.lists, self.segments) if item.id in ids]
+        for number in range(self._total):
+            repetitions = sum(item.contains(number, self.day) for item in audiences) if ids else 1
+            if repetitions and (revision := self._revision(number)):
+                yield number, revision, repetitions
 
-    def _born(self, number: int) -> int:
-        return 1 if number < self._contacts else 2 + (number - self._contacts) // self._new_a_day
+    def _created_day(self, number: int) -> int:
+        if number < self._contacts:
+            return 1
+        return 2 + (number - self._contacts) // self._new_per_day
 
     def _revision(self, number: int) -> int:
-        """The day of the contact's last change; 0 when it is gone."""
-        revision = born = self._born(number)
-        for day in range(born + 1, self.day + 1):
-            event = _event(number, day)
-            if event == _GONE:
+        """Return the day of the contact's last change; 0 if it has been removed."""
+        revision = created_day = self._created_day(number)
+        for day in range(created_day + 1, self.day + 1):
+            event = _daily_event(number, day)
+            if event == _REMOVED:
                 return 0
-            if event < _GONE:
+            if event < _REMOVED:
                 revision = day
         return revision
 
-    def _contact(self, number: int, revision: int) -> Contact:
-        born = self._born(number)
-        cleared = revision > born and _event(number, revision) in _CLEARED
-        # What a contact is stays; what is known of it is drawn anew by a change.
-        being = self._noise(b"%d" % number)
-        known = being if cleared or revision == 1 else self._noise(b"%d %d" % (number, revision))
-        name = being.hex()
+    def _make_contact(self, number: int, revision: int) -> Contact:
+        created_day = self._created_day(number)
+        cleared = revision > created_day and _daily_event(number, revision) in _CLEARED
+        # A change redraws the profile; the identity stays.
+        identity = self._digest(b"%d" % number)
+        redraw = not cleared and revision > 1
+        profile = self._digest(b"%d %d" % (number, revision)) if redraw else identity
 
-        if born > 1:
-            created = updated = _FIRST_DAY + timedelta(born - 1, being[40] * 300)
+        if created_day > 1:
+            created = updated = _FIRST_DAY + timedelta(created_day - 1, identity[40] * 300)
         else:
             created = _EPOCH + timedelta(
-                being[40] << 3 | being[41] & 7, being[42] * 300 + being[43]
+                identity[40] << 3 | identity[41] & 7, identity[42] * 300 + identity[43]
             )
-            updated = created + timedelta(being[44], being[45] * 300 + 1)
-        if revision > born:
-            updated = _FIRST_DAY + timedelta(revision - 1, being[45] * 300)
+            updated = created + timedelta(identity[44], identity[45] * 300 + 1)
+        if revision > created_day:
+            updated = _FIRST_DAY + timedelta(revision - 1, identity[45] * 300)
 
-        values = _values(number, being, known)
-        values["contact_id"] = f"{name[:8]}-{name[8:12]}-{name[12:16]}-{name[16:20]}-{name[20:32]}"
+        values = make_reserved_values(number, identity, profile)
+        digits = identity.hex()
+        values["contact_id"] = "-".join(
+            (digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:32])
+        )
         values["created_at"] = created
         values["updated_at"] = updated
         fields = self.fields
         if revision < self.day:
-            # A field made since has no value yet.
-            fields = fields[: self._first_fields + revision - 1]
-        hard = None
-        if self._edge_cases and number % _HARD_EVERY == 1:
-            hard = number // _HARD_EVERY + revision - 1
-            custom = _harden(values, fields, hard)
+            # Fields added after the last change have no value yet.
+            fields = fields[: self._initial_fields + revision - 1]
+        edge_case = None
+        if self._edge_cases and number % _EDGE_CASE_INTERVAL == 1:
+            edge_case = number // _EDGE_CASE_INTERVAL + revision - 1
+            custom = add_edge_cases(values, fields, edge_case)
         else:
-            custom = _custom(fields, known)
+            custom = make_custom_values(fields, profile)
         if fields and revision > 1:
-            # So that the day's new field is never without a value.
-            custom[fields[-1].name] = _ordinary(fields[-1].type, known[46], known[47])
+            # The field added on the day of the change always has a value.
+            custom[fields[-1].name] = typical_value(fields[-1].type, profile[46], profile[47])
         if cleared:
             for column in _CLEARED_COLUMNS:
                 values.pop(column, None)
             custom.clear()
-        return Contact(number, hard, values, custom)
+        return Contact(number, edge_case, values, custom)
 
-    def _noise(self, data: bytes) -> bytes:
+    def _digest(self, data: bytes) -> bytes:
         return blake2b(data, key=self._key).digest()
 
-    def _uuid(self, *what: str) -> str:
-        return str(UUID(bytes=self._noise(" ".join(what).encode())[:16], version=4))
+    def _uuid(self, kind: str, name: str) -> str:
+        return str(UUID(bytes=self._digest(f"{kind} {name}".encode())[:16], version=4))
 
 
-def _field(number: int, *, edge_cases: bool) -> Field:
-    names = _PLAIN_NAMES + _HARD_NAMES if edge_cases else _PLAIN_NAMES
-    name = names[number] if number < len(names) else f"Field_{number}"
-    kind = FIELD_TYPES[number % 3]
-    return Field(f"{'ew'[number % 2]}{number + 1}_{kind[0]}", name, kind)
-
-
-def _event(number: int, day: int) -> int:
+def _daily_event(number: int, day: int) -> int:
     return (number * 37 + day * 101) % 100
-
-
-def _values(number: int, being: bytes, known: bytes) -> Values:
-    """Ordinary reserved values; one bit tested is one contact in two, two bits one in four."""
-    email = f"contact.{number}@{pool.DOMAINS[being[46] % len(pool.DOMAINS)]}"
-    values: Values = (
-        {"email": email} if being[47] & 31 else {"phone_number_id": f"+4520{number:08}"}
-    )
-    if known[0] & 7:
-        values["first_name"] = pool.FIRST_NAMES[known[1] % len(pool.FIRST_NAMES)]
-        values["last_name"] = pool.LAST_NAMES[known[2] % len(pool.LAST_NAMES)]
-    if known[3] & 3:
-        place = pool.PLACES[known[4] % len(pool.PLACES)]
-        values["city"], values["state_province_region"] = place[:2]
-        values["postal_code"], values["country"] = place[2:]
-        values["address_line_1"] = f"{known[5]} {pool.STREETS[known[6] % len(pool.STREETS)]}"
-    if not known[7] & 7:
-        values["alternate_emails"] = [f"{n}.{email}" for n in range(1 + known[8] % 3)]
-    for (column, form, bits), chance in zip(_RARE_COLUMNS, known[9:17], strict=True):
-        if not chance & bits:
-            values[column] = form % number
-    return values
-
-
-def _custom(fields: Sequence[Field], known: bytes) -> Custom:
-    """A handful of the fields, however many there are."""
-    asked = min(len(fields), 2 + known[17] % 4)
-    custom: Custom = {}
-    for turn in range(asked):
-        field = fields[((known[18] << 8 | known[19]) + turn * (len(fields) // asked)) % len(fields)]
-        custom[field.name] = _ordinary(field.type, known[20 + turn], known[30 + turn])
-    return custom
-
-
-def _ordinary(kind: FieldType, coarse: int, fine: int) -> str | int | float | datetime:
-    if kind == "Text":
-        return pool.WORDS[coarse % len(pool.WORDS)]
-    if kind == "Date":
-        return pool.DATES[(coarse << 8 | fine) % len(pool.DATES)]
-    return (coarse << 8 | fine) / 100 if fine & 1 else coarse
-
-
-def _harden(values: Values, fields: Sequence[Field], case: int) -> Custom:
-    """Put hard values into the reserved columns, and give back a set of hard custom values."""
-    texts = pool.HARD_TEXTS
-    values["first_name"] = texts[case % len(texts)]
-    values["address_line_2"] = texts[(case * 7 + 3) % len(texts)]
-    values["external_id"] = texts[(case * 11 + 5) % len(texts)]
-    if case == _LONG_CASE:
-        values["unique_name"] = pool.LONG_TEXT
-    if case % 9 == 0:
-        values.pop("email", None)
-        values["phone_number_id"] = f"+0049{case:07}"
-    custom: Custom = {}
-    if case % 5 == 0:
-        return custom
-    for turn in range(min(len(fields), 8)):
-        field = fields[(case * 3 + turn) % len(fields)]
-        which = case + turn * 5
-        if field.type == "Text":
-            custom[field.name] = texts[which % len(texts)]
-        elif field.type == "Date":
-            custom[field.name] = pool.HARD_DATES[which % len(pool.HARD_DATES)]
-        else:
-            custom[field.name] = pool.HARD_NUMBERS[which % len(pool.HARD_NUMBERS)]
-    return custom

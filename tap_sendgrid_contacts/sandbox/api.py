@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from tap_sendgrid_contacts.sandbox.faults import error
+from tap_sendgrid_contacts.sandbox.fields import reserved_fields
 from tap_sendgrid_contacts.sandbox.files import Request
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tap_sendgrid_contacts.sandbox.account import Account, Group
+    from tap_sendgrid_contacts.sandbox.account import Account, Audience
     from tap_sendgrid_contacts.sandbox.faults import Faults, Handler, Stage
     from tap_sendgrid_contacts.sandbox.files import Files, FileWriter
     from tap_sendgrid_contacts.sandbox.storage import Storage
@@ -195,7 +196,7 @@ class Api:
                     {"id": field.id, "name": field.name, "field_type": field.type}
                     for field in self._account.fields
                 ],
-                "reserved_fields": self._account.reserved_fields,
+                "reserved_fields": reserved_fields(),
                 "_metadata": {"self": str(request.url)},
             }
         )
@@ -209,9 +210,9 @@ class Api:
             return error(400, "invalid page_size or page_token")
         if not 1 <= size <= _MAX_PAGE:
             return error(400, "page_size must be between 1 and 1000", "page_size")
-        groups = self._account.lists
-        metadata = {"self": str(request.url), "count": len(groups)}
-        if start + size < len(groups):
+        audiences = self._account.lists
+        metadata = {"self": str(request.url), "count": len(audiences)}
+        if start + size < len(audiences):
             metadata["next"] = str(
                 request.url.with_query(page_size=str(size), page_token=str(start + size))
             )
@@ -219,14 +220,14 @@ class Api:
             {
                 "result": [
                     {
-                        "id": group.id,
-                        "name": group.name,
-                        "contact_count": self._account.count([group.id]),
+                        "id": audience.id,
+                        "name": audience.name,
+                        "contact_count": self._account.count([audience.id]),
                         "_metadata": {
-                            "self": str(request.url.origin() / "v3/marketing/lists" / group.id)
+                            "self": str(request.url.origin() / "v3/marketing/lists" / audience.id)
                         },
                     }
-                    for group in groups[start : start + size]
+                    for audience in audiences[start : start + size]
                 ],
                 "_metadata": metadata,
             }
@@ -239,9 +240,9 @@ class Api:
             {
                 "results": [
                     {
-                        "id": group.id,
-                        "name": group.name,
-                        "contacts_count": self._account.count([], [group.id]),
+                        "id": audience.id,
+                        "name": audience.name,
+                        "contacts_count": self._account.count([], [audience.id]),
                         "created_at": now,
                         "updated_at": now,
                         "sample_updated_at": now,
@@ -250,7 +251,7 @@ class Api:
                         "query_version": "2",
                         "status": {"query_validation": "VALID"},
                     }
-                    for group in self._account.segments
+                    for audience in self._account.segments
                 ],
                 "_metadata": {"self": str(request.url)},
             }
@@ -336,7 +337,7 @@ def _time(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _ids(body: dict[str, object], key: str, groups: Sequence[Group]) -> tuple[str, ...]:
+def _ids(body: dict[str, object], key: str, audiences: Sequence[Audience]) -> tuple[str, ...]:
     if key not in body:
         return ()
     ids = body[key]
@@ -345,11 +346,11 @@ def _ids(body: dict[str, object], key: str, groups: Sequence[Group]) -> tuple[st
         message = f"{key} must be an array of ids"
         raise ValueError(message)
     for id_ in ids:
-        if id_ not in {group.id for group in groups}:
+        if id_ not in {audience.id for audience in audiences}:
             message = f"{key}: no such id {id_}"
             raise LookupError(message)
     return tuple(sorted({*ids}))
 
 
-def _named(ids: Sequence[str], groups: Sequence[Group]) -> list[dict[str, str]]:
-    return [{"ID": group.id, "Name": group.name} for group in groups if group.id in ids]
+def _named(ids: Sequence[str], audiences: Sequence[Audience]) -> list[dict[str, str]]:
+    return [{"ID": each.id, "Name": each.name} for each in audiences if each.id in ids]

@@ -14,8 +14,9 @@ from typing import Any
 import click
 
 try:
-    from tap_sendgrid_contacts.sandbox.account import MAX_CUSTOM_FIELDS, Account
+    from tap_sendgrid_contacts.sandbox.account import Account
     from tap_sendgrid_contacts.sandbox.faults import BY_NAME, FAULTS
+    from tap_sendgrid_contacts.sandbox.fields import MAX_CUSTOM_FIELDS
     from tap_sendgrid_contacts.sandbox.files import Form
     from tap_sendgrid_contacts.sandbox.server import Settings, serving
 except ModuleNotFoundError as missing:
@@ -160,9 +161,9 @@ def serve(sandbox: Sandbox) -> None:
             with _signals(lambda _number: stopped.set()):
                 account, settings, _ = sandbox
                 click.echo(f"sandbox ready: {url} api_key={settings.api_key}")
-                for kind, groups in (("list", account.lists), ("segment", account.segments)):
-                    for group in groups:
-                        click.echo(f"{kind} {group.id} {group.name}")
+                for kind, audiences in (("list", account.lists), ("segment", account.segments)):
+                    for audience in audiences:
+                        click.echo(f"{kind} {audience.id} {audience.name}")
                 await stopped.wait()
 
     asyncio.run(stay())

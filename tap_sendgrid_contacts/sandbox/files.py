@@ -23,7 +23,9 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tap_sendgrid_contacts.sandbox.account import Account, Contact, Field
+    from tap_sendgrid_contacts.sandbox.account import Account
+    from tap_sendgrid_contacts.sandbox.contacts import Contact
+    from tap_sendgrid_contacts.sandbox.fields import Field
 
 _CSV_HEAD = (
     *("EMAIL", "FIRST_NAME", "LAST_NAME", "ADDRESS_LINE_1", "ADDRESS_LINE_2", "CITY"),
@@ -219,9 +221,9 @@ class JsonLines:
                 name: value if isinstance(value, str) else self._custom(value)
                 for name, value in contact.custom.items()
             }
-        if contact.hard is None:
+        if contact.edge_case is None:
             return self._encode(document).encode() + b"\n"
-        return self._hard_line(document, contact.hard)
+        return self._hard_line(document, contact.edge_case)
 
     def _hard_line(self, document: dict[str, object], case: int) -> bytes:
         """The same contact in one of the other ways that JSON and SendGrid leave open."""

@@ -1,4 +1,4 @@
-"""What contacts are made of: ordinary values, and values that break careless readers."""
+"""Pools of values for generated contacts: typical values and edge cases."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DATES = tuple(
 )
 
 LONG_TEXT = 'A long note, with "quotes" and a break\n' * 2560  # 100 KB
-HARD_TEXTS = (
+EDGE_CASE_TEXTS = (
     *("two\nlines", "two\r\nlines", "two\rlines", "\n", "ends in a break\n", "\r\n\r\n"),
     *('say "hi"', 'ends in a quote"', '"', '""', '"quoted"', "''", "'"),
     *("a,b", ",", "a;b;c", "tab\there", "pipe|pipe", '",\n"', '\\"', "\\", "\\n", "C:\\new\\"),
@@ -50,12 +50,12 @@ HARD_TEXTS = (
     *("<b>&amp;</b>", "<>&", "=1+1", "@cmd", "#", "{}", "[]", '{"a": 1}', "%s %d", "${HOME}"),
     *("2021-02-03T19:26:52Z", "02/03/2021", "3,14", "1 000", "_", "$ref", "../../etc/passwd"),
 )
-HARD_NUMBERS: tuple[int | float, ...] = (
+EDGE_CASE_NUMBERS: tuple[int | float, ...] = (
     *(0, -1, 1, 2**31, -(2**31) - 1, 2**53, 2**53 + 1, -(2**53) - 1, 2**63, 2**64, 2**64 + 1),
     *(10**20 + 1, -(10**30) - 7, 0.5, -0.5, 0.1, 3.141592653589793, -1234567.89, 1e5, 1e16),
     *(1e-7, 1.5e300, 19.99, 0.30000000000000004),
 )
-HARD_DATES = tuple(
+EDGE_CASE_DATES = tuple(
     datetime(year, month, day, tzinfo=timezone.utc)
     for year, month, day in (
         *((1, 1, 1), (987, 6, 5), (1582, 10, 15), (1899, 12, 31), (1900, 1, 1), (1969, 12, 31)),
