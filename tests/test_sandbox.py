@@ -26,8 +26,9 @@ pytest.importorskip("aiohttp", reason="needs the extra `sandbox`")
 
 from tap_sendgrid_contacts.sandbox.account import Account
 from tap_sendgrid_contacts.sandbox.cli import main
+from tap_sendgrid_contacts.sandbox.encoders import FileFormat
 from tap_sendgrid_contacts.sandbox.faults import BY_NAME
-from tap_sendgrid_contacts.sandbox.files import FileWriter, Form, Request
+from tap_sendgrid_contacts.sandbox.files import ExportSpec, ExportWriter
 from tap_sendgrid_contacts.sandbox.values import EDGE_CASE_DATES, EDGE_CASE_NUMBERS, EDGE_CASE_TEXTS
 
 if TYPE_CHECKING:
@@ -283,8 +284,8 @@ def test_the_same_request_gives_the_same_bytes(tmp_path: Path) -> None:
     with serving(tmp_path, "--contacts", 300, "--parts", 3) as sandbox:
         first = [raw(url).content for url in sandbox.ready()["urls"]]
         again = [raw(url).content for url in sandbox.ready(file_type="csv")["urls"]]
-    writer = FileWriter(Account(300), Form(parts=3), tmp_path)
-    later = writer.write(Request("csv", (), (), 5000), frozenset(), "later").parts
+    writer = ExportWriter(Account(300), FileFormat(parts=3), tmp_path)
+    later = writer.write(ExportSpec("csv", (), (), 5000), frozenset(), "later").parts
     assert first == again == [part.path.read_bytes() for part in later]
     assert Account(seed=1).contact(0) != Account(seed=0).contact(0) == Account().contact(0)
     heads = [gzip.decompress(part).partition(b"\n")[0] for part in first]
@@ -608,8 +609,8 @@ def test_download_faults(tmp_path: Path) -> None:
 
 def written(tmp_path: Path, *faults: str) -> tuple[bytes, bytes]:
     """The JSON and the CSV file of an account with these faults, as they are on disk."""
-    writer = FileWriter(Account(100, edge_cases=False), Form(), tmp_path)
-    asked = [Request(file_type, (), (), 1) for file_type in ("json", "csv")]
+    writer = ExportWriter(Account(100, edge_cases=False), FileFormat(), tmp_path)
+    asked = [ExportSpec(file_type, (), (), 1) for file_type in ("json", "csv")]
     lines, rows = (writer.write(one, frozenset(faults), one.file_type).parts[0] for one in asked)
     return lines.path.read_bytes(), rows.path.read_bytes()
 

@@ -15,14 +15,14 @@ from aiohttp import web
 
 from tap_sendgrid_contacts.sandbox.faults import error
 from tap_sendgrid_contacts.sandbox.fields import reserved_fields
-from tap_sendgrid_contacts.sandbox.files import Request
+from tap_sendgrid_contacts.sandbox.files import ExportSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tap_sendgrid_contacts.sandbox.account import Account, Audience
     from tap_sendgrid_contacts.sandbox.faults import Faults, Handler, Stage
-    from tap_sendgrid_contacts.sandbox.files import Files, FileWriter
+    from tap_sendgrid_contacts.sandbox.files import ExportFiles, ExportWriter
     from tap_sendgrid_contacts.sandbox.storage import Storage
 
 _USER_ID = "12345678"
@@ -36,9 +36,9 @@ _WRITING_SECONDS = 0.5
 
 @dataclass
 class _Export:
-    request: Request
+    spec: ExportSpec
     quirks: frozenset[str]
-    files: asyncio.Task[Files]
+    files: asyncio.Task[ExportFiles]
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     created: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
     completed: datetime | None = None
@@ -67,7 +67,7 @@ class Api:
     def __init__(
         self,
         account: Account,
-        writer: FileWriter,
+        writer: ExportWriter,
         storage: Storage,
         *,
         api_key: str,
@@ -81,7 +81,7 @@ class Api:
         self._pending_polls = pending_polls
         self._faults = faults
         self._exports: dict[str, _Export] = {}
-        self._written: dict[tuple[Request, frozenset[str]], asyncio.Task[Files]] = {}
+        self._written: dict[tuple[ExportSpec, frozenset[str]], asyncio.Task[ExportFiles]] = {}
 
     def routes(self) -> list[web.RouteDef]:
         """What the API answers to."""
@@ -172,7 +172,7 @@ class Api:
         else:
             export.status = "ready"
             body["urls"] = self._odd_urls(export, request)
-            count = export.files.result().contacts
+            count = export.files.result().contact_count
             count += ("count-high" in export.quirks) - ("count-low" in export.quirks)
             if "count-missing" not in export.quirks:
                 body["contact_count"] = count
@@ -257,7 +257,7 @@ class Api:
             }
         )
 
-    def _asked(self, body: object) -> Request:
+    def _asked(self, body: object) -> ExportSpec:
         """What a POST asks for; stricter than SendGrid may be, so that no slip goes unseen."""
         if not isinstance(body, dict):
             message = "request body must be a JSON object"
@@ -280,7 +280,7 @@ class Api:
         ):
             message = "notifications must be an object with a boolean email"
             raise ValueError(message)
-        return Request(
+        return ExportSpec(
             file_type,
             _ids(body, "list_ids", self._account.lists),
             _ids(body, "segment_ids", self._account.segments),
@@ -298,7 +298,7 @@ class Api:
         urls = []
         for number, part in enumerate(export.files.result().parts):
             # SEEN with .csv; what a JSON file is called is a GUESS.
-            path = f"/exports/{_USER_ID}_{export.id}_{number}.{export.request.file_type}.gzip"
+            path = f"/exports/{_USER_ID}_{export.id}_{number}.{export.spec.file_type}.gzip"
             self._storage.put(path, part)
             urls.append(f"{request.url.origin()}{self._storage.sign(path, age=age)}")
         return urls
@@ -323,8 +323,8 @@ class Api:
             "expires_at": _time(export.expires),
             "user_id": _USER_ID,
             "export_type": "contacts_export",
-            "lists": _named(export.request.list_ids, self._account.lists),
-            "segments": _named(export.request.segment_ids, self._account.segments),
+            "lists": _named(export.spec.list_ids, self._account.lists),
+            "segments": _named(export.spec.segment_ids, self._account.segments),
         }
         if export.completed:
             summary["completed_at"] = _time(export.completed)

@@ -15,9 +15,9 @@ import click
 
 try:
     from tap_sendgrid_contacts.sandbox.account import Account
+    from tap_sendgrid_contacts.sandbox.encoders import FileFormat
     from tap_sendgrid_contacts.sandbox.faults import BY_NAME, FAULTS
     from tap_sendgrid_contacts.sandbox.fields import MAX_CUSTOM_FIELDS
-    from tap_sendgrid_contacts.sandbox.files import Form
     from tap_sendgrid_contacts.sandbox.server import Settings, serving
 except ModuleNotFoundError as missing:
     sys.exit(f"There is no {missing.name}: pip install 'tap-sendgrid-contacts[sandbox]'")
@@ -133,8 +133,8 @@ def _sandbox_options(command: Callable[..., None]) -> Callable[..., None]:
 
         account = Account(**take("contacts", "custom_fields", "seed", "day", "edge_cases"))
         settings = take("host", "port", "api_key", "pending_polls", "url_ttl", "throttle", "faults")
-        form = Form(**take(*Form.__dataclass_fields__))
-        sandbox = account, Settings(**settings, form=form), _quiet if quiet else _log
+        file_format = FileFormat(**take(*FileFormat.__dataclass_fields__))
+        sandbox = account, Settings(**settings, file_format=file_format), _quiet if quiet else _log
         try:
             command(sandbox, **given)
         except OSError as wrong:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from tap_sendgrid_contacts.sandbox.api import Api
+from tap_sendgrid_contacts.sandbox.encoders import FileFormat
 from tap_sendgrid_contacts.sandbox.faults import ELSEWHERE, Faults, error
-from tap_sendgrid_contacts.sandbox.files import FileWriter, Form
+from tap_sendgrid_contacts.sandbox.files import ExportWriter
 from tap_sendgrid_contacts.sandbox.storage import Storage
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Settings:
         pending_polls: how many status checks answer that an export is not ready yet
         url_ttl: seconds that the URL of a part lives
         throttle: MB per second of one download, if limited
-        form: how its files are spelled
+        file_format: how its files are written
         faults: what is to go wrong, and how often
     """
 
@@ -46,7 +47,7 @@ class Settings:
     pending_polls: int = 1
     url_ttl: int = 300
     throttle: float | None = None
-    form: Form = field(default_factory=Form)
+    file_format: FileFormat = field(default_factory=FileFormat)
     faults: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -66,11 +67,11 @@ async def serving(
     """
     faults = Faults(settings.faults, log)
     with tempfile.TemporaryDirectory(prefix="sendgrid-sandbox-") as folder:
-        writer = FileWriter(account, settings.form, Path(folder))
+        writer = ExportWriter(account, settings.file_format, Path(folder))
         storage = Storage(
             settings.url_ttl,
             settings.throttle,
-            content_encoding=settings.form.compression == "encoded",
+            content_encoding=settings.file_format.compression == "encoded",
             faults=faults,
         )
         api = Api(
@@ -95,7 +96,7 @@ async def serving(
                 await web.SockSite(runner, door).start()
             yield url
         finally:
-            writer.stop()
+            writer.cancel()
             await runner.cleanup()
             await api.close()
 

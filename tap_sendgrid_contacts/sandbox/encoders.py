@@ -1,0 +1,172 @@
+r"""Encoders of exported contacts: newline-delimited JSON and CSV as SendGrid writes them.
+
+SEEN: the CSV header and its order, non-empty cells quoted and empty ones bare, `\n` line ends,
+no BOM; newline-delimited JSON with sorted lower-case keys and empty fields left out.
+GUESS: how numbers, dates and several alternate emails are written, and what an export without
+contacts contains; these are options here or vary from contact to contact.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tap_sendgrid_contacts.sandbox.contacts import Contact
+    from tap_sendgrid_contacts.sandbox.fields import Field
+
+UNDEFINED_FIELD = "not_in_the_definitions"
+
+_CSV_HEAD = (
+    *("EMAIL", "FIRST_NAME", "LAST_NAME", "ADDRESS_LINE_1", "ADDRESS_LINE_2", "CITY"),
+    *("STATE_PROVINCE_REGION", "POSTAL_CODE", "COUNTRY", "ALTERNATE_EMAILS", "PHONE_NUMBER"),
+    *("WHATSAPP", "LINE", "FACEBOOK", "UNIQUE_NAME", "CREATED_AT", "UPDATED_AT", "CONTACT_ID"),
+)
+_CSV_TAIL = ("PHONE_NUMBER_ID", "EXTERNAL_ID", "ANONYMOUS_ID")
+_CHARACTERS_ESCAPED_BY_GO = "<>&\u2028\u2029"
+_SEPARATORS = {"comma": ",", "semicolon": ";", "space": " "}
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """Format of exported files where SendGrid's is unknown or may change."""
+
+    parts: int = 1
+    gzip_members: int = 1
+    compression: Literal["encoded", "plain-gzip", "none"] = "encoded"
+    number_format: Literal["number", "text"] = "number"
+    date_format: Literal["rfc3339", "iso", "us"] = "rfc3339"
+    alternate_emails: Literal["json", "comma", "semicolon", "space"] = "json"
+    header_case: Literal["original", "upper"] = "original"
+    duplicates: Literal["drop", "keep"] = "drop"
+    bom: bool = False
+
+
+class JsonlEncoder:
+    """Encodes contacts as newline-delimited JSON."""
+
+    header = b""
+
+    def __init__(self, file_format: FileFormat) -> None:
+        self._format = file_format
+        self._encode = _json_encoder(ensure_ascii=False)
+        self._encode_ascii = _json_encoder(ensure_ascii=True)
+
+    def encode(self, contact: Contact) -> bytes:
+        """Return the line of a contact, including its line end."""
+        values = contact.values
+        document: dict[str, object] = {
+            **values,
+            "created_at": _format_time(values["created_at"]),
+            "updated_at": _format_time(values["updated_at"]),
+        }
+        if contact.custom:
+            document["custom_fields"] = {
+                name: value if isinstance(value, str) else self._custom_value(value)
+                for name, value in contact.custom.items()
+            }
+        if contact.edge_case is None:
+            return self._encode(document).encode() + b"\n"
+        return self._encode_variant(document, contact.edge_case)
+
+    def _encode_variant(self, document: dict[str, object], case: int) -> bytes:
+        """Encode the same contact in another way that JSON and SendGrid allow."""
+        for column, empty in (
+            ("custom_fields", ({}, None)),
+            ("alternate_emails", ([], None)),
+            ("line", ("", None)),
+        ):
+            if case % 3:
+                document.setdefault(column, empty[case % 3 - 1])
+        line = (self._encode if case % 4 else self._encode_ascii)(document)
+        line = line.replace(":100000.0", ":1e5")
+        if case % 4 == 1:
+            for character in _CHARACTERS_ESCAPED_BY_GO:
+                line = line.replace(character, f"\\u{ord(character):04x}")
+        # The escape of a lone surrogate happens to be the same in Python and in JSON.
+        return line.encode(errors="backslashreplace") + b"\n"
+
+    def _custom_value(self, value: float | datetime) -> str | float:
+        if isinstance(value, datetime):
+            return _format_date(value, self._format.date_format)
+        return _format_number(value) if self._format.number_format == "text" else value
+
+
+class CsvEncoder:
+    """Encodes contacts as CSV rows with quoted cells and bare empty cells."""
+
+    def __init__(
+        self, file_format: FileFormat, fields: list[Field], faults: frozenset[str]
+    ) -> None:
+        self._format = file_format
+        head, tail = list(_CSV_HEAD), list(_CSV_TAIL)
+        custom = [field.name for field in fields]
+        if "unknown-field" in faults:
+            custom.append(UNDEFINED_FIELD)
+        if "no-contact-id" in faults:
+            head.remove("CONTACT_ID")
+        if "duplicate-header" in faults:
+            tail.append("Email")
+        self._reserved_indexes = {
+            name.lower(): index
+            for index, name in enumerate(head + [""] * len(custom) + list(_CSV_TAIL))
+        }
+        self._custom_indexes = {name: index for index, name in enumerate(custom, len(head))}
+        if file_format.header_case == "upper":
+            custom = [name.upper() for name in custom]
+        self._empty_row = [""] * len(head + custom + tail)
+        self.header = (",".join(map(_quote, head + custom + tail)) + "\n").encode()
+
+    def encode(self, contact: Contact) -> bytes:
+        """Return the row of a contact, including its line end."""
+        cells = self._empty_row.copy()
+        for column, value in contact.values.items():
+            cells[self._reserved_indexes[column]] = _quote(
+                value if isinstance(value, str) else self._reserved_text(value)
+            )
+        for column, custom in contact.custom.items():
+            cells[self._custom_indexes[column]] = _quote(
+                custom if isinstance(custom, str) else self._custom_text(custom)
+            )
+        return (",".join(cells) + "\n").encode(errors="ignore")
+
+    def _reserved_text(self, value: list[str] | datetime) -> str:
+        if isinstance(value, datetime):
+            return _format_time(value)
+        if self._format.alternate_emails == "json":
+            return json.dumps(value, separators=(",", ":"))
+        return _SEPARATORS[self._format.alternate_emails].join(value)
+
+    def _custom_text(self, value: float | datetime) -> str:
+        if isinstance(value, datetime):
+            return _format_date(value, self._format.date_format)
+        return _format_number(value)
+
+
+def _json_encoder(*, ensure_ascii: bool) -> Callable[[object], str]:
+    return json.JSONEncoder(ensure_ascii=ensure_ascii, sort_keys=True, separators=(",", ":")).encode
+
+
+def _quote(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"'
+
+
+def _format_time(value: object) -> str:
+    return str(value).replace(" ", "T", 1)[:19] + "Z"
+
+
+@cache
+def _format_date(value: datetime, date_format: str) -> str:
+    day = value.date().isoformat()
+    if date_format == "us":
+        return f"{day[5:7]}/{day[8:]}/{day[:4]}"
+    return day if date_format == "iso" else f"{day}T00:00:00Z"
+
+
+def _format_number(value: float) -> str:
+    return "1e5" if repr(value) == "100000.0" else repr(value)
