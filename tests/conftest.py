@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.warehouse import Server, Target
 
 TAP = [sys.executable, "-m", "tap_sendgrid_contacts.tap"]
-SANDBOX = [sys.executable, "-m", "tap_sendgrid_contacts.sandbox.cli"]
+SANDBOX = [sys.executable, "-m", "tap_sendgrid_contacts.sandbox"]
 
 
 @dataclass
