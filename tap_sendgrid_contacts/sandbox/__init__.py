@@ -1,4 +1,4 @@
-"""A local SendGrid: the contacts export, its files, and what can go wrong with them.
+"""A local SendGrid: the contacts export, its files, and injectable faults.
 
-It shares no code with the tap, so that a mistake in one is caught by the other.
+It shares no code with the tap, so that each detects mistakes of the other.
 """

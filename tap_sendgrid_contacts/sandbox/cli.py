@@ -18,18 +18,18 @@ try:
     from tap_sendgrid_contacts.sandbox.encoders import FileFormat
     from tap_sendgrid_contacts.sandbox.faults import BY_NAME, FAULTS
     from tap_sendgrid_contacts.sandbox.fields import MAX_CUSTOM_FIELDS
-    from tap_sendgrid_contacts.sandbox.server import Settings, serving
-except ModuleNotFoundError as missing:
-    sys.exit(f"There is no {missing.name}: pip install 'tap-sendgrid-contacts[sandbox]'")
+    from tap_sendgrid_contacts.sandbox.server import Settings, run_server
+except ModuleNotFoundError as error:
+    sys.exit(f"Missing dependency {error.name!r}: pip install 'tap-sendgrid-contacts[sandbox]'")
 
 _FAKE_API_KEY = "SG.sandbox-0000000000000.not-a-key-of-anyone-00000000000000000000000"
-_NOT_FOUND, _SIGNALLED = 127, 128
+_EXIT_COMMAND_NOT_FOUND, _EXIT_SIGNAL_BASE = 127, 128
 
 Sandbox = tuple[Account, Settings, Callable[[str], None]]
 
 
 def _fault_table() -> str:
-    """The faults for --help; the mark keeps click from wrapping it."""
+    r"""Return the table of faults for --help; `\b` keeps click from wrapping it."""
     lines = ["\b", "Faults, with their default TIMES:"]
     for stage, faults in FAULTS.items():
         lines.append(f"{stage}:")
@@ -37,25 +37,24 @@ def _fault_table() -> str:
     return "\n".join(lines)
 
 
-def _faults(
-    _context: click.Context, _parameter: click.Parameter, given: tuple[str, ...]
+def _parse_faults(
+    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
 ) -> dict[str, int]:
     faults = {}
-    for text in given:
-        name, colon, times = text.partition(":")
+    for value in values:
+        name, colon, times = value.partition(":")
         if name not in BY_NAME:
-            message = f"no fault is called {name!r}; see --help"
-            raise click.BadParameter(message)
+            raise click.BadParameter(f"unknown fault {name!r}; see --help")
         if colon and not times.isdecimal():
-            message = f"{text!r}: TIMES must be a number"
-            raise click.BadParameter(message)
+            raise click.BadParameter(f"{value!r}: TIMES must be a number")
         faults[name] = int(times) if colon else BY_NAME[name].times
     return faults
 
 
 def _choice(name: str, choices: str, text: str) -> Callable[[Any], Any]:
-    first, *others = choices.split()
-    return click.option(name, type=click.Choice([first, *others]), default=first, help=text)
+    """Return an option whose first choice is the default."""
+    values = choices.split()
+    return click.option(name, type=click.Choice(values), default=values[0], help=text)
 
 
 _COUNT = click.IntRange(1)
@@ -118,7 +117,7 @@ _OPTIONS = (
         "faults",
         multiple=True,
         metavar="NAME[:TIMES]",
-        callback=_faults,
+        callback=_parse_faults,
         help="Inject a fault (listed below). TIMES=0: every time. Repeatable.",
     ),
     click.option("--quiet", is_flag=True, help="Do not log requests."),
@@ -126,63 +125,73 @@ _OPTIONS = (
 
 
 def _sandbox_options(command: Callable[..., None]) -> Callable[..., None]:
-    @wraps(command)
-    def with_settings(*, quiet: bool, **given: Any) -> None:
-        def take(*names: str) -> dict[str, Any]:
-            return {name: given.pop(name) for name in names}
+    """Add the options of a sandbox to a command, and pass it the sandbox they describe."""
 
-        account = Account(**take("contacts", "custom_fields", "seed", "day", "edge_cases"))
-        settings = take("host", "port", "api_key", "pending_polls", "url_ttl", "throttle", "faults")
-        file_format = FileFormat(**take(*FileFormat.__dataclass_fields__))
-        sandbox = account, Settings(**settings, file_format=file_format), _quiet if quiet else _log
+    @wraps(command)
+    def wrapper(*, quiet: bool, **options: Any) -> None:
+        def pop_options(*names: str) -> dict[str, Any]:
+            return {name: options.pop(name) for name in names}
+
+        account = Account(**pop_options("contacts", "custom_fields", "seed", "day", "edge_cases"))
+        file_format = FileFormat(**pop_options(*FileFormat.__dataclass_fields__))
+        settings = Settings(
+            **pop_options(
+                *("host", "port", "api_key", "pending_polls", "url_ttl", "throttle", "faults")
+            ),
+            file_format=file_format,
+        )
         try:
-            command(sandbox, **given)
-        except OSError as wrong:
-            raise click.ClickException(str(wrong)) from wrong
+            command((account, settings, _log_nothing if quiet else _log), **options)
+        except OSError as error:
+            raise click.ClickException(str(error)) from error
 
     for option in reversed(_OPTIONS):
-        with_settings = option(with_settings)
-    return with_settings
+        wrapper = option(wrapper)
+    return wrapper
 
 
-@click.group(context_settings={"show_default": True}, epilog=_fault_table())
+@click.group(
+    context_settings={"show_default": True},
+    epilog="Options and faults are listed by `serve --help` and `run --help`.",
+)
 def main() -> None:
-    """A local SendGrid with contacts in it, to try the tap on and to break it with."""
+    """A local SendGrid with generated contacts, to try and to test the tap."""
 
 
 @main.command(epilog=_fault_table())
 @_sandbox_options
 def serve(sandbox: Sandbox) -> None:
     """Serve until interrupted."""
+    account, settings, _ = sandbox
 
-    async def stay() -> None:
+    async def serve_until_signal() -> None:
         stopped = asyncio.Event()
-        async with serving(*sandbox) as url:
-            with _signals(lambda _number: stopped.set()):
-                account, settings, _ = sandbox
+        async with run_server(*sandbox) as url:
+            with _handle_signals(lambda _number: stopped.set()):
                 click.echo(f"sandbox ready: {url} api_key={settings.api_key}")
                 for kind, audiences in (("list", account.lists), ("segment", account.segments)):
                     for audience in audiences:
                         click.echo(f"{kind} {audience.id} {audience.name}")
                 await stopped.wait()
 
-    asyncio.run(stay())
+    asyncio.run(serve_until_signal())
 
 
 @main.command(epilog=_fault_table())
 @_sandbox_options
 @click.argument("command", nargs=-1, required=True, metavar="-- COMMAND...")
 def run(sandbox: Sandbox, command: tuple[str, ...]) -> None:
-    """Serve while a command runs, and pass its exit code on.
+    """Serve while a command runs, and exit with its exit code.
 
-    The command finds the sandbox in TAP_SENDGRID_CONTACTS_API_URL and _API_KEY.
+    The command gets TAP_SENDGRID_CONTACTS_API_URL and TAP_SENDGRID_CONTACTS_API_KEY in its
+    environment.
     """
 
-    async def accompany() -> int:
-        async with serving(*sandbox) as url:
-            # A proxy of this machine could not reach it.
-            elsewhere = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
-            no_proxy = ",".join(filter(None, (elsewhere, "127.0.0.1,localhost")))
+    async def run_command() -> int:
+        async with run_server(*sandbox) as url:
+            # A proxy cannot reach the loopback interface of this host.
+            inherited = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+            no_proxy = ",".join(filter(None, (inherited, "127.0.0.1,localhost")))
             environment = {
                 **os.environ,
                 "NO_PROXY": no_proxy,
@@ -190,27 +199,27 @@ def run(sandbox: Sandbox, command: tuple[str, ...]) -> None:
                 "TAP_SENDGRID_CONTACTS_API_URL": url,
                 "TAP_SENDGRID_CONTACTS_API_KEY": sandbox[1].api_key,
             }
-            # In a session of its own, so that a Ctrl-C reaches it once, through here.
+            # A session of its own: Ctrl-C then reaches the command once, forwarded from here.
             try:
                 process = await asyncio.create_subprocess_exec(
                     *command, env=environment, start_new_session=True
                 )
-            except (FileNotFoundError, PermissionError) as wrong:
-                click.echo(f"sendgrid-sandbox: {wrong}", err=True)
-                return _NOT_FOUND
-            with _signals(lambda number: os.killpg(process.pid, number)):
+            except (FileNotFoundError, PermissionError) as error:
+                click.echo(f"sendgrid-sandbox: {error}", err=True)
+                return _EXIT_COMMAND_NOT_FOUND
+            with _handle_signals(lambda number: os.killpg(process.pid, number)):
                 return await process.wait()
 
-    code = asyncio.run(accompany())
-    sys.exit(code if code >= 0 else _SIGNALLED - code)
+    code = asyncio.run(run_command())
+    sys.exit(code if code >= 0 else _EXIT_SIGNAL_BASE - code)
 
 
 @contextmanager
-def _signals(handle: Callable[[int], None]) -> Iterator[None]:
+def _handle_signals(handler: Callable[[int], None]) -> Iterator[None]:
     loop = asyncio.get_running_loop()
     numbers = signal.SIGINT, signal.SIGTERM
     for number in numbers:
-        loop.add_signal_handler(number, handle, number)
+        loop.add_signal_handler(number, handler, number)
     try:
         yield
     finally:
@@ -222,9 +231,5 @@ def _log(line: str) -> None:
     click.echo(line, err=True)
 
 
-def _quiet(_line: str) -> None:
+def _log_nothing(_line: str) -> None:
     pass
-
-
-if __name__ == "__main__":
-    main()

@@ -18,18 +18,10 @@ if TYPE_CHECKING:
 
     from tap_sendgrid_contacts.sandbox.account import Account
     from tap_sendgrid_contacts.sandbox.encoders import FileFormat
+    from tap_sendgrid_contacts.sandbox.spec import ExportSpec
 
 _LINES_PER_WRITE = 500
 _MB = 1_000_000
-
-
-class ExportSpec(NamedTuple):
-    """What a client can choose about an export."""
-
-    file_type: str
-    list_ids: tuple[str, ...]
-    segment_ids: tuple[str, ...]
-    max_file_size: int
 
 
 class Part(NamedTuple):

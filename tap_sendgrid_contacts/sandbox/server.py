@@ -1,4 +1,4 @@
-"""The sandbox: account, API and storage behind one port of the loopback interface."""
+"""The sandbox server: API and storage of one account on one port of the loopback interface."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from aiohttp import web
 
 from tap_sendgrid_contacts.sandbox.api import Api
 from tap_sendgrid_contacts.sandbox.encoders import FileFormat
-from tap_sendgrid_contacts.sandbox.faults import ELSEWHERE, Faults, error
+from tap_sendgrid_contacts.sandbox.exports import ExportJobs
+from tap_sendgrid_contacts.sandbox.faults import Faults
 from tap_sendgrid_contacts.sandbox.files import ExportWriter
+from tap_sendgrid_contacts.sandbox.responses import REDIRECT_ORIGIN, error_response
 from tap_sendgrid_contacts.sandbox.storage import Storage
 
 if TYPE_CHECKING:
@@ -23,22 +25,22 @@ if TYPE_CHECKING:
     from aiohttp.typedefs import Middleware
 
     from tap_sendgrid_contacts.sandbox.account import Account
-    from tap_sendgrid_contacts.sandbox.faults import Handler
+    from tap_sendgrid_contacts.sandbox.responses import Handler
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a sandbox is to be like.
+    """Settings of a sandbox.
 
     Attributes:
-        api_key: who may use the API
-        host: the interface to listen on
-        port: the port to listen on, 0 for a free one
-        pending_polls: how many status checks answer that an export is not ready yet
-        url_ttl: seconds that the URL of a part lives
-        throttle: MB per second of one download, if limited
-        file_format: how its files are written
-        faults: what is to go wrong, and how often
+        api_key: API key that clients must send.
+        host: Interface to listen on.
+        port: Port to listen on; 0 for any free port.
+        pending_polls: Number of status requests answered with `pending` per export.
+        url_ttl: Lifetime of a signed URL in seconds.
+        throttle: MB per second of one download, if limited.
+        file_format: Format of the exported files.
+        faults: How often each fault is to occur.
     """
 
     api_key: str
@@ -52,15 +54,15 @@ class Settings:
 
 
 @asynccontextmanager
-async def serving(
+async def run_server(
     account: Account, settings: Settings, log: Callable[[str], None]
 ) -> AsyncIterator[str]:
     """Serve an account.
 
     Args:
-        account: whose contacts
-        settings: what the sandbox is to be like
-        log: where each request and each fault is noted
+        account: Account to serve.
+        settings: Settings of the sandbox.
+        log: Called with a line for each request and each fault.
 
     Yields:
         The URL of the API.
@@ -74,36 +76,40 @@ async def serving(
             content_encoding=settings.file_format.compression == "encoded",
             faults=faults,
         )
-        api = Api(
-            account,
-            writer,
-            storage,
-            api_key=settings.api_key,
-            pending_polls=settings.pending_polls,
-            faults=faults,
+        jobs = ExportJobs(
+            account, writer, storage, pending_polls=settings.pending_polls, faults=faults
         )
-        app = web.Application(middlewares=[_noting(log), _elsewhere(log), api.guard])
+        api = Api(account, jobs, api_key=settings.api_key, faults=faults)
+        app = web.Application(
+            middlewares=[
+                _request_log_middleware(log),
+                _leak_middleware(log),
+                api.auth_middleware,
+            ]
+        )
         app.add_routes(api.routes() + storage.routes())
-        doors = [socket.create_server((settings.host, port)) for port in (settings.port, 0)]
-        url, app[ELSEWHERE] = (f"http://{settings.host}:{door.getsockname()[1]}" for door in doors)
-        # A client that goes away ends its request, and whatever hangs in it.
+        sockets = [socket.create_server((settings.host, port)) for port in (settings.port, 0)]
+        url, app[REDIRECT_ORIGIN] = (
+            f"http://{settings.host}:{each.getsockname()[1]}" for each in sockets
+        )
+        # A client that disconnects cancels its request, including one that hangs.
         runner = web.AppRunner(
             app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1
         )
         await runner.setup()
         try:
-            for door in doors:
-                await web.SockSite(runner, door).start()
+            for each in sockets:
+                await web.SockSite(runner, each).start()
             yield url
         finally:
             writer.cancel()
             await runner.cleanup()
-            await api.close()
+            await jobs.close()
 
 
-def _noting(log: Callable[[str], None]) -> Middleware:
+def _request_log_middleware(log: Callable[[str], None]) -> Middleware:
     @web.middleware
-    async def note(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def log_request(request: web.Request, handler: Handler) -> web.StreamResponse:
         path = f"{request.path}?…" if "X-Amz-Signature" in request.query else request.path_qs
         body = (await request.read()).decode(errors="replace")
         status = "-"
@@ -111,31 +117,34 @@ def _noting(log: Callable[[str], None]) -> Middleware:
         try:
             try:
                 response = await handler(request)
-            except web.HTTPException as unknown:
-                response = error(unknown.status, unknown.reason)
-            status = "cut" if "cut" in request else str(response.status)
+            except web.HTTPException as error:
+                response = error_response(error.status, error.reason)
+            status = "closed" if "closed" in request else str(response.status)
             size = request.get("sent", response.content_length or 0)
         finally:
             subuser = request.headers.get("on-behalf-of")
-            words = (request.method, path, status, str(size), body, subuser and f"for {subuser}")
-            log(" ".join(word for word in words if word))
+            fields = (
+                *(request.method, path, status, str(size), body),
+                subuser and f"on-behalf-of={subuser}",
+            )
+            log(" ".join(value for value in fields if value))
         return response
 
-    return note
+    return log_request
 
 
-def _elsewhere(log: Callable[[str], None]) -> Middleware:
+def _leak_middleware(log: Callable[[str], None]) -> Middleware:
     @web.middleware
-    async def refuse(request: web.Request, handler: Handler) -> web.StreamResponse:
-        """On the port that redirects lead to, serve parts and watch for the key."""
+    async def detect_leak(request: web.Request, handler: Handler) -> web.StreamResponse:
+        """On the port of redirects, serve only parts and log whether the API key arrives."""
         transport = request.transport
         port = transport.get_extra_info("sockname")[1] if transport else 0
-        if not request.app[ELSEWHERE].endswith(f":{port}"):
+        if not request.app[REDIRECT_ORIGIN].endswith(f":{port}"):
             return await handler(request)
         if "Authorization" in request.headers:
             log("LEAK")
         if request.path.startswith("/v3/"):
-            return error(401, "authorization required")
+            return error_response(401, "authorization required")
         return await handler(request)
 
-    return refuse
+    return detect_leak

@@ -1,7 +1,7 @@
-"""Where the files of exports lie: presigned URLs, as S3 serves them.
+"""File storage with presigned URLs, as S3 serves them.
 
-SEEN: `X-Amz-Expires=300`, signed afresh by every status check; 400 for a request that
-brings an Authorization header as well; 403 and XML when signature or time do not fit.
+SEEN: `X-Amz-Expires=300`, a new signature for every status request; 400 for a request with an
+Authorization header; 403 and XML when the signature is invalid or expired.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
-from tap_sendgrid_contacts.sandbox.faults import HANG_SECONDS, cut
+from tap_sendgrid_contacts.sandbox.responses import HANG_SECONDS, close_connection
 
 if TYPE_CHECKING:
     from tap_sendgrid_contacts.sandbox.faults import Fault, Faults
     from tap_sendgrid_contacts.sandbox.files import Part
 
-_CHUNK = 1 << 18
-_DATE = "%Y%m%dT%H%M%SZ"
-_TIME_TO_READ = 0.05
+_CHUNK_SIZE = 1 << 18
+_DATE_FORMAT = "%Y%m%dT%H%M%SZ"
+_CLIENT_READ_SECONDS = 0.05
 
 
 class Storage:
-    """Serves parts to whoever has a URL that is signed and alive.
+    """Serves parts to clients with a valid signed URL.
 
     Args:
-        ttl: seconds that a URL lives
-        throttle: MB per second of one download, if limited
-        content_encoding: whether to say that a part is gzip
-        faults: what is to go wrong
+        ttl: Lifetime of a URL in seconds.
+        throttle: MB per second of one download, if limited.
+        content_encoding: Whether to send a Content-Encoding header.
+        faults: Faults to inject.
     """
 
     def __init__(
@@ -48,19 +48,19 @@ class Storage:
         self._parts: dict[str, Part] = {}
 
     def routes(self) -> list[web.RouteDef]:
-        """What the storage answers to."""
+        """Return the routes."""
         return [web.get("/exports/{name}", self.get, allow_head=False)]
 
     def put(self, path: str, part: Part) -> None:
-        """Take a part in."""
+        """Store a part under a path."""
         self._parts[path] = part
 
     def sign(self, path: str, *, age: timedelta = timedelta()) -> str:
-        """The path and the query that open a part, made some time ago."""
+        """Return the path and signed query of a part, signed `age` ago."""
         query = {
             "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
             "X-Amz-Credential": "ASIASANDBOX/20260101/us-east-1/s3/aws4_request",
-            "X-Amz-Date": (datetime.now(timezone.utc) - age).strftime(_DATE),
+            "X-Amz-Date": (datetime.now(timezone.utc) - age).strftime(_DATE_FORMAT),
             "X-Amz-Expires": str(self._ttl),
             "X-Amz-Security-Token": secrets.token_urlsafe(96),
             "X-Amz-SignedHeaders": "host",
@@ -69,64 +69,66 @@ class Storage:
         return f"{path}?{urlencode(query)}"
 
     async def get(self, request: web.Request) -> web.StreamResponse:
-        """Answer a download."""
+        """Serve a part."""
         if "Authorization" in request.headers:
-            return _refused(400, "InvalidArgument", "Only one auth mechanism allowed")
-        if reason := self._locked(request):
-            return _refused(403, "AccessDenied", reason)
+            return _s3_error(400, "InvalidArgument", "Only one auth mechanism allowed")
+        if reason := self._signature_error(request):
+            return _s3_error(403, "AccessDenied", reason)
         part = self._parts.get(request.path)
         if not part:
-            return _refused(404, "NoSuchKey", "The specified key does not exist.")
-        fault = self._faults.first("part")
+            return _s3_error(404, "NoSuchKey", "The specified key does not exist.")
+        fault = self._faults.next_fault("part")
         if fault and fault.name == "part-expired":
-            return _refused(403, "AccessDenied", "Request has expired")
-        if fault and fault.act:
-            return await fault.act(request, self.get)
+            return _s3_error(403, "AccessDenied", "Request has expired")
+        if fault and fault.action:
+            return await fault.action(request, self.get)
         return await self._send(request, part, fault)
 
     def _signature(self, path: str, query: dict[str, str]) -> str:
-        signed = urlencode(sorted(query.items()))
-        return hmac.new(self._secret, f"{path}\n{signed}".encode(), "sha256").hexdigest()
+        canonical_query = urlencode(sorted(query.items()))
+        return hmac.new(self._secret, f"{path}\n{canonical_query}".encode(), "sha256").hexdigest()
 
-    def _locked(self, request: web.Request) -> str | None:
+    def _signature_error(self, request: web.Request) -> str | None:
         query = dict(request.query)
-        given = query.pop("X-Amz-Signature", "")
-        if not given:
+        signature = query.pop("X-Amz-Signature", "")
+        if not signature:
             return "Access Denied"
-        if not hmac.compare_digest(given, self._signature(request.path, query)):
+        if not hmac.compare_digest(signature, self._signature(request.path, query)):
             return "The request signature we calculated does not match the signature you provided."
-        made = datetime.strptime(query["X-Amz-Date"], _DATE).replace(tzinfo=timezone.utc)
-        if datetime.now(timezone.utc) >= made + timedelta(seconds=int(query["X-Amz-Expires"])):
+        signed_at = datetime.strptime(query["X-Amz-Date"], _DATE_FORMAT).replace(
+            tzinfo=timezone.utc
+        )
+        if datetime.now(timezone.utc) >= signed_at + timedelta(seconds=int(query["X-Amz-Expires"])):
             return "Request has expired"
         return None
 
     async def _send(
         self, request: web.Request, part: Part, fault: Fault | None
     ) -> web.StreamResponse:
-        traits = self._faults.all("storage")
-        etag = f'"{secrets.token_hex(16)}"' if "etag-changes" in traits else part.etag
+        storage_faults = self._faults.active_faults("storage")
+        etag = f'"{secrets.token_hex(16)}"' if "etag-changes" in storage_faults else part.etag
         headers = {"Content-Type": "binary/octet-stream", "Accept-Ranges": "bytes", "ETag": etag}
-        if "no-etag" in traits:
+        if "no-etag" in storage_faults:
             del headers["ETag"]
         elif request.headers.get("If-Match", etag) not in (etag, "*"):
-            return _refused(412, "PreconditionFailed", "A pre-condition did not hold")
+            return _s3_error(412, "PreconditionFailed", "A pre-condition did not hold")
         if self._content_encoding:
             headers["Content-Encoding"] = "gzip"
 
         start, end, status = 0, part.size, 200
-        span = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", ""))
-        same = request.headers.get("If-Range", etag) == headers.get("ETag", etag)
-        if span and same and "no-range" not in traits:
-            start, status = int(span[1]), 206
+        byte_range = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", ""))
+        unchanged = request.headers.get("If-Range", etag) == headers.get("ETag", etag)
+        if byte_range and unchanged and "no-range" not in storage_faults:
+            start, status = int(byte_range[1]), 206
             if start >= end:
-                response = _refused(416, "InvalidRange", "The requested range is not satisfiable")
+                response = _s3_error(416, "InvalidRange", "The requested range is not satisfiable")
                 response.headers["Content-Range"] = f"bytes */{end}"
                 return response
-            end = min(int(span[2]) + 1, end) if span[2] else end
+            end = min(int(byte_range[2]) + 1, end) if byte_range[2] else end
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{part.size}"
 
         response = web.StreamResponse(status=status, headers=headers)
-        if "chunked" in traits:
+        if "chunked" in storage_faults:
             response.enable_chunked_encoding()
         else:
             response.content_length = end - start
@@ -139,16 +141,16 @@ class Storage:
             return response
         if fault.name == "part-stall":
             await asyncio.sleep(HANG_SECONDS)
-        # A reset overtakes what the client has not read yet.
-        await asyncio.sleep(_TIME_TO_READ)
-        return cut(request, reset=fault.name == "part-reset")
+        # A reset discards data that the client has not read yet.
+        await asyncio.sleep(_CLIENT_READ_SECONDS)
+        return close_connection(request, reset=fault.name == "part-reset")
 
     async def _copy(
         self, part: Part, start: int, end: int, response: web.StreamResponse, request: web.Request
     ) -> None:
         request["sent"] = 0
-        for offset in range(start, end, _CHUNK):
-            chunk = await asyncio.to_thread(_read, part, offset, min(_CHUNK, end - offset))
+        for offset in range(start, end, _CHUNK_SIZE):
+            chunk = await asyncio.to_thread(_read, part, offset, min(_CHUNK_SIZE, end - offset))
             await response.write(chunk)
             request["sent"] += len(chunk)
             if self._throttle:
@@ -161,7 +163,7 @@ def _read(part: Part, offset: int, size: int) -> bytes:
         return file.read(size)
 
 
-def _refused(status: int, code: str, message: str) -> web.StreamResponse:
+def _s3_error(status: int, code: str, message: str) -> web.StreamResponse:
     body = (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
         f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"

@@ -1,0 +1,196 @@
+"""Export jobs: created by a POST, written in the background, described by status requests."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from yarl import URL
+
+    from tap_sendgrid_contacts.sandbox.account import Account, Audience
+    from tap_sendgrid_contacts.sandbox.faults import Faults
+    from tap_sendgrid_contacts.sandbox.files import ExportFiles, ExportWriter
+    from tap_sendgrid_contacts.sandbox.spec import ExportSpec
+    from tap_sendgrid_contacts.sandbox.storage import Storage
+
+_USER_ID = "12345678"
+_FILE_LIFETIME = timedelta(hours=12)  # SEEN; not documented
+# The first status request waits this long for the files, so that a small export takes the
+# configured number of polls on any machine.
+_WRITE_TIMEOUT = 0.5
+
+
+@dataclass
+class Export:
+    """An export job."""
+
+    spec: ExportSpec
+    faults: frozenset[str]
+    files: asyncio.Task[ExportFiles]
+    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    created_at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
+    completed_at: datetime | None = None
+    status: str = "pending"
+    polls: int = 0
+    ready_polls: int = 0
+
+    @property
+    def expires_at(self) -> datetime:
+        """The time at which the files expire."""
+        lifetime = timedelta(hours=-1) if "expired" in self.faults else _FILE_LIFETIME
+        return self.created_at + lifetime
+
+
+class ExportJobs:
+    """The export jobs of one account.
+
+    Args:
+        account: Account to export.
+        writer: Writer of the files.
+        storage: Storage that serves the files.
+        pending_polls: Number of status requests answered with `pending` per export.
+        faults: Faults to inject.
+    """
+
+    def __init__(
+        self,
+        account: Account,
+        writer: ExportWriter,
+        storage: Storage,
+        *,
+        pending_polls: int,
+        faults: Faults,
+    ) -> None:
+        self._account = account
+        self._writer = writer
+        self._storage = storage
+        self._pending_polls = pending_polls
+        self._faults = faults
+        self._exports: dict[str, Export] = {}
+        self._written: dict[tuple[ExportSpec, frozenset[str]], asyncio.Task[ExportFiles]] = {}
+
+    def create(self, spec: ExportSpec) -> Export:
+        """Create an export and start writing its files, unless they exist already."""
+        data_faults = self._faults.active_faults("data")
+        files = self._written.get((spec, data_faults))
+        if not files:
+            prefix = f"export{len(self._written)}"
+            files = asyncio.create_task(
+                asyncio.to_thread(self._writer.write, spec, data_faults, prefix)
+            )
+            self._written[spec, data_faults] = files
+        export = Export(spec, self._faults.active_faults("export"), files)
+        self._exports[export.id] = export
+        return export
+
+    def find(self, export_id: str) -> Export | None:
+        """Return an export unless it does not exist or has been removed by a fault."""
+        if export_id in self._exports and self._faults.consume("export-not-found"):
+            del self._exports[export_id]
+        return self._exports.get(export_id)
+
+    async def poll(self, export: Export, origin: URL) -> dict[str, object]:
+        """Advance an export by one status request.
+
+        Args:
+            export: The export.
+            origin: Origin of the signed URLs.
+
+        Returns:
+            The body of the response.
+        """
+        export.polls += 1
+        body: dict[str, object] = {
+            "id": export.id,
+            "status": export.status,
+            "created_at": format_time(export.created_at),
+            "updated_at": format_time(export.created_at),
+            "expires_at": format_time(export.expires_at),
+        }
+        if not await self._is_complete(export):
+            # All three have been observed while an export is pending.
+            return body | ({"urls": []}, {}, {"urls": None})[export.polls % 3 - 1]
+
+        completed_at = export.completed_at = export.completed_at or datetime.now(timezone.utc)
+        body |= {"updated_at": format_time(completed_at), "completed_at": format_time(completed_at)}
+        if "unknown-status" in export.faults:
+            export.status = "archived"
+        elif "failure" in export.faults:
+            export.status = "failure"
+            body["message"] = "the export could not be completed"
+        else:
+            export.status = "ready"
+            export.ready_polls += 1
+            body["urls"] = self._urls_with_faults(export, origin)
+            count = export.files.result().contact_count
+            count += ("count-high" in export.faults) - ("count-low" in export.faults)
+            if "count-missing" not in export.faults:
+                body["contact_count"] = count
+        return body | {"status": export.status}
+
+    def summaries(self, origin: URL) -> list[dict[str, object]]:
+        """Return all exports as listed by the API: without contact_count and file_type."""
+        return [self._summarize(export, origin) for export in self._exports.values()]
+
+    async def close(self) -> None:
+        """Wait until no file is being written."""
+        await asyncio.gather(*self._written.values(), return_exceptions=True)
+
+    async def _is_complete(self, export: Export) -> bool:
+        if "never-ready" in export.faults or export.polls <= self._pending_polls:
+            return False
+        await asyncio.wait([export.files], timeout=_WRITE_TIMEOUT)
+        return export.files.done()
+
+    def _urls(self, export: Export, origin: URL) -> list[str]:
+        age = timedelta(days=1) if "expired" in export.faults else timedelta()
+        urls = []
+        for index, part in enumerate(export.files.result().parts):
+            # SEEN with .csv; the name of a JSON file is a GUESS.
+            path = f"/exports/{_USER_ID}_{export.id}_{index}.{export.spec.file_type}.gzip"
+            self._storage.put(path, part)
+            urls.append(f"{origin}{self._storage.sign(path, age=age)}")
+        return urls
+
+    def _urls_with_faults(self, export: Export, origin: URL) -> list[str]:
+        if "no-urls" in export.faults:
+            return []
+        urls = self._urls(export, origin)
+        if "part-missing" in export.faults and export.ready_polls > 1:
+            urls.pop()
+        if "shuffled-parts" in export.faults:
+            shift = export.ready_polls % len(urls) if urls else 0
+            urls = urls[shift:] + urls[:shift]
+        return urls
+
+    def _summarize(self, export: Export, origin: URL) -> dict[str, object]:
+        summary: dict[str, object] = {
+            "id": export.id,
+            "status": export.status,
+            "created_at": format_time(export.created_at),
+            "expires_at": format_time(export.expires_at),
+            "user_id": _USER_ID,
+            "export_type": "contacts_export",
+            "lists": _references(export.spec.list_ids, self._account.lists),
+            "segments": _references(export.spec.segment_ids, self._account.segments),
+        }
+        if export.completed_at:
+            summary["completed_at"] = format_time(export.completed_at)
+        if export.status == "ready":
+            summary["urls"] = self._urls(export, origin)
+        return summary
+
+
+def format_time(time: datetime) -> str:
+    """Return a UTC time in RFC 3339."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _references(ids: Sequence[str], audiences: Sequence[Audience]) -> list[dict[str, str]]:
+    return [{"ID": each.id, "Name": each.name} for each in audiences if each.id in ids]

@@ -1,0 +1,130 @@
+"""Responses and connection faults shared by the API and the storage."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from email.utils import formatdate
+
+from aiohttp import web
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Action = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
+
+REDIRECT_ORIGIN = web.AppKey("redirect_origin", str)
+HANG_SECONDS = 3600
+_SLOW_SECONDS = 1
+_RATE_LIMIT_SECONDS = 2
+
+
+def error_response(status: int, message: str, field: str | None = None) -> web.Response:
+    """Return an error in the documented shape."""
+    return web.json_response({"errors": [{"field": field, "message": message}]}, status=status)
+
+
+def close_connection(request: web.Request, *, reset: bool) -> web.Response:
+    """Close the connection of a request.
+
+    Args:
+        request: The request.
+        reset: Whether to send a TCP RST instead of a regular end.
+
+    Returns:
+        A response for the handler to return; it is never sent.
+    """
+    request["closed"] = True
+    if transport := request.transport:
+        if reset:
+            linger = struct.pack("ii", 1, 0)
+            connection = transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            transport.abort()
+        else:
+            transport.close()
+    return web.Response()
+
+
+def respond(status: int) -> Action:
+    """Return an action that responds with an error status."""
+
+    async def act(_request: web.Request, _handler: Handler) -> web.StreamResponse:
+        return error_response(status, "internal server error")
+
+    return act
+
+
+def rate_limit(make_headers: Callable[[], Mapping[str, str]] = dict) -> Action:
+    """Return an action that responds 429 with these headers."""
+
+    async def act(_request: web.Request, _handler: Handler) -> web.StreamResponse:
+        response = error_response(429, "too many requests")
+        response.headers.update(make_headers())
+        return response
+
+    return act
+
+
+def retry_after_seconds() -> dict[str, str]:
+    """Return the headers of a delay in seconds."""
+    return {"Retry-After": "1"}
+
+
+def retry_after_date() -> dict[str, str]:
+    """Return the headers of a delay as an HTTP date."""
+    return {"Retry-After": formatdate(time.time() + _RATE_LIMIT_SECONDS, usegmt=True)}
+
+
+def rate_limit_reset() -> dict[str, str]:
+    """Return the documented rate-limit headers."""
+    return {
+        "X-RateLimit-Limit": "600",
+        "X-RateLimit-Remaining": "0",
+        "X-RateLimit-Reset": str(int(time.time()) + _RATE_LIMIT_SECONDS),
+    }
+
+
+async def html(_request: web.Request, _handler: Handler) -> web.StreamResponse:
+    """Respond with an HTML page."""
+    page = "<!DOCTYPE html><html><body><h1>Scheduled maintenance</h1></body></html>"
+    return web.Response(text=page, content_type="text/html")
+
+
+async def reset(request: web.Request, _handler: Handler) -> web.StreamResponse:
+    """Reset the connection."""
+    return close_connection(request, reset=True)
+
+
+async def hang(_request: web.Request, _handler: Handler) -> web.StreamResponse:
+    """Never respond."""
+    await asyncio.sleep(HANG_SECONDS)
+    return web.Response()
+
+
+async def slow(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Respond late."""
+    await asyncio.sleep(_SLOW_SECONDS)
+    return await handler(request)
+
+
+async def forbidden(_request: web.Request, _handler: Handler) -> web.StreamResponse:
+    """Respond 403."""
+    return error_response(403, "access forbidden")
+
+
+async def redirect(request: web.Request, _handler: Handler) -> web.StreamResponse:
+    """Redirect to the same path on the sandbox's other port."""
+    location = request.app[REDIRECT_ORIGIN] + request.path_qs
+    return web.Response(status=307, headers={"Location": location})
+
+
+def after_processing(action: Action) -> Action:
+    """Return an action that runs after the request has been processed."""
+
+    async def act(request: web.Request, handler: Handler) -> web.StreamResponse:
+        await handler(request)
+        return await action(request, handler)
+
+    return act
