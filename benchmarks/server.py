@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from typing_extensions import override
 
-from tests.benchmarks.data import EXPORT, FIELDS
+from benchmarks.data import EXPORT, FIELDS
 
 _MB = 1_000_000
 _PIECE = 256 * 1024
@@ -28,6 +28,7 @@ class Handler(BaseHTTPRequestHandler):
     data: ClassVar[Path]
 
     def do_POST(self) -> None:
+        """Accept an export request, or reject it if the path names no export."""
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         folder = self._split()[0]
         if (folder / EXPORT).exists():
@@ -36,6 +37,7 @@ class Handler(BaseHTTPRequestHandler):
             self._answer({"errors": [{"message": "there is no such export"}]}, 400)
 
     def do_GET(self) -> None:
+        """Serve the export's status, its field definitions or one of its parts."""
         folder, rate, path = self._split()
         if path.endswith(".gz"):
             self._send(folder / Path(path).name, rate)

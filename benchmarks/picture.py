@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 _WIDTH, _LABELS, _VALUES = 760, 250, 130
 _BAR, _STEP, _TITLE, _GAP = 18, 28, 30, 24
 # Grey and blue of middle brightness: one picture for both kinds of page.
+# From here on figures are printed without decimals.
+_WHOLE_NUMBERS_FROM = 100
 _TEXT, _TAP, _OTHER = "#6e7781", "#2f81f7", "#8b949e"
 
 
@@ -84,4 +86,4 @@ def _text(
 
 
 def _figure(value: float) -> str:
-    return f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
+    return f"{value:,.1f}" if value < _WHOLE_NUMBERS_FROM else f"{value:,.0f}"

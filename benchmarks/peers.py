@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tests.benchmarks.data import Export
+    from benchmarks.data import Export
 
 _PROGRAMS = Path(__file__).parent / "programs"
 DLT = "dlt==1.31.0"

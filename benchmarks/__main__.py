@@ -1,4 +1,4 @@
-"""Measures the tap against floors and peers: `python -m tests.benchmarks --help`."""
+"""Measures the tap against floors and peers: `python -m benchmarks --help`."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from tests.benchmarks import peers
-from tests.benchmarks.data import Export, export
-from tests.benchmarks.measure import Program, Runs, machine, measure, records
-from tests.benchmarks.picture import Panel, draw
+from benchmarks import peers
+from benchmarks.data import Export, export
+from benchmarks.measure import Program, Runs, machine, measure, records
+from benchmarks.picture import Panel, draw
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 _MB = 1_000_000
 _TAP = [sys.executable, "-m", "tap_sendgrid_contacts.tap"]
 _THROTTLE = 20
@@ -508,7 +508,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m tests.benchmarks",
+        prog="python -m benchmarks",
         description=__doc__,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -528,10 +528,11 @@ def _options() -> argparse.Namespace:
 
 @contextmanager
 def _serving(data: Path) -> Iterator[str]:
-    command = [sys.executable, "-m", "tests.benchmarks.server", str(data)]
+    command = [sys.executable, "-m", "benchmarks.server", str(data)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     try:
-        assert server.stdout is not None
+        if server.stdout is None:
+            raise RuntimeError("the export server has no stdout")
         yield server.stdout.readline().strip()
     finally:
         server.terminate()

@@ -1,1 +1,0 @@
-"""How fast the tap is, and how much memory it takes: `python -m tests.benchmarks --help`."""
