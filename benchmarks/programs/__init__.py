@@ -1,1 +1,1 @@
-"""What the tap is compared with: each a program of its own."""
+"""Standalone programs that the tap is compared with, one per module."""

@@ -1,23 +1,27 @@
-"""The export's files through dlt: its filesystem source, into its filesystem as JSON lines.
+"""A dlt pipeline: filesystem source to filesystem destination, as JSON Lines.
 
-Usage: dlt_pipeline.py FOLDER TO
+Usage: dlt_pipeline.py EXPORT_DIR OUTPUT_DIR
 """
 
 import os
 import sys
 
 import dlt  # type: ignore[import-not-found]
-from dlt.destinations import filesystem as files  # type: ignore[import-not-found]
+from dlt.destinations import filesystem as filesystem_destination  # type: ignore[import-not-found]
 from dlt.sources.filesystem import filesystem, read_jsonl  # type: ignore[import-not-found]
 
 
 def main() -> None:
-    """Load an export's folder into another folder."""
-    folder, to = sys.argv[1:]
+    """Load the parts of an export into the output directory."""
+    export_dir, output_dir = sys.argv[1:]
     os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"
     os.environ["NORMALIZE__DATA_WRITER__DISABLE_COMPRESSION"] = "true"
-    pipeline = dlt.pipeline("contacts", pipelines_dir=f"{to}/work", destination=files(to))
-    parts = filesystem(bucket_url=folder, file_glob="*.gz")
+    pipeline = dlt.pipeline(
+        "contacts",
+        pipelines_dir=f"{output_dir}/work",
+        destination=filesystem_destination(output_dir),
+    )
+    parts = filesystem(bucket_url=export_dir, file_glob="*.gz")
     contacts = (parts | read_jsonl()).with_name("contacts")
     pipeline.run(contacts, loader_file_format="jsonl")
 

@@ -1,4 +1,4 @@
-"""The floor for CSV: gunzip, split into cells, encode as RECORD lines; no types, no HTTP.
+"""CSV floor: gunzip, parse rows, encode RECORD messages; no typing, no HTTP.
 
 Usage: floor_csv.py PART…
 """
@@ -15,7 +15,7 @@ _BLOCK_ROWS = 128
 
 
 def main() -> None:
-    """Convert the parts that the command line names."""
+    """Convert the part files given on the command line."""
     encode = msgspec.json.Encoder()
     out = sys.stdout.buffer
     for part in sys.argv[1:]:
@@ -29,7 +29,7 @@ def main() -> None:
                             {
                                 "type": "RECORD",
                                 "stream": "contacts",
-                                "record": dict(zip(names, row)),  # noqa: B905 - the floor checks nothing
+                                "record": dict(zip(names, row)),  # noqa: B905 - the floor omits all checks
                             }
                             for row in block
                         ]

@@ -1,4 +1,4 @@
-"""The floor for JSON: gunzip, decode to dicts, encode as RECORD lines; no types, no HTTP.
+"""JSON floor: gunzip, decode to dicts, encode RECORD messages; no typing, no HTTP.
 
 Usage: floor_json.py blocks|lines PART…
 """
@@ -13,23 +13,23 @@ from isal.igzip import GzipFile
 _BLOCK_BYTES = 64 * 1024
 
 
-def _blocks(stream: BinaryIO) -> Iterator[bytes]:
-    rest = b""
+def _iter_line_blocks(stream: BinaryIO) -> Iterator[bytes]:
+    remainder = b""
     while chunk := stream.read(_BLOCK_BYTES):
-        cut = chunk.rfind(b"\n") + 1
-        yield rest + chunk[:cut]
-        rest = chunk[cut:]
-    yield rest
+        end = chunk.rfind(b"\n") + 1
+        yield remainder + chunk[:end]
+        remainder = chunk[end:]
+    yield remainder
 
 
 def main() -> None:
-    """Convert the parts that the command line names."""
-    reader, *parts = sys.argv[1:]
+    """Convert the part files given on the command line."""
+    unit, *parts = sys.argv[1:]
     decode, encode = msgspec.json.Decoder(), msgspec.json.Encoder()
     out = sys.stdout.buffer
     for part in parts:
         with GzipFile(part) as stream:
-            if reader == "lines":
+            if unit == "lines":
                 for line in stream:
                     record = decode.decode(line)
                     out.write(
@@ -37,7 +37,7 @@ def main() -> None:
                     )
                     out.write(b"\n")
                 continue
-            for block in _blocks(stream):
+            for block in _iter_line_blocks(stream):
                 out.write(
                     encode.encode_lines(
                         [

@@ -1,4 +1,4 @@
-"""The same tap in the SDK's usual way: a stream that yields dicts, defaults everywhere.
+"""A conventional SDK tap: `get_records` yields dicts, everything else is left at its default.
 
 Usage: sdk_tap.py --config FILE
 """
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _TIMEOUT = 300
-_TEXTS = (
+_TEXT_FIELDS = (
     *("contact_id", "email", "first_name", "last_name", "unique_name", "phone_number"),
     *("phone_number_id", "external_id", "anonymous_id", "address_line_1", "address_line_2"),
     *("city", "state_province_region", "postal_code", "country", "whatsapp", "line", "facebook"),
 )
-_TYPES = {"Text": th.StringType, "Number": th.NumberType, "Date": th.DateTimeType}
+_FIELD_TYPES = {"Text": th.StringType, "Number": th.NumberType, "Date": th.DateTimeType}
 
 
 class Contacts(Stream):
-    """Contacts, through an export."""
+    """Contacts, read through an export."""
 
     name = "contacts"
     primary_keys: ClassVar[list[str]] = ["contact_id"]
 
     @override
     def get_records(self, context: object) -> Iterator[dict[str, Any]]:
-        exports = f"{self.config['api_url']}/v3/marketing/contacts/exports"
-        export = requests.post(exports, json={"file_type": "json"}, timeout=_TIMEOUT).json()
-        status = requests.get(f"{exports}/{export['id']}", timeout=_TIMEOUT).json()
+        exports_url = f"{self.config['api_url']}/v3/marketing/contacts/exports"
+        export = requests.post(exports_url, json={"file_type": "json"}, timeout=_TIMEOUT).json()
+        status = requests.get(f"{exports_url}/{export['id']}", timeout=_TIMEOUT).json()
         for url in status["urls"]:
             with (
                 requests.get(url, stream=True, timeout=_TIMEOUT) as response,
@@ -51,7 +51,7 @@ class Contacts(Stream):
 
 
 class ContactsTap(Tap):
-    """A tap for contacts."""
+    """Tap with a single contacts stream."""
 
     name = "tap-contacts"
     config_jsonschema = th.PropertiesList(
@@ -63,12 +63,12 @@ class ContactsTap(Tap):
         url = f"{self.config['api_url']}/v3/marketing/field_definitions"
         fields = requests.get(url, timeout=_TIMEOUT).json()["custom_fields"]
         schema = th.PropertiesList(
-            *(th.Property(name, th.StringType) for name in _TEXTS),
+            *(th.Property(name, th.StringType) for name in _TEXT_FIELDS),
             th.Property("alternate_emails", th.ArrayType(th.StringType)),
             th.Property("created_at", th.DateTimeType),
             th.Property("updated_at", th.DateTimeType),
             *(
-                th.Property(f"custom_{field['name'].lower()}", _TYPES[field["field_type"]])
+                th.Property(f"custom_{field['name'].lower()}", _FIELD_TYPES[field["field_type"]])
                 for field in fields
             ),
         )
