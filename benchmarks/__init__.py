@@ -1,1 +1,1 @@
-"""How fast the tap is, and how much memory it takes: `python -m benchmarks --help`."""
+"""Benchmarks of the tap's speed and memory: `python -m benchmarks --help`."""

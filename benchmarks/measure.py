@@ -1,4 +1,4 @@
-"""Runs programs in turn and takes their CPU time, wall time and peak memory."""
+"""Interleaved runs of programs, with CPU time, wall time and peak memory of each run."""
 
 from __future__ import annotations
 
@@ -16,149 +16,222 @@ if TYPE_CHECKING:
 
 _KIB = 1024
 _MB = 1_000_000
+_MILLION = 1_000_000
+_STDERR_TAIL = 2000
 
 
 class Program(NamedTuple):
-    """Something to measure.
+    """A command to measure.
 
     Attributes:
-        command: Its command line.
-        contacts: How many contacts it reads: what its figures are divided by.
-        rounds: In how many of the rounds it takes part; None is all of them.
-        code: The exit code it is to end with.
+        command: Command line.
+        contacts: Number of contacts it processes.
+        env: Variables to add to the environment.
+        exit_code: Expected exit code.
     """
 
     command: Sequence[str]
     contacts: int = 1
-    rounds: int | None = None
-    code: int = 0
+    env: Mapping[str, str] | None = None
+    exit_code: int = 0
 
 
 class Run(NamedTuple):
-    """What a run took: seconds, and MB of memory at the peak."""
+    """Cost of a single run.
+
+    Attributes:
+        cpu: CPU seconds, user and system.
+        wall: Elapsed seconds.
+        peak_mb: Peak resident memory in MB.
+    """
 
     cpu: float
     wall: float
-    peak: float
+    peak_mb: float
 
 
-class Runs:
-    """The runs of a program.
+class Result:
+    """All runs of one program; `cpu`, `wall` and `peak_mb` are medians.
 
     Attributes:
-        contacts: How many contacts each of them read.
-        each: Run by run.
-        start: Seconds of CPU that do not grow with the contacts; known where it matters, for
-            programs that read fewer than the others.
+        contacts: Number of contacts processed per run.
+        runs: The runs, one per round.
+        fixed_cpu: CPU seconds that do not depend on the number of contacts. Set for programs that
+            process fewer contacts than the others, to extrapolate from them.
     """
 
     def __init__(self, contacts: int) -> None:
-        """Begin with none."""
         self.contacts = contacts
-        self.each: list[Run] = []
-        self.start = 0.0
+        self.runs: list[Run] = []
+        self.fixed_cpu = 0.0
 
     @property
     def cpu(self) -> float:
-        """Seconds of CPU, user and system, of the whole process."""
-        return median(run.cpu for run in self.each)
+        """Median CPU seconds."""
+        return median(run.cpu for run in self.runs)
 
     @property
     def wall(self) -> float:
-        """Seconds from start to end."""
-        return median(run.wall for run in self.each)
+        """Median wall seconds."""
+        return median(run.wall for run in self.runs)
 
     @property
-    def peak(self) -> float:
-        """MB of memory at the peak."""
-        return median(run.peak for run in self.each)
+    def peak_mb(self) -> float:
+        """Median peak memory in MB."""
+        return median(run.peak_mb for run in self.runs)
 
     @property
-    def spread(self) -> str:
-        """The least and the most CPU."""
-        each = [run.cpu for run in self.each]
-        return f"{min(each):.2f} to {max(each):.2f}"
+    def cpu_range(self) -> str:
+        """Lowest and highest CPU seconds."""
+        return format_range([run.cpu for run in self.runs])
 
     @property
-    def cpu_of_a_million(self) -> float:
-        """Seconds of CPU for a million contacts."""
-        return self._for(_MB, self.cpu)
+    def cpu_per_million(self) -> float:
+        """CPU seconds per million contacts."""
+        return self._extrapolate(self.cpu, _MILLION)
 
     @property
-    def speed(self) -> float:
-        """Contacts for a second of CPU."""
+    def contacts_per_cpu_second(self) -> float:
+        """Throughput: contacts per CPU second."""
         return self.contacts / self.cpu
 
-    def ratios(
-        self, other: Runs, what: Callable[[Run], float] = lambda run: run.cpu
-    ) -> list[float]:
-        """This program's figure over the other's for as many contacts, round by round."""
-        pairs = zip(self.each, other.each, strict=False)
-        return [self._for(other.contacts, what(one)) / what(two) for one, two in pairs]
+    def cpu_ratios(self, baseline: Result) -> list[float]:
+        """Return the CPU time relative to a baseline, for equal numbers of contacts.
 
-    def _for(self, contacts: int, figure: float) -> float:
-        return self.start + (figure - self.start) * contacts / self.contacts
+        Args:
+            baseline: Result measured in the same rounds.
+
+        Returns:
+            One ratio per round.
+        """
+        return [
+            self._extrapolate(run.cpu, baseline.contacts) / other.cpu
+            for run, other in zip(self.runs, baseline.runs, strict=True)
+        ]
+
+    def ratios(self, baseline: Result, metric: Callable[[Run], float]) -> list[float]:
+        """Return another metric relative to a baseline.
+
+        Args:
+            baseline: Result measured in the same rounds.
+            metric: Selects the figure of a run.
+
+        Returns:
+            One ratio per round.
+        """
+        pairs = zip(self.runs, baseline.runs, strict=True)
+        return [metric(run) / metric(other) for run, other in pairs]
+
+    def _extrapolate(self, cpu: float, contacts: int) -> float:
+        return self.fixed_cpu + (cpu - self.fixed_cpu) * contacts / self.contacts
 
 
-def measure(programs: Mapping[str, Program], rounds: int, folder: Path) -> dict[str, Runs]:
-    """Run programs in turn: A B C, A B C, and so on.
+def run_interleaved(
+    programs: Mapping[str, Program], rounds: int, work_dir: Path
+) -> dict[str, Result]:
+    """Run each program once per round, so that all share the machine's slow and fast phases.
+
+    Every other round runs in reverse order, so that no program always follows the same one.
 
     Args:
-        programs: What to run, by name.
-        rounds: How often.
-        folder: Where they run.
+        programs: Programs by name.
+        rounds: Number of rounds.
+        work_dir: Working directory of the programs.
 
     Returns:
-        The runs of each.
+        Results by name.
     """
-    runs = {name: Runs(program.contacts) for name, program in programs.items()}
-    for number in range(rounds):
-        for name, program in programs.items():
-            if number < (rounds if program.rounds is None else program.rounds):
-                run = _run(program, folder)
-                runs[name].each.append(run)
-                print(
-                    f"  round {number + 1}: {name}: {run.cpu:.2f} s CPU, {run.wall:.2f} s, "
-                    f"{run.peak:.0f} MB",
-                    file=sys.stderr,
-                    flush=True,
-                )
-    return runs
+    results = {name: Result(program.contacts) for name, program in programs.items()}
+    for index in range(rounds):
+        for name in list(programs)[:: -1 if index % 2 else 1]:
+            run = _run(programs[name], work_dir)
+            results[name].runs.append(run)
+            print(
+                f"  round {index + 1}/{rounds}: {name}: "
+                f"{run.cpu:.2f} s CPU, {run.wall:.2f} s wall, {run.peak_mb:.0f} MB",
+                file=sys.stderr,
+                flush=True,
+            )
+    return results
 
 
-def _run(program: Program, folder: Path) -> Run:
+def run_output(program: Program, work_dir: Path) -> bytes:
+    """Run a program without measuring it.
+
+    Args:
+        program: The program.
+        work_dir: Its working directory.
+
+    Returns:
+        What it wrote to stdout.
+
+    Raises:
+        RuntimeError: It ended with another exit code than expected.
+    """
+    done = subprocess.run(
+        program.command,
+        capture_output=True,
+        check=False,
+        cwd=work_dir,
+        env=_environment(program),
+    )
+    _check_exit_code(program, done.returncode, done.stderr)
+    return done.stdout
+
+
+def _run(program: Program, work_dir: Path) -> Run:
+    # Always the same core, where the platform allows it.
     pin = ["taskset", "-c", str((os.cpu_count() or 1) - 1)] if shutil.which("taskset") else []
-    log = folder / "stderr.log"
-    with log.open("wb") as errors:
+    stderr_file = work_dir / "stderr.log"
+    with stderr_file.open("wb") as stderr:
         start = time.monotonic()
         process = subprocess.Popen(
-            [*pin, *program.command], stdout=subprocess.DEVNULL, stderr=errors, cwd=folder
+            [*pin, *program.command],
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            cwd=work_dir,
+            env=_environment(program),
         )
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.monotonic() - start
     process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != program.code:
-        raise RuntimeError(
-            f"{' '.join(program.command)} ended with {process.returncode}:\n"
-            + log.read_text(errors="replace")[-2000:]
-        )
-    # Kilobytes on Linux, bytes on macOS.
+    _check_exit_code(program, process.returncode, stderr_file.read_bytes())
+    # ru_maxrss is in KiB on Linux, in bytes on macOS.
     unit = 1 if sys.platform == "darwin" else _KIB
     return Run(usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss * unit / _MB)
 
 
-def records(command: Sequence[str], folder: Path) -> int:
-    """Count the records that a program writes."""
-    done = subprocess.run(command, capture_output=True, check=True, cwd=folder)
-    return sum(b'"RECORD"' in line for line in done.stdout.splitlines())
+def _environment(program: Program) -> dict[str, str]:
+    return {**os.environ, **(program.env or {})}
 
 
-def machine() -> str:
-    """Name the processor and the Python."""
+def _check_exit_code(program: Program, exit_code: int, stderr: bytes) -> None:
+    if exit_code != program.exit_code:
+        raise RuntimeError(
+            f"{' '.join(program.command)}: exit code {exit_code}, expected {program.exit_code}\n"
+            + stderr.decode(errors="replace")[-_STDERR_TAIL:]
+        )
+
+
+def format_range(values: Sequence[float]) -> str:
+    """Format the lowest and the highest value.
+
+    Args:
+        values: The values.
+
+    Returns:
+        Such as `4.81-5.02`.
+    """
+    return f"{min(values):.2f}-{max(values):.2f}"
+
+
+def describe_machine() -> str:
+    """Return the processor, the number of cores and the Python version."""
     cpu = "unknown CPU"
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        models = (line for line in info.read_text().splitlines() if line.startswith("model name"))
-        cpu = next(models, cpu).partition(":")[2].strip() or cpu
+    cpu_info = Path("/proc/cpuinfo")
+    if cpu_info.exists():
+        lines = cpu_info.read_text().splitlines()
+        models = (line for line in lines if line.startswith("model name"))
+        cpu = next(models, "").partition(":")[2].strip() or cpu
     version = ".".join(map(str, sys.version_info[:3]))
     return f"{cpu}, {os.cpu_count()} cores, Python {version}"

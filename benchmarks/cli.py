@@ -1,0 +1,149 @@
+"""Command line of the benchmarks."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.bench import Bench
+from benchmarks.cases import CASES
+from benchmarks.checkout import CURRENT
+from benchmarks.measure import describe_machine
+from benchmarks.report import Report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+_MIN_CONTACTS = 1000
+_CHART_CASES = ("floor", "peers")
+_DESCRIPTION = """\
+Measure CPU time, wall time and peak memory of the tap.
+
+Exports are generated once and served by a local server. The programs of a case run interleaved,
+once per round. Figures are medians; ratios are medians of the ratios within each round."""
+_EXAMPLES = """\
+examples:
+  python -m benchmarks --contacts 20000 --rounds 1 --only floor
+      smoke test, takes a few seconds
+  python -m benchmarks --only floor peers --chart docs/speed.svg
+      measure the tap, its floor and its peers, and draw the chart"""
+
+
+def main() -> None:
+    """Run the benchmark cases selected on the command line."""
+    options = _parse_options()
+    options.data.mkdir(parents=True, exist_ok=True)
+    print(f"{describe_machine()}, {platform.system()}, {datetime.now(timezone.utc):%Y-%m-%d}")
+    report = Report(options.contacts)
+    with (
+        _export_server(options.data) as server_url,
+        tempfile.TemporaryDirectory(prefix="work-", dir=options.data) as work_dir,
+    ):
+        bench = Bench(
+            contacts=options.contacts,
+            rounds=options.rounds,
+            peer_rounds=min(options.peer_rounds, options.rounds),
+            data_dir=options.data,
+            work_dir=Path(work_dir),
+            server_url=server_url,
+            report=report,
+        )
+        for name in options.only:
+            case = CASES[name]
+            print(f"\n## {name}: {case.description}\n", flush=True)
+            case.run(bench)
+    report.print_summary()
+    if options.chart:
+        options.chart.parent.mkdir(parents=True, exist_ok=True)
+        options.chart.write_text(report.render_chart())
+
+
+def _parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    cases = "\n".join(f"  {name:<10}{case.description}" for name, case in CASES.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=_DESCRIPTION,
+        epilog=f"cases:\n{cases}\n\n{_EXAMPLES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="CASE",
+        choices=CASES,
+        default=list(CASES),
+        help="cases to run (default: all)",
+    )
+    parser.add_argument(
+        "--contacts",
+        type=_int_from(_MIN_CONTACTS),
+        metavar="N",
+        default=1_000_000,
+        help="contacts per run; some cases use a multiple or a fraction (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=_int_from(1),
+        metavar="N",
+        default=5,
+        help="runs of each program (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--peer-rounds",
+        type=_int_from(1),
+        metavar="N",
+        default=2,
+        help="the same for the case peers, which is slow (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        default=Path(tempfile.gettempdir()) / "tap-sendgrid-contacts" / "benchmarks",
+        help="cache of exports and virtual environments (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--chart", type=Path, metavar="FILE", help="write an SVG chart of the cases floor and peers"
+    )
+    options = parser.parse_args(arguments)
+    if options.chart and not set(_CHART_CASES).issubset(options.only):
+        parser.error(f"--chart requires the cases {' and '.join(_CHART_CASES)}")
+    # The data directory is passed to programs with another working directory.
+    options.data = options.data.resolve()
+    return options
+
+
+def _int_from(minimum: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        value = int(text)
+        if value < minimum:
+            raise argparse.ArgumentTypeError(f"must be at least {minimum}")
+        return value
+
+    return parse
+
+
+@contextmanager
+def _export_server(data_dir: Path) -> Iterator[str]:
+    server = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.server", str(data_dir)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=CURRENT.root,
+    )
+    try:
+        # It prints its URL once it listens.
+        server_url = server.stdout.readline().strip() if server.stdout else ""
+        if not server_url:
+            raise RuntimeError("the export server did not start")
+        yield server_url
+    finally:
+        server.terminate()
+        server.wait()
