@@ -18,6 +18,8 @@ _KIB = 1024
 _MB = 1_000_000
 _MILLION = 1_000_000
 _STDERR_TAIL = 2000
+# They would slow down start-up and output, and not equally in all programs.
+_UNSET_VARIABLES = ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")
 
 
 class Program(NamedTuple):
@@ -156,7 +158,7 @@ def run_interleaved(
 
 
 def run_output(program: Program, work_dir: Path) -> bytes:
-    """Run a program without measuring it.
+    """Run a program without measuring it, which also compiles its bytecode.
 
     Args:
         program: The program.
@@ -173,7 +175,7 @@ def run_output(program: Program, work_dir: Path) -> bytes:
         capture_output=True,
         check=False,
         cwd=work_dir,
-        env=_environment(program),
+        env=_environment(program, work_dir),
     )
     _check_exit_code(program, done.returncode, done.stderr)
     return done.stdout
@@ -190,7 +192,7 @@ def _run(program: Program, work_dir: Path) -> Run:
             stdout=subprocess.DEVNULL,
             stderr=stderr,
             cwd=work_dir,
-            env=_environment(program),
+            env=_environment(program, work_dir),
         )
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.monotonic() - start
@@ -201,8 +203,11 @@ def _run(program: Program, work_dir: Path) -> Run:
     return Run(usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss * unit / _MB)
 
 
-def _environment(program: Program) -> dict[str, str]:
-    return {**os.environ, **(program.env or {})}
+def _environment(program: Program, work_dir: Path) -> dict[str, str]:
+    inherited = {key: value for key, value in os.environ.items() if key not in _UNSET_VARIABLES}
+    # All programs use cached bytecode, and no source tree is written to.
+    bytecode = {"PYTHONPYCACHEPREFIX": str(work_dir / "bytecode")}
+    return {**inherited, **bytecode, **(program.env or {})}
 
 
 def _check_exit_code(program: Program, exit_code: int, stderr: bytes) -> None:
