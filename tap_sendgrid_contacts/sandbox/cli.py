@@ -124,7 +124,7 @@ _OPTIONS = (
 )
 
 
-def _sandbox_options(command: Callable[..., None]) -> Callable[..., None]:
+def sandbox_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of a sandbox to a command, and pass it the sandbox they describe."""
 
     @wraps(command)
@@ -159,7 +159,7 @@ def main() -> None:
 
 
 @main.command(epilog=_fault_table())
-@_sandbox_options
+@sandbox_options
 def serve(sandbox: Sandbox) -> None:
     """Serve until interrupted."""
     account, settings, _ = sandbox
@@ -178,7 +178,7 @@ def serve(sandbox: Sandbox) -> None:
 
 
 @main.command(epilog=_fault_table())
-@_sandbox_options
+@sandbox_options
 @click.argument("command", nargs=-1, required=True, metavar="-- COMMAND...")
 def run(sandbox: Sandbox, command: tuple[str, ...]) -> None:
     """Serve while a command runs, and exit with its exit code.
