@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +16,7 @@ class Checkout(NamedTuple):
     """A source tree of the tap, run with the current interpreter and its installed packages.
 
     Attributes:
-        root: Directory that contains the package.
+        root: Absolute path of the directory that contains the package.
     """
 
     root: Path
@@ -30,6 +32,28 @@ class Checkout(NamedTuple):
         """Environment in which the tree takes precedence over an installed package."""
         paths = [str(self.root), os.environ.get("PYTHONPATH")]
         return {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+
+    def check_import(self) -> None:
+        """Check that the tap is imported from this tree.
+
+        Raises:
+            RuntimeError: It is not, so measurements would be those of another tree.
+        """
+        code = f"import {PACKAGE}; print({PACKAGE}.__file__)"
+        done = subprocess.run(
+            [sys.executable, "-B", "-c", code],
+            capture_output=True,
+            text=True,
+            check=False,
+            # Not in the current tree: Python looks for modules there first.
+            cwd=tempfile.gettempdir(),
+            env={**os.environ, **self.env},
+        )
+        imported = Path(done.stdout.strip()).resolve()
+        if done.returncode or not imported.is_relative_to(self.root):
+            raise RuntimeError(
+                f"{PACKAGE} is not imported from {self.root}: {imported}{done.stderr}"
+            )
 
 
 CURRENT = Checkout(Path(__file__).resolve().parents[1])

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from benchmarks.bench import Bench
 from benchmarks.cases import CASES
-from benchmarks.checkout import CURRENT
+from benchmarks.checkout import CURRENT, PACKAGE, Checkout
+from benchmarks.compare import compare_checkouts
 from benchmarks.measure import describe_machine
 from benchmarks.report import Report
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _MIN_CONTACTS = 1000
 _CHART_CASES = ("floor", "peers")
+_COMPARABLE_CASES = [name for name, case in CASES.items() if case.workloads]
 _DESCRIPTION = """\
 Measure CPU time, wall time and peak memory of the tap.
 
@@ -33,7 +35,10 @@ examples:
   python -m benchmarks --contacts 20000 --rounds 1 --only floor
       smoke test, takes a few seconds
   python -m benchmarks --only floor peers --chart docs/speed.svg
-      measure the tap, its floor and its peers, and draw the chart"""
+      measure the tap, its floor and its peers, and draw the chart
+  git worktree add ../baseline main
+  python -m benchmarks --compare ../baseline --only floor modes
+      measure the effect of a change: CPU ratio below 1 means faster than main"""
 
 
 def main() -> None:
@@ -41,6 +46,10 @@ def main() -> None:
     options = _parse_options()
     options.data.mkdir(parents=True, exist_ok=True)
     print(f"{describe_machine()}, {platform.system()}, {datetime.now(timezone.utc):%Y-%m-%d}")
+    if options.compare:
+        for label, checkout in (("current", CURRENT), ("baseline", options.compare)):
+            checkout.check_import()
+            print(f"{label}: {checkout.root}")
     report = Report(options.contacts)
     with (
         _export_server(options.data) as server_url,
@@ -57,8 +66,12 @@ def main() -> None:
         )
         for name in options.only:
             case = CASES[name]
-            print(f"\n## {name}: {case.description}\n", flush=True)
-            case.run(bench)
+            if options.compare and case.workloads:
+                print(f"\n## {name}: current / baseline\n", flush=True)
+                compare_checkouts(bench, case.workloads(bench), options.compare)
+            else:
+                print(f"\n## {name}: {case.description}\n", flush=True)
+                case.run(bench)
     report.print_summary()
     if options.chart:
         options.chart.parent.mkdir(parents=True, exist_ok=True)
@@ -78,8 +91,7 @@ def _parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace
         nargs="+",
         metavar="CASE",
         choices=CASES,
-        default=list(CASES),
-        help="cases to run (default: all)",
+        help="cases to run (default: all; with --compare: floor)",
     )
     parser.add_argument(
         "--contacts",
@@ -112,12 +124,31 @@ def _parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace
     parser.add_argument(
         "--chart", type=Path, metavar="FILE", help="write an SVG chart of the cases floor and peers"
     )
+    parser.add_argument(
+        "--compare",
+        type=_checkout,
+        metavar="PATH",
+        help="run only the tap, from this source tree and from the one at PATH, interleaved and "
+        "with the same interpreter and packages; print the ratios of this tree to that one",
+    )
     options = parser.parse_args(arguments)
+    options.only = options.only or (["floor"] if options.compare else list(CASES))
+    if options.compare and not set(options.only).issubset(_COMPARABLE_CASES):
+        parser.error(f"--compare is limited to the cases {', '.join(_COMPARABLE_CASES)}")
+    if options.compare and options.chart:
+        parser.error("--chart cannot be combined with --compare")
     if options.chart and not set(_CHART_CASES).issubset(options.only):
         parser.error(f"--chart requires the cases {' and '.join(_CHART_CASES)}")
     # The data directory is passed to programs with another working directory.
     options.data = options.data.resolve()
     return options
+
+
+def _checkout(text: str) -> Checkout:
+    root = Path(text).resolve()
+    if not (root / PACKAGE).is_dir():
+        raise argparse.ArgumentTypeError(f"{root} does not contain {PACKAGE}")
+    return Checkout(root)
 
 
 def _int_from(minimum: int) -> Callable[[str], int]:
