@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from msgspec.structs import replace
 from singer_sdk.exceptions import DataError, FatalSyncError
 
-from tap_sendgrid_contacts.api.download import iter_parts
+from tap_sendgrid_contacts.api.download import check_temp_dir, iter_parts
 from tap_sendgrid_contacts.api.export import (
     ExportJob,
     ExportUnavailableError,
@@ -172,6 +172,7 @@ class ExportSync:
     # --- open -------------------------------------------------------------------------------
 
     def _create(self) -> None:
+        check_temp_dir()
         # Saved before the request: if the response is lost with this process, the next run looks
         # the export up.
         requested_at, version = self._client.server_time(), self._options.version

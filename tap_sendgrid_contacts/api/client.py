@@ -20,6 +20,7 @@ from tap_sendgrid_contacts.api.http import (
     raise_for_status,
     sanitize_message,
 )
+from tap_sendgrid_contacts.api.session import Session, read_body
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,6 +86,14 @@ class _Exports(msgspec.Struct):
     result: list[ExportStatus] | None = None
 
 
+class _Error(msgspec.Struct):
+    message: str
+
+
+class _Errors(msgspec.Struct):
+    errors: list[_Error]
+
+
 class SendGridClient:
     """Client of the endpoints that a contacts export needs.
 
@@ -119,7 +128,7 @@ class SendGridClient:
         self.retry = retry or RetryPolicy()
         self._base_url = api_url.rstrip("/")
         self._api_key = api_key
-        self._session = requests.Session()
+        self._session = Session(api_url)
         # An auth object, not a header: requests replaces the header by ~/.netrc, and sends it
         # along on redirects.
         self._session.auth = BearerTokenAuthenticator(token=api_key)
@@ -201,34 +210,43 @@ class SendGridClient:
         **options: Any,
     ) -> T:
         description = f"{method} {path.replace('{id}', sanitize_message(resource_id))}"
-        with map_transport_errors(description):
-            response = self._session.request(
+        timeout = min(self.request_timeout, timeout or self.request_timeout)
+        started = time.monotonic()
+        with (
+            map_transport_errors(description),
+            self._session.request(
                 method,
                 self._base_url + path.replace("{id}", quote(resource_id, safe="")),
-                timeout=min(self.request_timeout, timeout or self.request_timeout),
+                timeout=timeout,
                 allow_redirects=False,
+                stream=True,
                 **options,
-            )
-        self._on_response(path, response.status_code, response.elapsed.total_seconds())
+            ) as response,
+        ):
+            body = read_body(response, description, timeout)
+        self._on_response(path, response.status_code, time.monotonic() - started)
         if date := parse_http_date(response.headers.get("Date")):
             self._clock_offset = date - time.time()
-        raise_for_status(response, description, self._error_detail)
+        raise_for_status(response, description, self._error_detail(response.status_code, body))
         try:
-            return msgspec.json.decode(response.content, type=response_type)
+            return msgspec.json.decode(body, type=response_type)
         except msgspec.ValidationError as error:
             raise FatalAPIError(f"{description}: unexpected response schema: {error}") from None
+        except RecursionError:
+            raise FatalAPIError(f"{description}: response is nested too deeply") from None
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise TransientError(f"{description}: response is not valid JSON") from None
 
-    def _error_detail(self, response: requests.Response) -> str:
+    def _error_detail(self, status: int, body: bytes) -> str:
         """Return what an error status means, and the API's own message."""
         try:
-            api_message = "; ".join(str(error["message"]) for error in response.json()["errors"])
-        except (ValueError, LookupError, TypeError):
-            api_message = ""
+            errors = msgspec.json.decode(body, type=_Errors).errors
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            errors = []
+        api_message = "; ".join(error.message for error in errors)
         api_message = sanitize_message(api_message.replace(self._api_key, "***"))
-        hint = _STATUS_HINTS.get(response.status_code)
-        if response.status_code < requests.codes.bad_request:
+        hint = _STATUS_HINTS.get(status)
+        if requests.codes.multiple_choices <= status < requests.codes.bad_request:
             hint = "Redirects are not followed; check api_url"
         if api_message and hint:
             return f"{api_message}. {hint}"

@@ -7,6 +7,7 @@ unlinked: a killed run leaves nothing on disk.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import logging
 import tempfile
@@ -20,11 +21,13 @@ from singer_sdk.exceptions import FatalAPIError, FatalSyncError
 from typing_extensions import override
 
 from tap_sendgrid_contacts.api.http import (
+    TOO_MANY_FILES_HINT,
     TransientError,
     is_safe_url,
     map_transport_errors,
     raise_for_status,
 )
+from tap_sendgrid_contacts.api.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -36,7 +39,6 @@ logger = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 256 * 1024
 
-# Each waiting part holds a file open; 1024 is the usual limit of open files.
 _PREFETCH_LIMIT = 64
 
 
@@ -92,14 +94,12 @@ def iter_parts(
         worker.cancel()
 
 
-class _AnonymousSession(requests.Session):
+class _AnonymousSession(Session):
     """A session that sends no credentials, whatever ~/.netrc contains."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
         self.auth = lambda request: request
-        # Ranges count the bytes as stored.
-        self.headers["Accept-Encoding"] = "identity"
 
     @override
     def rebuild_auth(self, prepared_request: object, response: object) -> None:
@@ -117,9 +117,10 @@ class _PrefetchWorker:
     """Downloads parts in order and enqueues them, or the exception that ended it."""
 
     def __init__(self, client: SendGridClient, job: ExportJob, part_names: Sequence[str]) -> None:
-        self._results: Queue[Part | BaseException] = Queue(_PREFETCH_LIMIT)
+        self._results: Queue[Part | BaseException] = Queue(_prefetch_limit())
         self._current: _PartFile | None = None
         self._cancelled = threading.Event()
+        self._session: _AnonymousSession | None = None
         self._job = job
         self._part_names = part_names
         self._labels = {
@@ -128,7 +129,6 @@ class _PrefetchWorker:
         }
         self._timeout = client.request_timeout
         self._retry = client.retry
-        self._session = _AnonymousSession()
 
     def run(self) -> None:
         """Download all parts; the body of the thread."""
@@ -206,6 +206,7 @@ class _PrefetchWorker:
 
     def _stream_to_file(self, url: str, part_file: _PartFile) -> None:
         label = part_file.label
+        self._session = self._session or _AnonymousSession(url)
         with (
             map_transport_errors(f"{label}: download"),
             self._session.get(
@@ -228,6 +229,26 @@ class _PrefetchWorker:
                     raise FatalSyncError("Download cancelled")
             if part_file.is_incomplete():
                 raise TransientError(f"{label}: truncated response")
+
+
+def _prefetch_limit() -> int:
+    """Return how many parts may wait for the reader: each holds a file open."""
+    try:
+        import resource  # noqa: PLC0415 - not on Windows
+    except ImportError:
+        return _PREFETCH_LIMIT
+    open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, min(_PREFETCH_LIMIT, open_files // 4))
+
+
+def check_temp_dir() -> None:
+    """Check that parts can be stored.
+
+    Raises:
+        FatalSyncError: If no temp file can be written.
+    """
+    with _map_disk_errors(), tempfile.TemporaryFile() as file:
+        file.write(b"\0")
 
 
 def _close(result: Part | BaseException) -> None:
@@ -324,7 +345,11 @@ def _map_disk_errors() -> Generator[None, None, None]:
     try:
         yield
     except OSError as error:
+        if error.errno in {errno.EMFILE, errno.ENFILE}:
+            raise FatalSyncError(f"{error.strerror}. {TOO_MANY_FILES_HINT}") from error
+        # None if there is no usable folder at all.
+        folder = tempfile.tempdir or "no usable folder"
         raise FatalSyncError(
-            f"Cannot write part to TMPDIR ({tempfile.gettempdir()}): {error.strerror}. "
-            "Parts are stored there compressed; set TMPDIR to a larger volume"
+            f"Cannot write part to TMPDIR ({folder}): {error.strerror}. "
+            "Parts are stored there compressed; set TMPDIR to a writable, larger volume"
         ) from error

@@ -7,8 +7,10 @@ URLs, so they are mapped to messages of our own and never shown.
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import logging
+import os
 import random
 import re
 import socket
@@ -25,7 +27,7 @@ import urllib3.exceptions
 from singer_sdk.exceptions import FatalAPIError, RetriableAPIError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from backoff.types import Details
 
@@ -33,6 +35,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
+
+TOO_MANY_FILES_HINT = "Raise the limit of open files (ulimit -n)"
 
 # A server that asks for a longer wait than this is polled again earlier.
 _MAX_RETRY_AFTER = 300.0
@@ -137,17 +141,13 @@ def sanitize_message(text: str) -> str:
     return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)[:_MAX_MESSAGE_LENGTH]
 
 
-def raise_for_status(
-    response: requests.Response,
-    description: str,
-    error_detail: Callable[[requests.Response], str] = lambda _: "",
-) -> None:
+def raise_for_status(response: requests.Response, description: str, detail: str = "") -> None:
     """Raise the error that an HTTP status stands for.
 
     Args:
         response: The response.
         description: Method and endpoint, or the part, for the error message.
-        error_detail: Returns what the status means and what the server says about it.
+        detail: What the status means and what the server says about it.
 
     Raises:
         RequestNotProcessedError: On 429.
@@ -159,7 +159,6 @@ def raise_for_status(
     status = response.status_code
     if status < requests.codes.multiple_choices:
         return
-    detail = error_detail(response)
     message = f"{description}: HTTP {status}" + (f": {detail}" if detail else "")
     if status in {408, 429} or status >= requests.codes.server_error:
         is_rate_limited = status == requests.codes.too_many_requests
@@ -195,9 +194,7 @@ def map_transport_errors(description: str) -> Iterator[None]:
 
 # By the first type that is among the causes, from the most to the least specific.
 _TRANSPORT_ERRORS: tuple[tuple[type[BaseException], type[Exception], str], ...] = (
-    (ssl.SSLCertVerificationError, FatalAPIError, "TLS certificate verification failed"),
     (ssl.SSLError, TransientError, "TLS connection failed"),
-    (urllib3.exceptions.ProxyError, RequestNotProcessedError, "proxy connection failed"),
     (socket.gaierror, RequestNotProcessedError, "host name not found"),
     (ConnectionRefusedError, RequestNotProcessedError, "connection refused"),
     (
@@ -219,10 +216,56 @@ def _classify(error: Exception) -> tuple[type[Exception], str]:
     if isinstance(error, ValueError):
         return FatalAPIError, "invalid URL, header or proxy setting"
     causes = tuple(_iter_causes(error))
+    for cause in causes:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return FatalAPIError, _describe_certificate_error(cause, causes)
+        if isinstance(cause, OSError) and cause.errno in {errno.EMFILE, errno.ENFILE}:
+            return FatalAPIError, f"{cause.strerror}. {TOO_MANY_FILES_HINT}"
+    if any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in causes):
+        return _classify_proxy_error(causes)
     for cause_type, error_type, message in _TRANSPORT_ERRORS:
         if any(isinstance(cause, cause_type) for cause in causes):
             return error_type, message
     return TransientError, "connection broken"
+
+
+def _describe_certificate_error(
+    error: ssl.SSLCertVerificationError, causes: Sequence[BaseException]
+) -> str:
+    is_proxy = any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in causes)
+    owner = f"the proxy's certificate ({_proxy_variable()})" if is_proxy else "certificate"
+    reason, hint = _CERTIFICATE_ERRORS.get(error.verify_code, (error.verify_message, ""))
+    return f"TLS certificate verification failed: {owner}: {reason}{hint}"
+
+
+# By OpenSSL's verification result, X509_V_ERR_*.
+_CA_HINT = ". For a private CA, set REQUESTS_CA_BUNDLE (or SSL_CERT_FILE) to its PEM file"
+_CLOCK_HINT = ". Check this machine's clock"
+_CERTIFICATE_ERRORS = {
+    **dict.fromkeys((2, 18, 19, 20, 21), ("issued by an unknown CA", _CA_HINT)),
+    9: ("not yet valid", _CLOCK_HINT),
+    10: ("expired", _CLOCK_HINT),
+    62: ("not valid for the host name", ""),
+    64: ("not valid for the IP address", ""),
+}
+
+
+def _classify_proxy_error(causes: Sequence[BaseException]) -> tuple[type[Exception], str]:
+    """Return error type and message of a failed proxy connection."""
+    status = next((match[1] for cause in causes if (match := _TUNNEL.search(str(cause)))), "")
+    reason = f"HTTP {status}" if status else "connection failed"
+    message = f"proxy ({_proxy_variable()}): {reason}"
+    if status.startswith("4"):
+        return FatalAPIError, message
+    return RequestNotProcessedError, message
+
+
+_TUNNEL = re.compile(r"Tunnel connection failed: ([0-9]{3})")
+
+
+def _proxy_variable() -> str:
+    names = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+    return next((name for name in names if os.environ.get(name)), "HTTPS_PROXY")
 
 
 def _iter_causes(error: BaseException | None) -> Iterator[BaseException]:

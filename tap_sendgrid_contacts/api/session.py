@@ -1,0 +1,145 @@
+"""HTTP sessions: proxies, CA bundles, bounded responses.
+
+Proxies and CA bundles come from the environment, as `requests` and curl read them. What is wrong
+with them is an error before the first request.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+import time
+import zlib
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+import requests.utils
+from singer_sdk.exceptions import ConfigurationError, FatalAPIError
+from typing_extensions import override
+
+from tap_sendgrid_contacts.api.http import TransientError, is_loopback
+
+_CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+_PROXY_SCHEMES = {"http", "https"}
+_SOCKS_SCHEMES = {"socks4", "socks4a", "socks5", "socks5h"}
+
+_MAX_RESPONSE_BYTES = 16 * 1024 * 1024
+_READ_BYTES = 64 * 1024
+
+
+class Session(requests.Session):
+    """A session for one base URL and what it redirects to.
+
+    Bytes are requested as they are: ranges and limits count them so.
+
+    Raises:
+        ConfigurationError: If a proxy or CA variable of the environment is invalid.
+    """
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.headers["Accept-Encoding"] = "identity"
+        check_proxies(url)
+        # requests reads the first two variables itself, and ignores the one of OpenSSL.
+        if bundle := find_ca_bundle(url):
+            self.verify = bundle
+
+    @override
+    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
+        # Plain http is for the loopback interface only: a proxy would get the API key.
+        if (request.url or "").lower().startswith("http:"):
+            kwargs["proxies"] = {}
+        return super().send(request, **kwargs)
+
+
+def check_proxies(url: str) -> None:
+    """Check the proxy for a URL that the environment sets.
+
+    Raises:
+        ConfigurationError: If its URL is invalid or its scheme is not supported.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "http" and is_loopback(parts.hostname or ""):
+        return
+    proxies = requests.utils.get_environ_proxies(url)
+    for key in (parts.scheme, "all"):
+        if proxy := proxies.get(key):
+            _check_proxy(f"{key.upper()}_PROXY", proxy)
+            return
+
+
+def _check_proxy(variable: str, proxy: str) -> None:
+    try:
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        is_valid = bool(parts.hostname) and parts.port != 0 and not parts.fragment
+    except ValueError:
+        is_valid = False
+    if not is_valid:
+        raise ConfigurationError(
+            f"{variable} is not a valid proxy URL; special characters in its password must be "
+            "percent-encoded"
+        )
+    if parts.scheme in _SOCKS_SCHEMES:
+        try:
+            import socks  # type: ignore[import-untyped]  # noqa: F401, PLC0415 - only if needed
+        except ImportError:
+            raise ConfigurationError(f"{variable} is a SOCKS proxy: pip install pysocks") from None
+    elif parts.scheme not in _PROXY_SCHEMES:
+        raise ConfigurationError(f"{variable} has an unsupported scheme; use http or https")
+
+
+def find_ca_bundle(url: str) -> str | None:
+    """Return the CA bundle that the environment sets for a URL.
+
+    Raises:
+        ConfigurationError: If it does not exist or contains no certificate.
+    """
+    if not url.lower().startswith("https:"):
+        return None
+    variable = next((name for name in _CA_VARIABLES if os.environ.get(name)), None)
+    if variable is None:
+        return None
+    bundle = os.environ[variable]
+    try:
+        if os.path.isdir(bundle):  # noqa: PTH112 - a text for requests
+            ssl.create_default_context(capath=bundle)
+        else:
+            ssl.create_default_context(cafile=bundle)
+    except ssl.SSLError:
+        raise ConfigurationError(f"{variable} is not a PEM file with CA certificates") from None
+    except OSError as error:
+        raise ConfigurationError(f"{variable}: cannot read CA bundle: {error.strerror}") from None
+    return bundle
+
+
+def read_body(response: requests.Response, description: str, timeout: float) -> bytes:
+    """Read a response's body, decompressed, within limits of size and time.
+
+    Args:
+        response: A response whose body is not read yet (`stream=True`).
+        description: Method and endpoint, for errors.
+        timeout: Total seconds to read it.
+
+    Raises:
+        FatalAPIError: If it is larger than 16 MiB.
+        TransientError: If it takes longer than `timeout`, or cannot be decompressed.
+    """
+    deadline = time.monotonic() + timeout
+    is_compressed = "gzip" in response.headers.get("Content-Encoding", "")
+    decompressor = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    body = bytearray()
+    while chunk := response.raw.read1(_READ_BYTES, decode_content=False):
+        if is_compressed:
+            try:
+                chunk = decompressor.decompress(chunk, _MAX_RESPONSE_BYTES + 1)
+            except zlib.error:
+                raise TransientError(f"{description}: corrupt gzip response") from None
+        body += chunk
+        if len(body) > _MAX_RESPONSE_BYTES:
+            raise FatalAPIError(
+                f"{description}: response larger than {_MAX_RESPONSE_BYTES >> 20} MiB"
+            )
+        if time.monotonic() > deadline:
+            raise TransientError(f"{description}: read timed out (request_timeout)")
+    return bytes(body)
