@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
 import logging
+import os
 import signal
 import sys
 import traceback
 import warnings
 from pathlib import Path
+from typing import TextIO
 
 from singer_sdk.exceptions import SingerSDKError
 from typing_extensions import override
@@ -17,6 +21,9 @@ from tap_sendgrid_contacts.api.export import ExportUnavailableError
 from tap_sendgrid_contacts.decode.lines import MAX_ROW_BYTES
 from tap_sendgrid_contacts.streams import ContactsStream
 from tap_sendgrid_contacts.tap import TapSendGridContacts
+
+# Temp and BATCH files have errors of their own: what is left is standard output.
+_WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
 
 
 class _SdkErrorFilter(logging.Filter):
@@ -34,8 +41,20 @@ def configure_process() -> None:
     # urllib3 logs whole signed URLs. A filter, since a logging configuration can reset the level.
     logging.getLogger("urllib3.connectionpool").addFilter(lambda _: False)
     TapSendGridContacts.logger.getChild(ContactsStream.name).addFilter(_SdkErrorFilter())
-    # Meltano sets PYTHONWARNINGS=once; Click closes the files of its options at exit only.
+    # Meltano sets PYTHONWARNINGS=once; Click leaves the files of its options open on an error.
     warnings.simplefilter("ignore", ResourceWarning)
+    stderr: TextIO | None = sys.stderr
+    if stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - for good
+    _ignore_unknown_log_levels()
+
+
+def _ignore_unknown_log_levels() -> None:
+    for variable in ("LOGLEVEL", "TAP_SENDGRID_CONTACTS_LOGLEVEL"):
+        level = os.environ.get(variable)
+        if level is not None and not isinstance(logging.getLevelName(level.upper()), int):
+            del os.environ[variable]
+            TapSendGridContacts.logger.warning("%s is not a log level; using INFO", variable)
 
 
 def main() -> None:
@@ -43,22 +62,66 @@ def main() -> None:
     # Until the tap has installed its own handler, Ctrl-C ends the process without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     configure_process()
+    code = _run()
+    if error := _flush(sys.stdout):
+        if not code:
+            _log_output_error(error)
+        code = code or 1
+    # A full or broken standard error is no reason to fail.
+    _flush(sys.stderr)
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the tap's command; return the exit code."""
     logger = TapSendGridContacts.logger
+    stdout: TextIO | None = sys.stdout
+    if stdout is None:
+        logger.error("Cannot write to standard output: it is closed")
+        return 1
     try:
         TapSendGridContacts.cli()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except SingerSDKError as error:
         hint = ""
         if isinstance(error, ExportUnavailableError):
             hint = ". The next run starts a new export"
         logger.error(" ".join(str(error).split()) + hint)  # noqa: TRY400, G003 - no traceback for users
     except Exception as error:  # noqa: BLE001 - its message may quote a contact
-        frames = traceback.extract_tb(error.__traceback__)
-        logger.error(  # noqa: TRY400 - the traceback contains the message
-            "Unexpected error: %s (%s:%d). Run with LOGLEVEL=DEBUG for the traceback (Meltano: "
-            "meltano --log-level=debug)",
-            type(error).__name__,
-            Path(frames[-1].filename).name,
-            frames[-1].lineno,
-        )
-        logger.debug("".join(traceback.format_list(frames)))
-    sys.exit(1)
+        if isinstance(error, OSError) and error.errno in _WRITE_ERRORS:
+            _log_output_error(error)
+        else:
+            _log_unexpected_error(error)
+    return 1
+
+
+def _log_output_error(error: OSError) -> None:
+    TapSendGridContacts.logger.error("Cannot write to standard output: %s", error.strerror)
+
+
+def _log_unexpected_error(error: Exception) -> None:
+    frames = traceback.extract_tb(error.__traceback__)
+    logger = TapSendGridContacts.logger
+    logger.error(
+        "Unexpected error: %s (%s:%d). Run with LOGLEVEL=DEBUG for the traceback (Meltano: "
+        "meltano --log-level=debug)",
+        type(error).__name__,
+        Path(frames[-1].filename).name,
+        frames[-1].lineno,
+    )
+    logger.debug("".join(traceback.format_list(frames)))
+
+
+def _flush(stream: TextIO | None) -> OSError | None:
+    """Flush a standard stream; return why that failed."""
+    if stream is None:
+        return None
+    try:
+        stream.flush()
+    except OSError as error:
+        # Python flushes it once more at exit, where an error would change the exit code.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return error
+    return None

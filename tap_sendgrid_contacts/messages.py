@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from singer_sdk.contrib.msgspec import MsgSpecWriter
+from singer_sdk.exceptions import FatalSyncError
 from singer_sdk.singerlib import RecordMessage
 from typing_extensions import override
 
@@ -45,7 +46,8 @@ class MessageWriter(MsgSpecWriter):
             records: How many of them are RECORD messages.
 
         Raises:
-            OSError: If standard output cannot be written; `BrokenPipeError` if the target is gone.
+            BrokenPipeError: If the target is gone.
+            FatalSyncError: If standard output cannot be written otherwise.
         """
         self._is_writing = True
         try:
@@ -56,6 +58,10 @@ class MessageWriter(MsgSpecWriter):
                 while written < len(rest):
                     written += stdout.write(rest[written:])
             stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise FatalSyncError(f"Cannot write to standard output: {error.strerror}") from error
         finally:
             self._is_writing = False
         self.records_emitted += records
