@@ -1,4 +1,4 @@
-"""The sandbox, over real HTTP, with nothing but the standard library to read its files."""
+"""The sandbox over HTTP; its files are read with the standard library only."""
 
 from __future__ import annotations
 
@@ -54,16 +54,16 @@ class Sandbox:
     def log(self) -> str:
         return self._log.read_text()
 
-    def get(self, path: str, **given: Any) -> requests.Response:
-        return self.session.get(self.url + path, timeout=TIMEOUT, **given)
+    def get(self, path: str, **options: Any) -> requests.Response:
+        return self.session.get(self.url + path, timeout=TIMEOUT, **options)
 
     def post(self, timeout: float = TIMEOUT, **body: Any) -> requests.Response:
         return self.session.post(self.url + EXPORTS, json=body, timeout=timeout)
 
     def status(self, export_id: str) -> dict[str, Any]:
-        answer = self.get(f"{EXPORTS}/{export_id}")
-        assert answer.status_code == 200, answer.text
-        status: dict[str, Any] = answer.json()
+        response = self.get(f"{EXPORTS}/{export_id}")
+        assert response.status_code == 200, response.text
+        status: dict[str, Any] = response.json()
         return status
 
     def ready(self, **body: Any) -> dict[str, Any]:
@@ -78,21 +78,21 @@ class Sandbox:
 
 
 def download(url: str, **headers: str) -> bytes:
-    answer = requests.get(url, headers=headers, timeout=TIMEOUT)
-    assert answer.status_code in (200, 206), answer.text
-    return answer.content
+    response = requests.get(url, headers=headers, timeout=TIMEOUT)
+    assert response.status_code in (200, 206), response.text
+    return response.content
 
 
-def raw(url: str, **headers: str) -> requests.Response:
-    """A response whose content is what is on the wire."""
+def get_raw(url: str, **headers: str) -> requests.Response:
+    """Return a response whose content is not decoded."""
     headers.setdefault("Accept-Encoding", "identity")
-    answer = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT)
-    answer._content = answer.raw.read(decode_content=False)  # noqa: SLF001 - requests has no way
-    return answer
+    response = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT)
+    response._content = response.raw.read(decode_content=False)  # noqa: SLF001 - requests has no public way
+    return response
 
 
 @contextmanager
-def serving(tmp_path: Path, *options: object) -> Iterator[Sandbox]:
+def start_sandbox(tmp_path: Path, *options: object) -> Iterator[Sandbox]:
     log = tmp_path / "sandbox.log"
     with (
         log.open("w") as stderr,
@@ -124,33 +124,33 @@ def serving(tmp_path: Path, *options: object) -> Iterator[Sandbox]:
 @pytest.fixture(scope="module")
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     options = ("--contacts", 2000, "--custom-fields", 17)
-    with serving(tmp_path_factory.mktemp("sandbox"), *options) as served:
+    with start_sandbox(tmp_path_factory.mktemp("sandbox"), *options) as served:
         yield served
 
 
-def told(contact: Contact) -> dict[str, Any]:
-    """A contact as JSON can tell it."""
+def expected_record(contact: Contact) -> dict[str, Any]:
+    """Return the JSON record of a contact."""
 
-    def plain(value: object) -> object:
+    def to_json(value: object) -> object:
         return f"{value.isoformat()[:19]}Z" if isinstance(value, datetime) else value
 
-    record: dict[str, Any] = {name: plain(value) for name, value in contact.values.items()}
-    record["custom_fields"] = {name: plain(value) for name, value in contact.custom.items()}
+    record: dict[str, Any] = {name: to_json(value) for name, value in contact.values.items()}
+    record["custom_fields"] = {name: to_json(value) for name, value in contact.custom.items()}
     return record
 
 
-def from_json(data: bytes) -> list[dict[str, Any]]:
-    return [filled(json.loads(line)) for line in data.split(b"\n")[:-1]]
+def read_json(data: bytes) -> list[dict[str, Any]]:
+    return [drop_empty(json.loads(line)) for line in data.split(b"\n")[:-1]]
 
 
-def filled(record: dict[str, Any]) -> dict[str, Any]:
-    """The record without what is empty, however that is spelled."""
+def drop_empty(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the record without empty values, however they are written."""
     values = {key: value for key, value in record.items() if value not in ("", None, [], {})}
     return {"custom_fields": {}, **values}
 
 
-def csv_rows(data: bytes) -> list[list[str]]:
-    # Before Python 3.11 the module took no NUL.
+def parse_csv(data: bytes) -> list[list[str]]:
+    # Before Python 3.11 the module rejects NUL.
     text = data.decode().replace("\0", "␀")
     return [
         [cell.replace("␀", "\0") for cell in row]
@@ -158,8 +158,8 @@ def csv_rows(data: bytes) -> list[list[str]]:
     ]
 
 
-def from_csv(data: bytes, account: Account) -> list[dict[str, Any]]:
-    head, *rows = csv_rows(data)
+def read_csv(data: bytes, account: Account) -> list[dict[str, Any]]:
+    head, *rows = parse_csv(data)
     first, last = head.index("CONTACT_ID") + 1, head.index("PHONE_NUMBER_ID")
     types = {field.name: field.type for field in account.fields}
     records = []
@@ -179,8 +179,8 @@ def from_csv(data: bytes, account: Account) -> list[dict[str, Any]]:
     return records
 
 
-def in_csv(contact: Contact) -> dict[str, Any]:
-    """A contact as CSV can tell it: lone surrogates have no UTF-8."""
+def expected_csv_record(contact: Contact) -> dict[str, Any]:
+    """Return the CSV record of a contact: lone surrogates cannot be encoded in UTF-8."""
 
     def encodable(values: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -189,23 +189,23 @@ def in_csv(contact: Contact) -> dict[str, Any]:
             if value != "\ud800"
         }
 
-    record = encodable(told(contact))
+    record = encodable(expected_record(contact))
     return {**record, "custom_fields": encodable(record["custom_fields"])}
 
 
-def test_documented_flow_in_json(tmp_path: Path) -> None:
+def test_export_flow(tmp_path: Path) -> None:
     options = ("--contacts", 600, "--custom-fields", 17, "--pending-polls", 2)
-    with serving(tmp_path, *options) as sandbox:
-        answer = sandbox.post(file_type="json")
-        assert answer.status_code == 202
-        assert answer.json()["_metadata"]["self"].endswith(answer.json()["id"])
-        pending = [sandbox.status(answer.json()["id"]) for _ in range(2)]
-        ready = sandbox.status(answer.json()["id"])
+    with start_sandbox(tmp_path, *options) as sandbox:
+        response = sandbox.post(file_type="json")
+        assert response.status_code == 202
+        assert response.json()["_metadata"]["self"].endswith(response.json()["id"])
+        pending = [sandbox.status(response.json()["id"]) for _ in range(2)]
+        ready = sandbox.status(response.json()["id"])
         [exported] = sandbox.get(EXPORTS).json()["result"]
         [url] = ready["urls"]
-        records = from_json(download(url))
+        records = read_json(download(url))
         assert "X-Amz-Signature" not in sandbox.log
-        assert f'POST {EXPORTS} 202 {len(answer.content)} {{"file_type": "json"}}' in sandbox.log
+        assert f'POST {EXPORTS} 202 {len(response.content)} {{"file_type": "json"}}' in sandbox.log
         assert ".json.gzip?… 200 " in sandbox.log
 
     assert [status["status"] for status in pending] == ["pending", "pending"]
@@ -219,20 +219,20 @@ def test_documented_flow_in_json(tmp_path: Path) -> None:
     assert (expires - created).total_seconds() == 12 * 3600
     assert abs(datetime.now(timezone.utc) - created).total_seconds() < 60
     assert (exported["id"], exported["status"]) == (ready["id"], "ready")
-    assert records == list(map(told, Account(600, 17)))
+    assert records == list(map(expected_record, Account(600, 17)))
 
 
-def test_csv_tells_the_same(sandbox: Sandbox) -> None:
+def test_csv_matches_json(sandbox: Sandbox) -> None:
     account = Account(2000, 17)
     [data] = sandbox.parts()
     header = data.partition(b"\n")[0].decode()
     assert header.startswith('"EMAIL","FIRST_NAME","LAST_NAME","ADDRESS_LINE_1",')
     assert header.endswith(',"PHONE_NUMBER_ID","EXTERNAL_ID","ANONYMOUS_ID"')
     assert '"CONTACT_ID","company_name","Num_Orders",' in header
-    assert from_csv(data, account) == list(map(in_csv, account))
+    assert read_csv(data, account) == list(map(expected_csv_record, account))
 
 
-def test_hard_values_all_occur_and_plain_ones_alone_can_be_had() -> None:
+def test_edge_case_values() -> None:
     account = Account(1000, 17)
     seen = {
         repr(value)
@@ -243,33 +243,33 @@ def test_hard_values_all_occur_and_plain_ones_alone_can_be_had() -> None:
     assert {repr(value) for value in pools} <= seen
     assert max(len(field.name) for field in account.fields) == 100
     assert len({field.name.lower() for field in Account(1, 500).fields}) == 500
-    text = json.dumps([told(contact) for contact in Account(1000, edge_cases=False)])
+    text = json.dumps([expected_record(contact) for contact in Account(1000, edge_cases=False)])
     assert "\\n" not in text
     assert all(
         "email" in contact.values or "phone_number_id" in contact.values for contact in account
     )
 
 
-def test_spellings_of_hard_values(sandbox: Sandbox) -> None:
+def test_edge_case_encodings(sandbox: Sandbox) -> None:
     [data] = sandbox.parts(file_type="json")
     [rows] = sandbox.parts()
-    for spelling in (
+    for text in (
         *("\\u003c", "\\u2028", "\u2028", "\\ud83d\\ude00", "😀", "\\ud800", "\\u0000"),
         *('"line":""', '"line":null', '"custom_fields":{}', '"custom_fields":null'),
         *('"alternate_emails":[]', '"alternate_emails":null', ":1e5", ":18446744073709551617"),
     ):
-        assert spelling.encode() in data, spelling
-    for spelling in (',"1e5",', '""quoted""', "\0", "two\r\nlines", "\u2028", "two\rlines"):
-        assert spelling.encode() in rows, spelling
+        assert text.encode() in data, text
+    for text in (',"1e5",', '""quoted""', "\0", "two\r\nlines", "\u2028", "two\rlines"):
+        assert text.encode() in rows, text
     assert b"\xed" not in rows.replace("\ud7ff".encode(), b"")
 
 
-def test_other_forms(tmp_path: Path) -> None:
+def test_format_options(tmp_path: Path) -> None:
     options = (
         "--contacts 50 --no-edge-cases --number-format text --date-format us "
         "--alternate-emails semicolon --header-case upper --bom"
     )
-    with serving(tmp_path, *options.split()) as sandbox:
+    with start_sandbox(tmp_path, *options.split()) as sandbox:
         [data] = sandbox.parts(file_type="json")
         [rows] = sandbox.parts()
     assert data.startswith(b"\xef\xbb\xbf{")
@@ -281,10 +281,10 @@ def test_other_forms(tmp_path: Path) -> None:
     assert re.search(rb'"0\.contact\.\d+@[^";]+;1\.contact', rows)
 
 
-def test_the_same_request_gives_the_same_bytes(tmp_path: Path) -> None:
-    with serving(tmp_path, "--contacts", 300, "--parts", 3) as sandbox:
-        first = [raw(url).content for url in sandbox.ready()["urls"]]
-        again = [raw(url).content for url in sandbox.ready(file_type="csv")["urls"]]
+def test_files_are_deterministic(tmp_path: Path) -> None:
+    with start_sandbox(tmp_path, "--contacts", 300, "--parts", 3) as sandbox:
+        first = [get_raw(url).content for url in sandbox.ready()["urls"]]
+        again = [get_raw(url).content for url in sandbox.ready(file_type="csv")["urls"]]
     writer = ExportWriter(Account(300), FileFormat(parts=3), tmp_path)
     later = writer.write(ExportSpec("csv", (), (), 5000), frozenset(), "later").parts
     assert first == again == [part.path.read_bytes() for part in later]
@@ -294,29 +294,29 @@ def test_the_same_request_gives_the_same_bytes(tmp_path: Path) -> None:
     assert len({*heads}) == 1
 
 
-def test_max_file_size_splits(tmp_path: Path) -> None:
-    with serving(tmp_path, "--contacts", 5000) as sandbox:
+def test_max_file_size(tmp_path: Path) -> None:
+    with start_sandbox(tmp_path, "--contacts", 5000) as sandbox:
         parts = sandbox.parts(file_type="json", max_file_size=1)
     assert len(parts) > 2
     assert all(len(part) <= 1_000_000 for part in parts)
-    assert [record for part in parts for record in from_json(part)] == list(
-        map(told, Account(5000))
+    assert [record for part in parts for record in read_json(part)] == list(
+        map(expected_record, Account(5000))
     )
 
 
 @pytest.mark.parametrize("compression", ["encoded", "plain-gzip", "none"])
 def test_compression(tmp_path: Path, compression: str) -> None:
-    with serving(tmp_path, "--compression", compression, "--gzip-members", 3) as sandbox:
-        answer = raw(sandbox.ready(file_type="json")["urls"][0])
-    encoding = answer.headers.get("Content-Encoding")
+    with start_sandbox(tmp_path, "--compression", compression, "--gzip-members", 3) as sandbox:
+        response = get_raw(sandbox.ready(file_type="json")["urls"][0])
+    encoding = response.headers.get("Content-Encoding")
     assert encoding == ("gzip" if compression == "encoded" else None)
-    data = answer.content
+    data = response.content
     if compression != "none":
         member = zlib.decompressobj(wbits=31)
         assert not member.decompress(data).endswith(b"\n")
         assert member.unused_data.startswith(b"\x1f\x8b")
         data = gzip.decompress(data)
-    assert from_json(data) == list(map(told, Account()))
+    assert read_json(data) == list(map(expected_record, Account()))
 
 
 def test_days() -> None:
@@ -333,9 +333,11 @@ def test_days() -> None:
         assert old.keys() - new.keys()
         assert cleared
         assert changed - cleared
-        moved = {number for number in kept if updated(old[number]) != updated(new[number])}
+        moved = {number for number in kept if updated_at(old[number]) != updated_at(new[number])}
         assert changed == moved
-        assert all(updated(new[number]) > max(map(updated, old.values())) for number in changed)
+        assert all(
+            updated_at(new[number]) > max(map(updated_at, old.values())) for number in changed
+        )
         assert all(
             old[number].values["contact_id"] == new[number].values["contact_id"] for number in kept
         )
@@ -348,24 +350,24 @@ def test_days() -> None:
         assert after.contact(next(iter(old.keys() - new.keys()))) is None
 
 
-def updated(contact: Contact) -> datetime:
-    moment = contact.values["updated_at"]
-    assert isinstance(moment, datetime)
-    return moment
+def updated_at(contact: Contact) -> datetime:
+    value = contact.values["updated_at"]
+    assert isinstance(value, datetime)
+    return value
 
 
 def test_lists_and_segments(tmp_path: Path) -> None:
     account = Account(300, day=2)
     customers, newsletter, *_, nobody = account.lists
     opened = account.segments[0]
-    asked = [customers.id, newsletter.id], [opened.id]
-    with serving(tmp_path, "--contacts", 300, "--day", 2, "--duplicates", "keep") as sandbox:
+    ids = [customers.id, newsletter.id], [opened.id]
+    with start_sandbox(tmp_path, "--contacts", 300, "--day", 2, "--duplicates", "keep") as sandbox:
         page = sandbox.get("/v3/marketing/lists?page_size=3").json()
         rest = sandbox.session.get(page["_metadata"]["next"], timeout=TIMEOUT).json()
         segments = sandbox.get("/v3/marketing/segments/2.0").json()["results"]
         fields = sandbox.get("/v3/marketing/field_definitions").json()
-        ready = sandbox.ready(file_type="json", list_ids=asked[0], segment_ids=asked[1])
-        records = from_json(download(ready["urls"][0]))
+        ready = sandbox.ready(file_type="json", list_ids=ids[0], segment_ids=ids[1])
+        records = read_json(download(ready["urls"][0]))
         [nothing] = sandbox.parts(file_type="json", list_ids=[nobody.id])
         [header] = sandbox.parts(list_ids=[nobody.id])
     assert [found["name"] for found in page["result"] + rest["result"]] == [
@@ -373,15 +375,15 @@ def test_lists_and_segments(tmp_path: Path) -> None:
     ]
     assert "next" not in rest["_metadata"]
     assert segments[0]["contacts_count"] == account.count([], [opened.id])
-    assert records == list(map(told, account.members(*asked, repeats=True)))
-    assert ready["contact_count"] == len(records) > account.count(*asked) > 100
+    assert records == list(map(expected_record, account.members(*ids, repeats=True)))
+    assert ready["contact_count"] == len(records) > account.count(*ids) > 100
     assert nothing == b""
-    assert len(csv_rows(header)) == 1
+    assert len(parse_csv(header)) == 1
     assert [tuple(field.values()) for field in fields["custom_fields"]] == account.fields
     assert {"email", "contact_id"} <= {field["name"] for field in fields["reserved_fields"]}
 
 
-def test_refusals(sandbox: Sandbox) -> None:
+def test_invalid_requests(sandbox: Sandbox) -> None:
     bare = requests.get(f"{sandbox.url}{EXPORTS}", timeout=TIMEOUT)
     assert (bare.status_code, list(bare.json()["errors"][0])) == (401, ["field", "message"])
     assert sandbox.get(f"{EXPORTS}/none").status_code == 404
@@ -397,47 +399,47 @@ def test_refusals(sandbox: Sandbox) -> None:
         ({"notifications": {"email": "yes"}}, 400),
         ({"surprise": 1}, 400),
     ):
-        answer = sandbox.post(**body)
-        assert (answer.status_code, bool(answer.json()["errors"])) == (status, True), body
+        response = sandbox.post(**body)
+        assert (response.status_code, bool(response.json()["errors"])) == (status, True), body
     assert sandbox.post(notifications={"email": True}).status_code == 202
     sandbox.get(EXPORTS, headers={"on-behalf-of": "sub"})
     assert "on-behalf-of=sub" in sandbox.log
 
 
-def test_urls_are_signed_and_short_lived(tmp_path: Path) -> None:
-    with serving(tmp_path, "--url-ttl", 4) as sandbox:
+def test_signed_urls(tmp_path: Path) -> None:
+    with start_sandbox(tmp_path, "--url-ttl", 4) as sandbox:
         ready = sandbox.ready()
         [url] = ready["urls"]
         [fresh] = sandbox.status(ready["id"])["urls"]
         assert fresh != url
-        assert raw(url).status_code == 200
+        assert get_raw(url).status_code == 200
         assert sandbox.session.get(url, timeout=TIMEOUT).status_code == 400
-        unsigned = raw(url.partition("?")[0])
+        unsigned = get_raw(url.partition("?")[0])
         assert (unsigned.status_code, b"AccessDenied" in unsigned.content) == (403, True)
-        assert raw(url[:-1] + ("0" if url[-1] != "0" else "1")).status_code == 403
-        assert raw(url.replace("X-Amz-Expires=4", "X-Amz-Expires=9")).status_code == 403
+        assert get_raw(url[:-1] + ("0" if url[-1] != "0" else "1")).status_code == 403
+        assert get_raw(url.replace("X-Amz-Expires=4", "X-Amz-Expires=9")).status_code == 403
         time.sleep(4.1)
-        assert raw(url).status_code == 403
-        assert raw(sandbox.status(ready["id"])["urls"][0]).status_code == 200
+        assert get_raw(url).status_code == 403
+        assert get_raw(sandbox.status(ready["id"])["urls"][0]).status_code == 200
 
 
 def test_ranges(sandbox: Sandbox) -> None:
     [url] = sandbox.ready()["urls"]
-    whole = raw(url)
-    size, etag = len(whole.content), whole.headers["ETag"]
-    assert whole.headers["Content-Length"] == str(size)
-    assert whole.headers["Accept-Ranges"] == "bytes"
-    tail = raw(url, **{"Range": "bytes=100-", "If-Match": etag})
-    assert (tail.status_code, tail.content) == (206, whole.content[100:])
+    full = get_raw(url)
+    size, etag = len(full.content), full.headers["ETag"]
+    assert full.headers["Content-Length"] == str(size)
+    assert full.headers["Accept-Ranges"] == "bytes"
+    tail = get_raw(url, **{"Range": "bytes=100-", "If-Match": etag})
+    assert (tail.status_code, tail.content) == (206, full.content[100:])
     assert tail.headers["Content-Range"] == f"bytes 100-{size - 1}/{size}"
-    assert raw(url, Range="bytes=5-9").content == whole.content[5:10]
-    assert raw(url, Range=f"bytes={size}-").status_code == 416
-    assert raw(url, **{"Range": "bytes=5-", "If-Match": '"x"'}).status_code == 412
-    assert raw(url, **{"Range": "bytes=5-", "If-Range": '"x"'}).content == whole.content
+    assert get_raw(url, Range="bytes=5-9").content == full.content[5:10]
+    assert get_raw(url, Range=f"bytes={size}-").status_code == 416
+    assert get_raw(url, **{"Range": "bytes=5-", "If-Match": '"x"'}).status_code == 412
+    assert get_raw(url, **{"Range": "bytes=5-", "If-Range": '"x"'}).content == full.content
 
 
 def test_run(tmp_path: Path) -> None:
-    look = (
+    script = (
         "import os, urllib.request as u; e = os.environ; p = 'TAP_SENDGRID_CONTACTS_API_'; "
         f"r = u.Request(e[p + 'URL'] + '{EXPORTS}', "
         "headers={'Authorization': 'Bearer ' + e[p + 'KEY']}); "
@@ -445,7 +447,7 @@ def test_run(tmp_path: Path) -> None:
     )
     command = [*SANDBOX, "run", "--quiet", "--api-key", "SG.mine", "--"]
     done = subprocess.run(
-        [*command, sys.executable, "-c", look], capture_output=True, text=True, check=False
+        [*command, sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (7, "200\n", "")
     assert subprocess.run([*command, "sh", "-c", "kill -9 $$"], check=False).returncode == 137
@@ -469,7 +471,7 @@ def test_run_forwards_signals(number: signal.Signals) -> None:
         assert process.wait(TIMEOUT) == 40 + number
 
 
-def test_without_its_extra_it_names_it(tmp_path: Path) -> None:
+def test_missing_extra(tmp_path: Path) -> None:
     (tmp_path / "aiohttp.py").write_text("raise ModuleNotFoundError(name='aiohttp')")
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run([*SANDBOX, "serve"], env=env, capture_output=True, text=True, check=False)
@@ -478,27 +480,29 @@ def test_without_its_extra_it_names_it(tmp_path: Path) -> None:
     assert done.stderr == f"Missing dependency 'aiohttp': {hint}\n"
 
 
-def test_every_fault_is_in_the_help() -> None:
+def test_help_lists_faults() -> None:
     text = CliRunner().invoke(main, ["serve", "--help"]).output
     assert set(BY_NAME) <= set(re.findall(r"^ +([a-z0-9-]+) +(?:\d+|always) ", text, re.MULTILINE))
     wrong = CliRunner().invoke(main, ["serve", "--fault", "oops"])
     assert (wrong.exit_code, "oops" in wrong.output) == (2, True)
 
 
-def faulty(*names: str) -> list[str]:
+def fault_options(*names: str) -> list[str]:
     return [word for name in names for word in ("--fault", name)]
 
 
 def test_api_faults(tmp_path: Path) -> None:
     names = ("rate-limit", "rate-limit-seconds", "rate-limit-date", "rate-limit-reset")
     errors = ("error-500", "error-502:2", "error-503", "error-504")
-    with serving(tmp_path, *faulty(*names, *errors, "html", "slow", "reset", "hang")) as sandbox:
-        limited = [sandbox.get(EXPORTS) for _ in names]
-        assert {answer.status_code for answer in limited} == {429}
-        assert "Retry-After" not in limited[0].headers
-        assert limited[1].headers["Retry-After"] == "1"
-        assert limited[2].headers["Retry-After"].endswith("GMT")
-        assert 0 < int(limited[3].headers["X-RateLimit-Reset"]) - time.time() < 3
+    with start_sandbox(
+        tmp_path, *fault_options(*names, *errors, "html", "slow", "reset", "hang")
+    ) as sandbox:
+        rate_limited = [sandbox.get(EXPORTS) for _ in names]
+        assert {response.status_code for response in rate_limited} == {429}
+        assert "Retry-After" not in rate_limited[0].headers
+        assert rate_limited[1].headers["Retry-After"] == "1"
+        assert rate_limited[2].headers["Retry-After"].endswith("GMT")
+        assert 0 < int(rate_limited[3].headers["X-RateLimit-Reset"]) - time.time() < 3
         codes = [sandbox.get(EXPORTS).status_code for _ in range(5)]
         assert codes == [500, 502, 502, 503, 504]
         assert sandbox.get(EXPORTS).text.startswith("<!DOCTYPE html>")
@@ -516,15 +520,15 @@ def test_api_faults(tmp_path: Path) -> None:
 def test_post_faults(tmp_path: Path) -> None:
     accepted = ("post-accepted-reset", "post-accepted-hang", "post-accepted-500")
     names = ("post-503", "post-lost-reset", *accepted)
-    with serving(tmp_path, *faulty(*names)) as sandbox:
-        made = []
+    with start_sandbox(tmp_path, *fault_options(*names)) as sandbox:
+        outcomes = []
         for _ in names:
             try:
                 code: object = sandbox.post(timeout=2).status_code
             except requests.RequestException as error:
                 code = type(error)
-            made.append((code, len(sandbox.get(EXPORTS).json()["result"])))
-        assert made == [
+            outcomes.append((code, len(sandbox.get(EXPORTS).json()["result"])))
+        assert outcomes == [
             (503, 0),
             (requests.ConnectionError, 0),
             (requests.ConnectionError, 1),
@@ -533,19 +537,19 @@ def test_post_faults(tmp_path: Path) -> None:
         ]
 
 
-def test_forbidden_and_redirected(tmp_path: Path) -> None:
-    with serving(
-        tmp_path, *faulty("forbidden:1", "forbidden-fields", "redirect-part", "no-etag:1")
+def test_forbidden_and_redirect_faults(tmp_path: Path) -> None:
+    with start_sandbox(
+        tmp_path, *fault_options("forbidden:1", "forbidden-fields", "redirect-part", "no-etag:1")
     ) as sandbox:
         assert sandbox.post().status_code == 403
         assert sandbox.get("/v3/marketing/field_definitions").status_code == 403
         [url] = sandbox.ready()["urls"]
-        answer = requests.get(url, timeout=TIMEOUT)
-        assert [step.status_code for step in answer.history] == [307]
-        assert answer.content.startswith(b'"EMAIL"')
-        assert "ETag" not in answer.headers
+        response = requests.get(url, timeout=TIMEOUT)
+        assert [step.status_code for step in response.history] == [307]
+        assert response.content.startswith(b'"EMAIL"')
+        assert "ETag" not in response.headers
         assert "LEAK" not in sandbox.log
-    with serving(tmp_path, *faulty("redirect-api")) as sandbox:
+    with start_sandbox(tmp_path, *fault_options("redirect-api")) as sandbox:
         moved = sandbox.get(EXPORTS, allow_redirects=False)
         assert moved.status_code == 307
         assert sandbox.get(EXPORTS).status_code == 401
@@ -555,29 +559,30 @@ def test_forbidden_and_redirected(tmp_path: Path) -> None:
 
 
 def test_export_faults(tmp_path: Path) -> None:
-    with serving(
-        tmp_path, "--parts", 3, *faulty("export-not-found", "count-high", "shuffled-parts")
+    with start_sandbox(
+        tmp_path, "--parts", 3, *fault_options("export-not-found", "count-high", "shuffled-parts")
     ) as sandbox:
         lost = sandbox.post().json()["id"]
         assert [sandbox.get(f"{EXPORTS}/{lost}").status_code for _ in range(2)] == [404, 404]
         ready = sandbox.ready()
         assert ready["contact_count"] == 1001
-        orders = [names(sandbox.status(ready["id"])) for _ in range(3)]
+        orders = [part_paths(sandbox.status(ready["id"])) for _ in range(3)]
         assert orders[0] != orders[1]
         assert {*orders[0]} == {*orders[1]}
-    with serving(
-        tmp_path, "--parts", 3, *faulty("failure", "expired:2", "part-missing")
+    with start_sandbox(
+        tmp_path, "--parts", 3, *fault_options("failure", "expired:2", "part-missing")
     ) as sandbox:
         failed = sandbox.ready()
         assert failed["status"] == "failure"
         assert failed["message"]
         expired = sandbox.ready()
         assert expired["expires_at"] < expired["created_at"]
-        assert raw(expired["urls"][0]).status_code == 403
+        assert get_raw(expired["urls"][0]).status_code == 403
         good = sandbox.ready()
-        assert [len(names(status)) for status in (good, sandbox.status(good["id"]))] == [3, 2]
-    with serving(
-        tmp_path, *faulty("unknown-status:1", "no-urls:2", "count-missing:3", "no-contact-id:3")
+        assert [len(part_paths(status)) for status in (good, sandbox.status(good["id"]))] == [3, 2]
+    with start_sandbox(
+        tmp_path,
+        *fault_options("unknown-status:1", "no-urls:2", "count-missing:3", "no-contact-id:3"),
     ) as sandbox:
         assert sandbox.ready()["status"] not in {"pending", "ready", "failure"}
         assert sandbox.ready()["urls"] == []
@@ -586,61 +591,63 @@ def test_export_faults(tmp_path: Path) -> None:
         assert "contact_count" not in good
 
 
-def names(status: dict[str, Any]) -> list[str]:
+def part_paths(status: dict[str, Any]) -> list[str]:
     return [url.partition("?")[0] for url in status["urls"]]
 
 
 def test_download_faults(tmp_path: Path) -> None:
-    broken = ("part-reset", "part-truncated", "part-stall")
-    refused = ("part-expired", "part-500", "part-503")
-    with serving(tmp_path, "--contacts", 5000, *faulty(*refused, *broken)) as sandbox:
+    interrupted = ("part-reset", "part-truncated", "part-stall")
+    rejected = ("part-expired", "part-500", "part-503")
+    with start_sandbox(
+        tmp_path, "--contacts", 5000, *fault_options(*rejected, *interrupted)
+    ) as sandbox:
         [url] = sandbox.ready()["urls"]
-        assert [raw(url).status_code for _ in refused] == [403, 500, 503]
-        for name in broken:
+        assert [get_raw(url).status_code for _ in rejected] == [403, 500, 503]
+        for name in interrupted:
             with pytest.raises(requests.RequestException):
                 requests.get(url, timeout=0.5)
             assert f"fault {name}" in sandbox.log
-        assert raw(url, Range="bytes=7-").status_code == 206
-    with serving(tmp_path, *faulty("no-range", "etag-changes", "chunked")) as sandbox:
+        assert get_raw(url, Range="bytes=7-").status_code == 206
+    with start_sandbox(tmp_path, *fault_options("no-range", "etag-changes", "chunked")) as sandbox:
         [url] = sandbox.ready()["urls"]
-        whole = raw(url)
-        assert "Content-Length" not in whole.headers
-        assert raw(url, Range="bytes=9-").content == whole.content
-        assert raw(url, **{"If-Match": whole.headers["ETag"]}).status_code == 412
+        full = get_raw(url)
+        assert "Content-Length" not in full.headers
+        assert get_raw(url, Range="bytes=9-").content == full.content
+        assert get_raw(url, **{"If-Match": full.headers["ETag"]}).status_code == 412
 
 
-def written(tmp_path: Path, *faults: str) -> tuple[bytes, bytes]:
-    """The JSON and the CSV file of an account with these faults, as they are on disk."""
+def write_files(tmp_path: Path, *faults: str) -> tuple[bytes, bytes]:
+    """Return the bytes of the JSON and the CSV file of an account with these faults."""
     writer = ExportWriter(Account(100, edge_cases=False), FileFormat(), tmp_path)
-    asked = [ExportSpec(file_type, (), (), 1) for file_type in ("json", "csv")]
-    lines, rows = (writer.write(one, frozenset(faults), one.file_type).parts[0] for one in asked)
+    specs = [ExportSpec(file_type, (), (), 1) for file_type in ("json", "csv")]
+    lines, rows = (writer.write(spec, frozenset(faults), spec.file_type).parts[0] for spec in specs)
     return lines.path.read_bytes(), rows.path.read_bytes()
 
 
 @pytest.mark.parametrize("fault", ["truncated-gzip", "bad-crc"])
-def test_damaged_gzip(tmp_path: Path, fault: str) -> None:
-    for data in written(tmp_path, fault):
+def test_gzip_faults(tmp_path: Path, fault: str) -> None:
+    for data in write_files(tmp_path, fault):
         with pytest.raises((EOFError, gzip.BadGzipFile)):
             gzip.decompress(data)
 
 
 def test_data_faults(tmp_path: Path) -> None:
-    def spoilt(*faults: str) -> list[bytes]:
-        return [gzip.decompress(data) for data in written(tmp_path, *faults)]
+    def corrupt(*faults: str) -> list[bytes]:
+        return [gzip.decompress(data) for data in write_files(tmp_path, *faults)]
 
-    lines, rows = spoilt("bad-line")
+    lines, rows = corrupt("bad-line")
     with pytest.raises(json.JSONDecodeError):
-        from_json(lines)
+        read_json(lines)
     with pytest.raises(csv.Error):
-        csv_rows(rows)
-    for data in spoilt("invalid-utf8"):
+        parse_csv(rows)
+    for data in corrupt("invalid-utf8"):
         with pytest.raises(UnicodeDecodeError):
             data.decode()
-    for data in spoilt("no-contact-id", "unknown-field", "bad-number", "bad-date"):
+    for data in corrupt("no-contact-id", "unknown-field", "bad-number", "bad-date"):
         assert b"contact_id" not in data.lower()
         assert b"not_in_the_definitions" in data
         assert b'"twelve"' in data
         assert b'"some day"' in data
-    _, rows = spoilt("bad-width", "duplicate-header")
-    assert {"EMAIL", "Email"} <= {*csv_rows(rows)[0]}
-    assert len({len(row) for row in csv_rows(rows)}) == 2
+    _, rows = corrupt("bad-width", "duplicate-header")
+    assert {"EMAIL", "Email"} <= {*parse_csv(rows)[0]}
+    assert len({len(row) for row in parse_csv(rows)}) == 2
