@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 import zlib
-from contextlib import contextmanager
 from datetime import datetime, timezone
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -31,94 +30,23 @@ from tap_sendgrid_contacts.sandbox.faults import BY_NAME
 from tap_sendgrid_contacts.sandbox.files import ExportWriter
 from tap_sendgrid_contacts.sandbox.spec import ExportSpec
 from tap_sendgrid_contacts.sandbox.values import EDGE_CASE_DATES, EDGE_CASE_NUMBERS, EDGE_CASE_TEXTS
+from tests.sandbox_client import (
+    EXPORTS,
+    SANDBOX,
+    TIMEOUT,
+    Sandbox,
+    download,
+    fault_options,
+    get_raw,
+    part_paths,
+    start_sandbox,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from tap_sendgrid_contacts.sandbox.contacts import Contact
-
-SANDBOX = [sys.executable, "-m", "tap_sendgrid_contacts.sandbox"]
-EXPORTS = "/v3/marketing/contacts/exports"
-TIMEOUT = 20
-
-
-class Sandbox:
-    def __init__(self, url: str, key: str, log: Path) -> None:
-        self.url = url
-        self.session = requests.Session()
-        self.session.headers["Authorization"] = f"Bearer {key}"
-        self._log = log
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text()
-
-    def get(self, path: str, **options: Any) -> requests.Response:
-        return self.session.get(self.url + path, timeout=TIMEOUT, **options)
-
-    def post(self, timeout: float = TIMEOUT, **body: Any) -> requests.Response:
-        return self.session.post(self.url + EXPORTS, json=body, timeout=timeout)
-
-    def status(self, export_id: str) -> dict[str, Any]:
-        response = self.get(f"{EXPORTS}/{export_id}")
-        assert response.status_code == 200, response.text
-        status: dict[str, Any] = response.json()
-        return status
-
-    def ready(self, **body: Any) -> dict[str, Any]:
-        export_id = self.post(**body).json()["id"]
-        for _ in range(20):
-            if (status := self.status(export_id))["status"] != "pending":
-                return status
-        raise AssertionError
-
-    def parts(self, **body: Any) -> list[bytes]:
-        return [download(url) for url in self.ready(**body)["urls"]]
-
-
-def download(url: str, **headers: str) -> bytes:
-    response = requests.get(url, headers=headers, timeout=TIMEOUT)
-    assert response.status_code in (200, 206), response.text
-    return response.content
-
-
-def get_raw(url: str, **headers: str) -> requests.Response:
-    """Return a response whose content is not decoded."""
-    headers.setdefault("Accept-Encoding", "identity")
-    response = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT)
-    response._content = response.raw.read(decode_content=False)  # noqa: SLF001 - requests has no public way
-    return response
-
-
-@contextmanager
-def start_sandbox(tmp_path: Path, *options: object) -> Iterator[Sandbox]:
-    log = tmp_path / "sandbox.log"
-    with (
-        log.open("w") as stderr,
-        subprocess.Popen(
-            [*SANDBOX, "serve", *map(str, options)],
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            env={**os.environ, "TMPDIR": str(tmp_path)},
-        ) as process,
-    ):
-        assert process.stdout
-        ready = re.fullmatch(
-            r"sandbox ready: (http://127\.0\.0\.1:\d+) api_key=(SG\.\S+)\n",
-            process.stdout.readline(),
-        )
-        assert ready, log.read_text()
-        sandbox = Sandbox(ready[1], ready[2], log)
-        try:
-            with sandbox.session:
-                yield sandbox
-        finally:
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(TIMEOUT) == 0
-    assert "Traceback" not in sandbox.log
-    assert not list(tmp_path.glob("sendgrid-sandbox-*"))
 
 
 @pytest.fixture(scope="module")
@@ -487,10 +415,6 @@ def test_help_lists_faults() -> None:
     assert (wrong.exit_code, "oops" in wrong.output) == (2, True)
 
 
-def fault_options(*names: str) -> list[str]:
-    return [word for name in names for word in ("--fault", name)]
-
-
 def test_api_faults(tmp_path: Path) -> None:
     names = ("rate-limit", "rate-limit-seconds", "rate-limit-date", "rate-limit-reset")
     errors = ("error-500", "error-502:2", "error-503", "error-504")
@@ -589,10 +513,6 @@ def test_export_faults(tmp_path: Path) -> None:
         good = sandbox.ready()
         assert good["urls"]
         assert "contact_count" not in good
-
-
-def part_paths(status: dict[str, Any]) -> list[str]:
-    return [url.partition("?")[0] for url in status["urls"]]
 
 
 def test_download_faults(tmp_path: Path) -> None:
