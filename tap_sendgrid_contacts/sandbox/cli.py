@@ -97,7 +97,9 @@ _OPTIONS = (
         help="API key that clients must send.",
     ),
     _choice(
-        "--compression", "encoded plain-gzip none", "gzip with Content-Encoding, without, or none."
+        "--compression",
+        "x-gzip gzip plain-gzip none",
+        "Content-Encoding of files; plain-gzip: gzip without the header.",
     ),
     click.option("--gzip-members", default=1, type=_COUNT, help="gzip members per file."),
     _choice("--number-format", "number text", "Values of Number fields in JSON."),

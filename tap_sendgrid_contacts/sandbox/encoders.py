@@ -38,7 +38,7 @@ class FileFormat:
 
     parts: int = 1
     gzip_members: int = 1
-    compression: Literal["encoded", "plain-gzip", "none"] = "encoded"
+    compression: Literal["x-gzip", "gzip", "plain-gzip", "none"] = "x-gzip"
     number_format: Literal["number", "text"] = "number"
     date_format: Literal["rfc3339", "iso", "us"] = "rfc3339"
     alternate_emails: Literal["json", "comma", "semicolon", "space"] = "json"

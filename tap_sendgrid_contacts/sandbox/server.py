@@ -73,7 +73,7 @@ async def run_server(
         storage = Storage(
             settings.url_ttl,
             settings.throttle,
-            content_encoding=settings.file_format.compression == "encoded",
+            compression=settings.file_format.compression,
             faults=faults,
         )
         jobs = ExportJobs(

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from tap_sendgrid_contacts.sandbox.files import Part
 
 _CHUNK_SIZE = 1 << 18
+# GUESS: other clients of these files behave as if the header were x-gzip.
+_CONTENT_ENCODINGS = ("x-gzip", "gzip")
 _DATE_FORMAT = "%Y%m%dT%H%M%SZ"
 _CLIENT_READ_SECONDS = 0.05
 
@@ -33,16 +35,16 @@ class Storage:
     Args:
         ttl: Lifetime of a URL in seconds.
         throttle: MB per second of one download, if limited.
-        content_encoding: Whether to send a Content-Encoding header.
+        compression: Content-Encoding to send, unless it is `plain-gzip` or `none`.
         faults: Faults to inject.
     """
 
     def __init__(
-        self, ttl: int, throttle: float | None, *, content_encoding: bool, faults: Faults
+        self, ttl: int, throttle: float | None, *, compression: str, faults: Faults
     ) -> None:
         self._ttl = ttl
         self._throttle = throttle
-        self._content_encoding = content_encoding
+        self._content_encoding = compression if compression in _CONTENT_ENCODINGS else None
         self._faults = faults
         self._secret = secrets.token_bytes()
         self._parts: dict[str, Part] = {}
@@ -113,7 +115,7 @@ class Storage:
         elif request.headers.get("If-Match", etag) not in (etag, "*"):
             return _s3_error(412, "PreconditionFailed", "A pre-condition did not hold")
         if self._content_encoding:
-            headers["Content-Encoding"] = "gzip"
+            headers["Content-Encoding"] = self._content_encoding
 
         start, end, status = 0, part.size, 200
         byte_range = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", ""))
