@@ -515,6 +515,57 @@ def test_export_faults(tmp_path: Path) -> None:
         assert "contact_count" not in good
 
 
+def part_ids(status: dict[str, Any]) -> list[str]:
+    """Return paths and queries without what changes with every signature."""
+    return [re.sub(r"[?&](X-Amz-[^&]*)", "", url) for url in status["urls"]]
+
+
+def test_part_identity_faults(tmp_path: Path) -> None:
+    def listings(*faults: str) -> list[tuple[list[str], list[bytes]]]:
+        """Return the part ids and the contents of two status responses."""
+        with start_sandbox(tmp_path, "--parts", 3, *fault_options(*faults)) as sandbox:
+            first = sandbox.ready()
+            contents = [list(map(download, first["urls"]))]
+            second = sandbox.status(first["id"])
+            contents.append(list(map(download, second["urls"])))
+            assert second["contact_count"] == 1000
+        return [(part_ids(first), contents[0]), (part_ids(second), contents[1])]
+
+    (ids, parts), (later_ids, later_parts) = listings("same-path")
+    assert len({each.partition("&partNumber=")[0] for each in ids}) == 1
+    assert {each.partition("&partNumber=")[2] for each in ids} == {"1", "2", "3"}
+    assert sorted(ids) == sorted(later_ids) != ids != later_ids
+    assert dict(zip(ids, parts, strict=True)) == dict(zip(later_ids, later_parts, strict=True))
+
+    (ids, parts), (later_ids, later_parts) = listings("renamed-parts", "no-etag")
+    assert len({*ids, *later_ids}) == 6
+    assert sorted(parts) == sorted(later_parts)
+    assert parts != later_parts
+
+    (ids, parts), later = listings("repeated-part")
+    assert later == (ids, parts)
+    assert ids[0] == ids[2] != ids[1]
+    assert parts[0] == parts[2] != parts[1]
+
+    (ids, parts), later = listings("copied-part")
+    assert later == (ids, parts)
+    assert len({*ids}) == 3
+    assert parts[0] == parts[2] != parts[1]
+
+    (ids, parts), (later_ids, later_parts) = listings("vanished-part")
+    assert (later_ids[:2], later_parts[:2]) == (ids[:2], parts[:2])
+    assert later_ids[2] not in ids
+    assert later_parts[2] == parts[0] != parts[2]
+
+
+def test_vanished_part_is_deleted(tmp_path: Path) -> None:
+    with start_sandbox(tmp_path, "--parts", 2, *fault_options("vanished-part")) as sandbox:
+        ready = sandbox.ready()
+        assert get_raw(ready["urls"][1]).status_code == 200
+        sandbox.status(ready["id"])
+        assert get_raw(ready["urls"][1]).status_code == 404
+
+
 def test_download_faults(tmp_path: Path) -> None:
     interrupted = ("part-reset", "part-truncated", "part-stall")
     rejected = ("part-expired", "part-500", "part-503")

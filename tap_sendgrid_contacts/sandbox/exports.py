@@ -6,7 +6,7 @@ import asyncio
 import uuid
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from tap_sendgrid_contacts.sandbox.account import Account, Audience
     from tap_sendgrid_contacts.sandbox.faults import Faults
-    from tap_sendgrid_contacts.sandbox.files import ExportFiles, ExportWriter
+    from tap_sendgrid_contacts.sandbox.files import ExportFiles, ExportWriter, Part
     from tap_sendgrid_contacts.sandbox.spec import ExportSpec
     from tap_sendgrid_contacts.sandbox.storage import Storage
 
@@ -45,6 +45,12 @@ class Export:
         """The time at which the files expire."""
         lifetime = timedelta(hours=-1) if "expired" in self.faults else _FILE_LIFETIME
         return self.created_at + lifetime
+
+
+class _StoredFile(NamedTuple):
+    path: str
+    part_number: str | None
+    part: Part
 
 
 class ExportJobs:
@@ -127,7 +133,7 @@ class ExportJobs:
         else:
             export.status = "ready"
             export.ready_polls += 1
-            body["urls"] = self._urls_with_faults(export, origin)
+            body["urls"] = [] if "no-urls" in export.faults else self._signed_urls(export, origin)
             count = export.files.result().contact_count
             count += ("count-high" in export.faults) - ("count-low" in export.faults)
             if "count-missing" not in export.faults:
@@ -148,26 +154,32 @@ class ExportJobs:
         await asyncio.wait([export.files], timeout=_WRITE_TIMEOUT)
         return export.files.done()
 
-    def _urls(self, export: Export, origin: URL) -> list[str]:
+    def _signed_urls(self, export: Export, origin: URL) -> list[str]:
         age = timedelta(days=1) if "expired" in export.faults else timedelta()
         urls = []
-        for index, part in enumerate(export.files.result().parts):
-            # SEEN with .csv; the name of a JSON file is a GUESS.
-            path = f"/exports/{_USER_ID}_{export.id}_{index}.{export.spec.file_type}.gzip"
-            self._storage.put(path, part)
-            urls.append(f"{origin}{self._storage.sign(path, age=age)}")
+        for file in self._list_files(export):
+            self._storage.put(*file)
+            urls.append(f"{origin}{self._storage.sign(file.path, file.part_number, age=age)}")
         return urls
 
-    def _urls_with_faults(self, export: Export, origin: URL) -> list[str]:
-        if "no-urls" in export.faults:
-            return []
-        urls = self._urls(export, origin)
-        if "part-missing" in export.faults and export.ready_polls > 1:
-            urls.pop()
-        if "shuffled-parts" in export.faults:
-            shift = export.ready_polls % len(urls) if urls else 0
-            urls = urls[shift:] + urls[:shift]
-        return urls
+    def _list_files(self, export: Export) -> list[_StoredFile]:
+        """Return the files of a ready export, with faults in their names, contents and order."""
+        faults, listing = export.faults, export.ready_polls
+        parts = list(export.files.result().parts)
+        if "copied-part" in faults:
+            parts[-1] = parts[0]
+        files = [_StoredFile(*_name_file(export, index), part) for index, part in enumerate(parts)]
+        if "repeated-part" in faults:
+            files[-1] = files[0]
+        if "vanished-part" in faults and listing > 1:
+            self._storage.delete(files[-1].path, files[-1].part_number)
+            files[-1] = files[0]._replace(path=_path(export.spec, f"{export.id}_replacement"))
+        if "part-missing" in faults and listing > 1:
+            files.pop()
+        if faults & {"shuffled-parts", "same-path", "renamed-parts"} and files:
+            shift = listing % len(files)
+            files = files[shift:] + files[:shift]
+        return files
 
     def _summarize(self, export: Export, origin: URL) -> dict[str, object]:
         summary: dict[str, object] = {
@@ -183,8 +195,23 @@ class ExportJobs:
         if export.completed_at:
             summary["completed_at"] = format_time(export.completed_at)
         if export.status == "ready":
-            summary["urls"] = self._urls(export, origin)
+            summary["urls"] = self._signed_urls(export, origin)
         return summary
+
+
+def _name_file(export: Export, index: int) -> tuple[str, str | None]:
+    """Return path and part number of a file."""
+    is_path_shared = "same-path" in export.faults
+    name = export.id if is_path_shared else f"{export.id}_{index}"
+    if "renamed-parts" in export.faults:
+        # New names for each listing; their order does not follow that of the contents.
+        name = str(uuid.uuid5(uuid.UUID(export.id), f"{export.ready_polls} {name}"))
+    return _path(export.spec, name), str(index + 1) if is_path_shared else None
+
+
+def _path(spec: ExportSpec, name: str) -> str:
+    # SEEN with .csv; the name of a JSON file is a GUESS.
+    return f"/exports/{_USER_ID}_{name}.{spec.file_type}.gzip"
 
 
 def format_time(time: datetime) -> str:

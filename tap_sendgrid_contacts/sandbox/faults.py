@@ -109,7 +109,24 @@ FAULTS: dict[Stage, tuple[Fault, ...]] = {
         Fault("count-low", ALWAYS, "contact_count is one less than the files hold"),
         Fault("count-missing", ALWAYS, "no contact_count"),
         Fault("part-missing", ALWAYS, "a URL is missing from the second ready status on"),
+        Fault(
+            "vanished-part",
+            ALWAYS,
+            "from the second ready status on, the last part is replaced by a copy of the first",
+        ),
+        Fault("repeated-part", ALWAYS, "the first part is listed twice, the last part never"),
+        Fault("copied-part", ALWAYS, "the last part has the contents of the first"),
         Fault("shuffled-parts", ALWAYS, "order of the URLs changes with every ready status"),
+        Fault(
+            "same-path",
+            ALWAYS,
+            "URLs of parts differ only in partNumber=N; their order changes like shuffled-parts",
+        ),
+        Fault(
+            "renamed-parts",
+            ALWAYS,
+            "paths and order of all parts change with every ready status",
+        ),
     ),
     "data": (
         Fault("truncated-gzip", ALWAYS, "gzip stream of the last part is truncated"),

@@ -47,17 +47,21 @@ class Storage:
         self._content_encoding = compression if compression in _CONTENT_ENCODINGS else None
         self._faults = faults
         self._secret = secrets.token_bytes()
-        self._parts: dict[str, Part] = {}
+        self._parts: dict[tuple[str, str | None], Part] = {}
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes."""
         return [web.get("/exports/{name}", self.get, allow_head=False)]
 
-    def put(self, path: str, part: Part) -> None:
-        """Store a part under a path."""
-        self._parts[path] = part
+    def put(self, path: str, part_number: str | None, part: Part) -> None:
+        """Store a part under a path and, if several parts share it, a part number."""
+        self._parts[path, part_number] = part
 
-    def sign(self, path: str, *, age: timedelta = timedelta()) -> str:
+    def delete(self, path: str, part_number: str | None) -> None:
+        """Delete a part if it exists."""
+        self._parts.pop((path, part_number), None)
+
+    def sign(self, path: str, part_number: str | None, *, age: timedelta = timedelta()) -> str:
         """Return the path and signed query of a part, signed `age` ago."""
         query = {
             "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
@@ -67,6 +71,8 @@ class Storage:
             "X-Amz-Security-Token": secrets.token_urlsafe(96),
             "X-Amz-SignedHeaders": "host",
         }
+        if part_number:
+            query["partNumber"] = part_number
         query["X-Amz-Signature"] = self._signature(path, query)
         return f"{path}?{urlencode(query)}"
 
@@ -76,7 +82,7 @@ class Storage:
             return _s3_error(400, "InvalidArgument", "Only one auth mechanism allowed")
         if reason := self._signature_error(request):
             return _s3_error(403, "AccessDenied", reason)
-        part = self._parts.get(request.path)
+        part = self._parts.get((request.path, request.query.get("partNumber")))
         if not part:
             return _s3_error(404, "NoSuchKey", "The specified key does not exist.")
         fault = self._faults.next_fault("part")
