@@ -515,6 +515,16 @@ def test_export_faults(tmp_path: Path) -> None:
         assert "contact_count" not in good
 
 
+@pytest.mark.parametrize("file_type", ["json", "csv"])
+def test_empty_once(tmp_path: Path, file_type: str) -> None:
+    with start_sandbox(tmp_path, *fault_options("empty-once:2")) as sandbox:
+        exports = [sandbox.ready(file_type=file_type) for _ in range(3)]
+        files = [download(url) for export in exports for url in export["urls"]]
+    assert [export["contact_count"] for export in exports] == [0, 0, 1000]
+    assert [export["status"] for export in exports] == ["ready"] * 3
+    assert [len(file.splitlines()) for file in files[:2]] == [file_type == "csv"] * 2
+
+
 def part_ids(status: dict[str, Any]) -> list[str]:
     """Return paths and queries without what changes with every signature."""
     return [re.sub(r"[?&](X-Amz-[^&]*)", "", url) for url in status["urls"]]

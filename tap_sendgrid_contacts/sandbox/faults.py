@@ -129,6 +129,7 @@ FAULTS: dict[Stage, tuple[Fault, ...]] = {
         ),
     ),
     "data": (
+        Fault("empty-once", 1, "export without contacts: contact_count 0 and empty files"),
         Fault("truncated-gzip", ALWAYS, "gzip stream of the last part is truncated"),
         Fault("bad-crc", ALWAYS, "gzip checksum of the last part is wrong"),
         Fault("bad-line", ALWAYS, "a malformed line in the middle"),

@@ -71,8 +71,9 @@ class ExportWriter:
         """
         repeats = self._format.duplicates == "keep"
         ids = spec.list_ids, spec.segment_ids
-        total = self._account.count(*ids, repeats=repeats)
-        contacts = self._account.members(*ids, repeats=repeats)
+        is_empty = "empty-once" in faults
+        total = 0 if is_empty else self._account.count(*ids, repeats=repeats)
+        contacts = iter(()) if is_empty else self._account.members(*ids, repeats=repeats)
         fields = self._account.fields
         encoder = (
             CsvEncoder(self._format, fields, faults)
