@@ -441,6 +441,20 @@ def test_api_faults(tmp_path: Path) -> None:
         assert "fault hang" in sandbox.log
 
 
+def test_status_faults(tmp_path: Path) -> None:
+    names = ("status-429", "status-503:2", "status-html", "status-reset")
+    with start_sandbox(tmp_path, "--pending-polls", 0, *fault_options(*names)) as sandbox:
+        export_id = sandbox.post().json()["id"]
+        for path in (EXPORTS, "/v3/marketing/field_definitions", "/v3/marketing/lists"):
+            assert sandbox.get(path).json()
+        responses = [sandbox.get(f"{EXPORTS}/{export_id}") for _ in range(4)]
+        assert [response.status_code for response in responses] == [429, 503, 503, 200]
+        assert responses[3].text.startswith("<!DOCTYPE html>")
+        with pytest.raises(requests.ConnectionError, match="reset by peer"):
+            sandbox.status(export_id)
+        assert sandbox.status(export_id)["status"] == "ready"
+
+
 def test_post_faults(tmp_path: Path) -> None:
     accepted = ("post-accepted-reset", "post-accepted-hang", "post-accepted-500")
     names = ("post-503", "post-lost-reset", *accepted)

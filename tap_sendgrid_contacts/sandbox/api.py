@@ -64,6 +64,8 @@ class Api:
         stages: list[Stage] = ["api", "post" if request.method == "POST" else "get"]
         if request.path.endswith("/field_definitions"):
             stages.append("fields")
+        elif "id" in request.match_info:
+            stages.append("status")
         fault = self._faults.next_fault(*stages)
         if fault and fault.action:
             return await fault.action(request, handler)

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
     from tap_sendgrid_contacts.sandbox.responses import Action
 
-Stage = Literal["api", "get", "post", "fields", "status", "export", "data", "part", "storage"]
+Stage = Literal[
+    "api", "get", "post", "fields", "status", "lookup", "export", "data", "part", "storage"
+]
 
 ALWAYS = 0
 
@@ -98,7 +100,13 @@ FAULTS: dict[Stage, tuple[Fault, ...]] = {
         ),
     ),
     "fields": (Fault("forbidden-fields", ALWAYS, "403 for the field definitions", forbidden),),
-    "status": (Fault("export-not-found", 1, "404 for the export from its next status request on"),),
+    "status": (
+        Fault("status-429", 1, "429 for a status request", rate_limit()),
+        Fault("status-503", 1, "503 for a status request", respond(503)),
+        Fault("status-html", 1, "200 with an HTML page for a status request", html),
+        Fault("status-reset", 1, "connection reset (TCP RST) for a status request", reset),
+    ),
+    "lookup": (Fault("export-not-found", 1, "404 for the export from its next status request on"),),
     "export": (
         Fault("failure", 1, "export ends in status `failure`, with a message"),
         Fault("expired", 1, "export is ready but expired; its URLs return 403"),
