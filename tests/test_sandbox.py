@@ -311,6 +311,13 @@ def test_lists_and_segments(tmp_path: Path) -> None:
     assert {"email", "contact_id"} <= {field["name"] for field in fields["reserved_fields"]}
 
 
+def test_contact_count(tmp_path: Path) -> None:
+    with start_sandbox(tmp_path, "--contacts", 300, "--day", 2) as sandbox:
+        counts = sandbox.get("/v3/marketing/contacts/count").json()
+    expected = Account(300, day=2).count()
+    assert counts == {"contact_count": expected, "billable_count": expected}
+
+
 def test_invalid_requests(sandbox: Sandbox) -> None:
     bare = requests.get(f"{sandbox.url}{EXPORTS}", timeout=TIMEOUT)
     assert (bare.status_code, list(bare.json()["errors"][0])) == (401, ["field", "message"])

@@ -48,6 +48,7 @@ class Api:
             web.post(exports, self.create_export),
             get(exports, self.list_exports),
             get(exports + "/{id}", self.get_export),
+            get("/v3/marketing/contacts/count", self.count_contacts),
             get("/v3/marketing/field_definitions", self.list_field_definitions),
             get("/v3/marketing/lists", self.list_lists),
             get("/v3/marketing/segments/2.0", self.list_segments),
@@ -100,6 +101,11 @@ class Api:
                 "_metadata": {"self": str(request.url)},
             }
         )
+
+    async def count_contacts(self, _request: web.Request) -> web.Response:
+        """Return the number of contacts."""
+        count = self._account.count()
+        return web.json_response({"contact_count": count, "billable_count": count})
 
     async def list_field_definitions(self, request: web.Request) -> web.Response:
         """List the custom and the reserved fields."""
