@@ -25,9 +25,12 @@ pytest.importorskip("aiohttp", reason="needs the extra `sandbox`")
 
 from tap_sendgrid_contacts.sandbox.account import Account
 from tap_sendgrid_contacts.sandbox.cli import main
-from tap_sendgrid_contacts.sandbox.encoders import FileFormat
+from tap_sendgrid_contacts.sandbox.contacts import Contact
+from tap_sendgrid_contacts.sandbox.encoders import CsvEncoder, FileFormat, JsonlEncoder
 from tap_sendgrid_contacts.sandbox.faults import BY_NAME
+from tap_sendgrid_contacts.sandbox.fields import Field
 from tap_sendgrid_contacts.sandbox.files import ExportWriter
+from tap_sendgrid_contacts.sandbox.formats import format_date, format_number
 from tap_sendgrid_contacts.sandbox.spec import ExportSpec
 from tap_sendgrid_contacts.sandbox.values import EDGE_CASE_DATES, EDGE_CASE_NUMBERS, EDGE_CASE_TEXTS
 from tests.sandbox_client import (
@@ -46,7 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tap_sendgrid_contacts.sandbox.contacts import Contact
+    from tap_sendgrid_contacts.sandbox.formats import DateFormat, NumberFormat
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +210,55 @@ def test_format_options(tmp_path: Path) -> None:
     assert rows.startswith(b'\xef\xbb\xbf"EMAIL"')
     assert b'"COMPANY_NAME"' in rows
     assert re.search(rb'"0\.contact\.\d+@[^";]+;1\.contact', rows)
+
+
+TIMES = {
+    "space": "2019-05-06 07:08:09",
+    "fraction": "2019-05-06T07:08:09.000Z",
+    "offset": "2019-05-06T07:08:09+00:00",
+    "go": "2019-05-06 07:08:09 +0000 UTC",
+    "epoch": 1557126489,
+}
+DATES = {
+    "iso": "0987-06-05",
+    "us": "06/05/0987",
+    "space": "0987-06-05 00:00:00",
+    "epoch": -31007059200,
+}
+NUMBERS = {
+    "text": ["5", "0.5", "-1500000", "18446744073709551617", "0", "1e5", "1.5e+300"],
+    "exponent": ["5e0", "5e-1", "-1.5e6", "1.8446744073709551617e19", "0e0", "1e5", "1.5e300"],
+    "decimal": ["5.0", "0.5", "-1500000.0", "18446744073709551617.0", "0.0", "100000.0"],
+}
+
+
+@pytest.mark.parametrize(("date_format", "expected"), TIMES.items())
+def test_time_formats(date_format: DateFormat, expected: object) -> None:
+    value = datetime(2019, 5, 6, 7, 8, 9, tzinfo=timezone.utc)
+    contact = Contact(0, None, {"contact_id": "a", "created_at": value, "updated_at": value}, {})
+    contact.custom["dob"] = value
+    file_format = FileFormat(date_format=date_format)
+    record = json.loads(JsonlEncoder(file_format).encode(contact))
+    assert record["created_at"] == record["updated_at"] == expected
+    assert record["custom_fields"]["dob"] == expected
+    fields = [Field("e1_D", "dob", "Date")]
+    [row] = parse_csv(CsvEncoder(file_format, fields, frozenset()).encode(contact))
+    assert [cell for cell in row if cell] == [str(expected)] * 2 + ["a", str(expected)]
+
+
+@pytest.mark.parametrize(("date_format", "expected"), DATES.items())
+def test_date_formats(date_format: DateFormat, expected: object) -> None:
+    assert format_date(datetime(987, 6, 5, tzinfo=timezone.utc), date_format) == expected
+
+
+@pytest.mark.parametrize(("number_format", "expected"), NUMBERS.items())
+def test_number_formats(number_format: NumberFormat, expected: list[str]) -> None:
+    values: list[float] = [5, 0.5, -1500000, 2**64 + 1, 0, 1e5, 1.5e300][: len(expected)]
+    assert [format_number(value, number_format) for value in values] == expected
+    for value in values:
+        contact = Contact(0, None, {**next(iter(Account(1))).values}, {"score": value})
+        line = JsonlEncoder(FileFormat(number_format=number_format)).encode(contact)
+        assert json.loads(line)["custom_fields"] == {"score": format_number(value, number_format)}
 
 
 def test_files_are_deterministic(tmp_path: Path) -> None:

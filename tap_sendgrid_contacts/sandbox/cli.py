@@ -102,8 +102,16 @@ _OPTIONS = (
         "Content-Encoding of files; plain-gzip: gzip without the header.",
     ),
     click.option("--gzip-members", default=1, type=_COUNT, help="gzip members per file."),
-    _choice("--number-format", "number text", "Values of Number fields in JSON."),
-    _choice("--date-format", "rfc3339 iso us", "Values of Date fields."),
+    _choice(
+        "--number-format",
+        "number text exponent decimal",
+        "Number fields: JSON numbers, or text as 1500, 1.5e3 or 1500.0.",
+    ),
+    _choice(
+        "--date-format",
+        "rfc3339 iso us space fraction offset go epoch",
+        "Date fields; all but iso and us apply to created_at and updated_at, too.",
+    ),
     _choice(
         "--alternate-emails", "json comma semicolon space", "Several addresses in one CSV cell."
     ),

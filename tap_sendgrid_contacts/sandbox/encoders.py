@@ -11,14 +11,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from typing import TYPE_CHECKING, Literal
+
+from tap_sendgrid_contacts.sandbox.formats import format_date, format_number, format_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tap_sendgrid_contacts.sandbox.contacts import Contact
     from tap_sendgrid_contacts.sandbox.fields import Field
+    from tap_sendgrid_contacts.sandbox.formats import DateFormat, NumberFormat
 
 UNDEFINED_FIELD = "not_in_the_definitions"
 
@@ -39,8 +41,8 @@ class FileFormat:
     parts: int = 1
     gzip_members: int = 1
     compression: Literal["x-gzip", "gzip", "plain-gzip", "none"] = "x-gzip"
-    number_format: Literal["number", "text"] = "number"
-    date_format: Literal["rfc3339", "iso", "us"] = "rfc3339"
+    number_format: NumberFormat = "number"
+    date_format: DateFormat = "rfc3339"
     alternate_emails: Literal["json", "comma", "semicolon", "space"] = "json"
     header_case: Literal["original", "upper"] = "original"
     duplicates: Literal["drop", "keep"] = "drop"
@@ -62,9 +64,11 @@ class JsonlEncoder:
         values = contact.values
         document: dict[str, object] = {
             **values,
-            "created_at": _format_time(values["created_at"]),
-            "updated_at": _format_time(values["updated_at"]),
         }
+        for column in ("created_at", "updated_at"):
+            value = values[column]
+            if isinstance(value, datetime):
+                document[column] = format_time(value, self._format.date_format)
         if contact.custom:
             document["custom_fields"] = {
                 name: value if isinstance(value, str) else self._custom_value(value)
@@ -93,8 +97,10 @@ class JsonlEncoder:
 
     def _custom_value(self, value: float | datetime) -> str | float:
         if isinstance(value, datetime):
-            return _format_date(value, self._format.date_format)
-        return _format_number(value) if self._format.number_format == "text" else value
+            return format_date(value, self._format.date_format)
+        if self._format.number_format == "number":
+            return value
+        return format_number(value, self._format.number_format)
 
 
 class CsvEncoder:
@@ -137,15 +143,15 @@ class CsvEncoder:
 
     def _reserved_text(self, value: list[str] | datetime) -> str:
         if isinstance(value, datetime):
-            return _format_time(value)
+            return str(format_time(value, self._format.date_format))
         if self._format.alternate_emails == "json":
             return json.dumps(value, separators=(",", ":"))
         return _SEPARATORS[self._format.alternate_emails].join(value)
 
     def _custom_text(self, value: float | datetime) -> str:
         if isinstance(value, datetime):
-            return _format_date(value, self._format.date_format)
-        return _format_number(value)
+            return str(format_date(value, self._format.date_format))
+        return format_number(value, self._format.number_format)
 
 
 def _json_encoder(*, ensure_ascii: bool) -> Callable[[object], str]:
@@ -154,19 +160,3 @@ def _json_encoder(*, ensure_ascii: bool) -> Callable[[object], str]:
 
 def _quote(text: str) -> str:
     return '"' + text.replace('"', '""') + '"'
-
-
-def _format_time(value: object) -> str:
-    return str(value).replace(" ", "T", 1)[:19] + "Z"
-
-
-@cache
-def _format_date(value: datetime, date_format: str) -> str:
-    day = value.date().isoformat()
-    if date_format == "us":
-        return f"{day[5:7]}/{day[8:]}/{day[:4]}"
-    return day if date_format == "iso" else f"{day}T00:00:00Z"
-
-
-def _format_number(value: float) -> str:
-    return "1e5" if repr(value) == "100000.0" else repr(value)
