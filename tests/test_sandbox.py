@@ -363,6 +363,21 @@ def test_lists_and_segments(tmp_path: Path) -> None:
     assert {"email", "contact_id"} <= {field["name"] for field in fields["reserved_fields"]}
 
 
+@pytest.mark.parametrize("options", [(), ("--null-collections",)])
+def test_empty_collections(tmp_path: Path, options: tuple[str, ...]) -> None:
+    empty: list[object] | None = None if options else []
+    with start_sandbox(tmp_path, "--custom-fields", 0, "--no-audiences", *options) as sandbox:
+        fields = sandbox.get("/v3/marketing/field_definitions").json()
+        assert fields["custom_fields"] == empty
+        assert fields["reserved_fields"]
+        assert sandbox.get("/v3/marketing/lists").json()["result"] == empty
+        assert sandbox.get("/v3/marketing/segments/2.0").json()["results"] == empty
+        assert sandbox.get(EXPORTS).json()["result"] == empty
+        assert sandbox.ready()["contact_count"] == 1000
+        [export] = sandbox.get(EXPORTS).json()["result"]
+        assert export["lists"] == export["segments"] == []
+
+
 def test_contact_count(tmp_path: Path) -> None:
     with start_sandbox(tmp_path, "--contacts", 300, "--day", 2) as sandbox:
         counts = sandbox.get("/v3/marketing/contacts/count").json()

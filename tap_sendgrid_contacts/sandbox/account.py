@@ -24,6 +24,15 @@ from tap_sendgrid_contacts.sandbox.fields import make_custom_fields
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+# Names and sample rates.
+_LISTS = (
+    ("Customers", 2),
+    ("Newsletter", 3),
+    ("Überraschung 🎁", 5),
+    ("Trial, 14 days", 10),
+    ("Nobody", 0),
+)
+_SEGMENTS = (("Opened last month", 4), ("Has a phone", 7), ("VIP", 50))
 # Of every hundred contacts, seven are changed, two of these also cleared, and one is removed
 # between two days.
 _CLEARED, _REMOVED = range(5, 7), 7
@@ -63,6 +72,7 @@ class Account:
         day: Each day after the first changes, clears, adds and removes contacts, adds a
             custom field, and changes the members of segments.
         edge_cases: Whether some contacts have awkward values.
+        audiences: Whether the account has lists and segments.
     """
 
     def __init__(
@@ -73,6 +83,7 @@ class Account:
         day: int = 1,
         *,
         edge_cases: bool = True,
+        audiences: bool = True,
     ) -> None:
         self.day = day
         self._contacts = contacts
@@ -83,17 +94,13 @@ class Account:
         self.fields = make_custom_fields(custom_fields + day - 1, edge_cases=edge_cases)
         self.lists = [
             Audience(self._uuid("list", name), name, sample_rate)
-            for name, sample_rate in (
-                ("Customers", 2),
-                ("Newsletter", 3),
-                ("Überraschung 🎁", 5),
-                ("Trial, 14 days", 10),
-                ("Nobody", 0),
-            )
+            for name, sample_rate in _LISTS
+            if audiences
         ]
         self.segments = [
             Audience(self._uuid("segment", name), name, sample_rate, drifts=True)
-            for name, sample_rate in (("Opened last month", 4), ("Has a phone", 7), ("VIP", 50))
+            for name, sample_rate in _SEGMENTS
+            if audiences
         ]
 
     def __iter__(self) -> Iterator[Contact]:

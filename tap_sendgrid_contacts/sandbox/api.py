@@ -16,6 +16,8 @@ from tap_sendgrid_contacts.sandbox.responses import error_response
 from tap_sendgrid_contacts.sandbox.spec import parse_export_spec
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tap_sendgrid_contacts.sandbox.account import Account
     from tap_sendgrid_contacts.sandbox.exports import ExportJobs
     from tap_sendgrid_contacts.sandbox.faults import Faults, Stage
@@ -31,13 +33,23 @@ class Api:
         account: Account to serve.
         jobs: Export jobs of the account.
         api_key: API key that clients must send.
+        null_collections: Whether to send null instead of empty collections.
         faults: Faults to inject.
     """
 
-    def __init__(self, account: Account, jobs: ExportJobs, *, api_key: str, faults: Faults) -> None:
+    def __init__(
+        self,
+        account: Account,
+        jobs: ExportJobs,
+        *,
+        api_key: str,
+        null_collections: bool,
+        faults: Faults,
+    ) -> None:
         self._account = account
         self._jobs = jobs
         self._api_key = api_key
+        self._empty_collection: list[object] | None = None if null_collections else []
         self._faults = faults
 
     def routes(self) -> list[web.RouteDef]:
@@ -97,7 +109,7 @@ class Api:
         """List the exports."""
         return web.json_response(
             {
-                "result": self._jobs.summaries(request.url.origin()),
+                "result": self._collection(self._jobs.summaries(request.url.origin())),
                 "_metadata": {"self": str(request.url)},
             }
         )
@@ -111,10 +123,10 @@ class Api:
         """List the custom and the reserved fields."""
         return web.json_response(
             {
-                "custom_fields": [
+                "custom_fields": self._collection(
                     {"id": field.id, "name": field.name, "field_type": field.type}
                     for field in self._account.fields
-                ],
+                ),
                 "reserved_fields": reserved_fields(),
                 "_metadata": {"self": str(request.url)},
             }
@@ -138,7 +150,7 @@ class Api:
         list_url = request.url.origin() / "v3/marketing/lists"
         return web.json_response(
             {
-                "result": [
+                "result": self._collection(
                     {
                         "id": item.id,
                         "name": item.name,
@@ -146,7 +158,7 @@ class Api:
                         "_metadata": {"self": str(list_url / item.id)},
                     }
                     for item in lists[start : start + size]
-                ],
+                ),
                 "_metadata": metadata,
             }
         )
@@ -156,7 +168,7 @@ class Api:
         now = format_time(datetime.now(timezone.utc))
         return web.json_response(
             {
-                "results": [
+                "results": self._collection(
                     {
                         "id": segment.id,
                         "name": segment.name,
@@ -170,7 +182,10 @@ class Api:
                         "status": {"query_validation": "VALID"},
                     }
                     for segment in self._account.segments
-                ],
+                ),
                 "_metadata": {"self": str(request.url)},
             }
         )
+
+    def _collection(self, items: Iterable[object]) -> list[object] | None:
+        return list(items) or self._empty_collection

@@ -88,6 +88,10 @@ _OPTIONS = (
         default=True,
         help="Add awkward values (newlines, quotes, huge numbers, odd Unicode).",
     ),
+    click.option("--audiences/--no-audiences", default=True, help="Create lists and segments."),
+    click.option(
+        "--null-collections", is_flag=True, help="API sends null instead of empty collections."
+    ),
     click.option("--url-ttl", default=300, help="Lifetime of a signed URL in seconds."),
     click.option("--throttle", type=click.FloatRange(0, min_open=True), help="MB/s per download."),
     click.option(
@@ -142,11 +146,14 @@ def sandbox_options(command: Callable[..., None]) -> Callable[..., None]:
         def pop_options(*names: str) -> dict[str, Any]:
             return {name: options.pop(name) for name in names}
 
-        account = Account(**pop_options("contacts", "custom_fields", "seed", "day", "edge_cases"))
+        account = Account(
+            **pop_options(*("contacts", "custom_fields", "seed", "day", "edge_cases", "audiences"))
+        )
         file_format = FileFormat(**pop_options(*FileFormat.__dataclass_fields__))
         settings = Settings(
             **pop_options(
-                *("host", "port", "api_key", "pending_polls", "url_ttl", "throttle", "faults")
+                *("host", "port", "api_key", "pending_polls", "url_ttl", "throttle"),
+                *("null_collections", "faults"),
             ),
             file_format=file_format,
         )

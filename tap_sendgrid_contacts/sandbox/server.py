@@ -39,6 +39,7 @@ class Settings:
         pending_polls: Number of status requests answered with `pending` per export.
         url_ttl: Lifetime of a signed URL in seconds.
         throttle: MB per second of one download, if limited.
+        null_collections: Whether the API sends null instead of empty collections.
         file_format: Format of the exported files.
         faults: How often each fault is to occur.
     """
@@ -49,6 +50,7 @@ class Settings:
     pending_polls: int = 1
     url_ttl: int = 300
     throttle: float | None = None
+    null_collections: bool = False
     file_format: FileFormat = field(default_factory=FileFormat)
     faults: Mapping[str, int] = field(default_factory=dict)
 
@@ -79,7 +81,13 @@ async def run_server(
         jobs = ExportJobs(
             account, writer, storage, pending_polls=settings.pending_polls, faults=faults
         )
-        api = Api(account, jobs, api_key=settings.api_key, faults=faults)
+        api = Api(
+            account,
+            jobs,
+            api_key=settings.api_key,
+            null_collections=settings.null_collections,
+            faults=faults,
+        )
         app = web.Application(
             middlewares=[
                 _request_log_middleware(log),
