@@ -10,6 +10,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import requests
 
@@ -40,7 +41,7 @@ class Sandbox:
         return self.session.post(self.url + EXPORTS, json=body, timeout=timeout)
 
     def status(self, export_id: str) -> dict[str, Any]:
-        response = self.get(f"{EXPORTS}/{export_id}")
+        response = self.get(f"{EXPORTS}/{quote(export_id)}")
         assert response.status_code == 200, response.text
         status: dict[str, Any] = response.json()
         return status

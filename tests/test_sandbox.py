@@ -570,6 +570,33 @@ def test_forbidden_and_redirect_faults(tmp_path: Path) -> None:
         assert "LEAK" in sandbox.log
 
 
+def test_control_characters(tmp_path: Path) -> None:
+    faults = fault_options("control-characters", "failure:1", "renamed-parts:2", "error-500:2")
+    with start_sandbox(tmp_path, *faults) as sandbox:
+        for path in ("/v3/marketing/field_definitions", "/v3/marketing/lists"):
+            error = sandbox.get(path)
+            assert error.status_code == 500
+            assert "\x1b[31m" in error.json()["errors"][0]["message"]
+        error = requests.get(sandbox.url + EXPORTS, timeout=TIMEOUT)
+        assert (error.status_code, "\x1b[31m" in error.json()["errors"][0]["message"]) == (
+            401,
+            True,
+        )
+        failed = sandbox.ready()
+        assert "\u202e" in failed["message"]
+        ready = sandbox.ready(list_ids=[Account().lists[0].id])
+        assert "\n" in ready["id"]
+        assert ready["status"] == "ready"
+        assert download(ready["urls"][0])
+        exports = sandbox.get(EXPORTS).json()["result"]
+        assert [export["id"] for export in exports] == [failed["id"], ready["id"]]
+        assert exports[1]["lists"][0]["Name"].startswith("Customers\x00")
+        assert "\x9b" in sandbox.get("/v3/marketing/lists").json()["result"][0]["name"]
+        [field, *_] = sandbox.get("/v3/marketing/field_definitions").json()["custom_fields"]
+        assert field["name"] == "company_name"
+        assert "\x1b" not in sandbox.log
+
+
 def test_export_faults(tmp_path: Path) -> None:
     with start_sandbox(
         tmp_path, "--parts", 3, *fault_options("export-not-found", "count-high", "shuffled-parts")

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from tap_sendgrid_contacts.sandbox.exports import format_time
 from tap_sendgrid_contacts.sandbox.fields import reserved_fields
-from tap_sendgrid_contacts.sandbox.responses import error_response
+from tap_sendgrid_contacts.sandbox.responses import add_control_characters, error_response
 from tap_sendgrid_contacts.sandbox.spec import parse_export_spec
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tap_sendgrid_contacts.sandbox.responses import Handler
 
 _MAX_PAGE_SIZE = 1000
+_OK = 200
 
 
 class Api:
@@ -73,16 +74,19 @@ class Api:
             return await handler(request)
         key = f"Bearer {self._api_key}".encode()
         if not hmac.compare_digest(request.headers.get("Authorization", "").encode(), key):
-            return error_response(401, "authorization required")
+            return self._with_control_characters(
+                request, error_response(401, "authorization required")
+            )
         stages: list[Stage] = ["api", "post" if request.method == "POST" else "get"]
         if request.path.endswith("/field_definitions"):
             stages.append("fields")
         elif "id" in request.match_info:
             stages.append("status")
         fault = self._faults.next_fault(*stages)
-        if fault and fault.action:
-            return await fault.action(request, handler)
-        return await handler(request)
+        response = await (
+            fault.action(request, handler) if fault and fault.action else handler(request)
+        )
+        return self._with_control_characters(request, response)
 
     async def create_export(self, request: web.Request) -> web.Response:
         """Create an export."""
@@ -94,7 +98,7 @@ class Api:
         except LookupError as error:
             return error_response(404, str(error))
         export = self._jobs.create(spec)
-        body = {"id": export.id, "_metadata": {"self": f"{request.url}/{export.id}"}}
+        body = {"id": export.id, "_metadata": {"self": str(request.url / export.id)}}
         return web.json_response(body, status=202)
 
     async def get_export(self, request: web.Request) -> web.Response:
@@ -186,6 +190,19 @@ class Api:
                 "_metadata": {"self": str(request.url)},
             }
         )
+
+    def _with_control_characters(
+        self, request: web.Request, response: web.StreamResponse
+    ) -> web.StreamResponse:
+        if (
+            isinstance(response, web.Response)
+            and response.content_type == "application/json"
+            # SendGrid only allows letters, digits and _ in the names of fields.
+            and not (request.path.endswith("/field_definitions") and response.status == _OK)
+            and self._faults.consume("control-characters")
+        ):
+            return add_control_characters(response)
+        return response
 
     def _collection(self, items: Iterable[object]) -> list[object] | None:
         return list(items) or self._empty_collection

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, NamedTuple
+from uuid import UUID, uuid4, uuid5
+
+from tap_sendgrid_contacts.sandbox.responses import CONTROL_CHARACTERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,12 +35,18 @@ class Export:
     spec: ExportSpec
     faults: frozenset[str]
     files: asyncio.Task[ExportFiles]
-    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    uuid: UUID = field(default_factory=uuid4)
     created_at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
     completed_at: datetime | None = None
     status: str = "pending"
     polls: int = 0
     ready_polls: int = 0
+
+    @property
+    def id(self) -> str:
+        """The id as returned by the API."""
+        suffix = CONTROL_CHARACTERS if "control-characters" in self.faults else ""
+        return f"{self.uuid}{suffix}"
 
     @property
     def expires_at(self) -> datetime:
@@ -91,7 +99,10 @@ class ExportJobs:
                 asyncio.to_thread(self._writer.write, spec, data_faults, prefix)
             )
             self._written[spec, data_faults] = files
-        export = Export(spec, self._faults.active_faults("export"), files)
+        faults = self._faults.active_faults("export")
+        if self._faults.is_active("control-characters"):
+            faults |= {"control-characters"}
+        export = Export(spec, faults, files)
         self._exports[export.id] = export
         return export
 
@@ -173,7 +184,7 @@ class ExportJobs:
             files[-1] = files[0]
         if "vanished-part" in faults and listing > 1:
             self._storage.delete(files[-1].path, files[-1].part_number)
-            files[-1] = files[0]._replace(path=_path(export.spec, f"{export.id}_replacement"))
+            files[-1] = files[0]._replace(path=_path(export.spec, f"{export.uuid}_replacement"))
         if "part-missing" in faults and listing > 1:
             files.pop()
         if faults & {"shuffled-parts", "same-path", "renamed-parts"} and files:
@@ -202,10 +213,10 @@ class ExportJobs:
 def _name_file(export: Export, index: int) -> tuple[str, str | None]:
     """Return path and part number of a file."""
     is_path_shared = "same-path" in export.faults
-    name = export.id if is_path_shared else f"{export.id}_{index}"
+    name = str(export.uuid) if is_path_shared else f"{export.uuid}_{index}"
     if "renamed-parts" in export.faults:
         # New names for each listing; their order does not follow that of the contents.
-        name = str(uuid.uuid5(uuid.UUID(export.id), f"{export.ready_polls} {name}"))
+        name = str(uuid5(export.uuid, f"{export.ready_polls} {name}"))
     return _path(export.spec, name), str(index + 1) if is_path_shared else None
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tap_sendgrid_contacts.sandbox.responses import Action
 
 Stage = Literal[
-    "api", "get", "post", "fields", "status", "lookup", "export", "data", "part", "storage"
+    "api", "text", "get", "post", "fields", "status", "lookup", "export", "data", "part", "storage"
 ]
 
 ALWAYS = 0
@@ -73,6 +73,13 @@ FAULTS: dict[Stage, tuple[Fault, ...]] = {
             ALWAYS,
             "307 to another port, which logs LEAK when it receives the API key",
             redirect,
+        ),
+    ),
+    "text": (
+        Fault(
+            "control-characters",
+            ALWAYS,
+            "control characters in error messages, export ids and names of lists and segments",
         ),
     ),
     "get": tuple(
@@ -182,11 +189,15 @@ class Faults:
 
     def consume(self, name: str) -> bool:
         """Return whether a fault occurs now, and count it if so."""
-        if not self._remaining.get(name):
+        if not self.is_active(name):
             return False
         self._remaining[name] -= 1
         self._log(f"fault {name}")
         return True
+
+    def is_active(self, name: str) -> bool:
+        """Return whether a fault would occur now, without counting it."""
+        return bool(self._remaining.get(name))
 
     def next_fault(self, *stages: Stage) -> Fault | None:
         """Return the fault that occurs now, if any; only one at a time does."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import struct
 import time
@@ -14,15 +15,38 @@ from aiohttp import web
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Action = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
 
+# C0, C1, line separators and bidirectional overrides.
+CONTROL_CHARACTERS = "\x00\x07\x1b[31m\r\n\x7f\x85\x9b2J\u2028\u202e\u2066"
 REDIRECT_ORIGIN = web.AppKey("redirect_origin", str)
 HANG_SECONDS = 3600
 _SLOW_SECONDS = 1
+_TEXT_KEYS = {"message", "field", "name", "Name"}
 _RATE_LIMIT_SECONDS = 2
 
 
 def error_response(status: int, message: str, field: str | None = None) -> web.Response:
     """Return an error in the documented shape."""
     return web.json_response({"errors": [{"field": field, "message": message}]}, status=status)
+
+
+def add_control_characters(response: web.Response) -> web.Response:
+    """Return a JSON response with control characters in its messages and names."""
+    return web.json_response(
+        _add_control_characters(json.loads(response.text or "")), status=response.status
+    )
+
+
+def _add_control_characters(value: object) -> object:
+    if isinstance(value, list):
+        return [_add_control_characters(item) for item in value]
+    if isinstance(value, dict):
+        return {
+            key: item + CONTROL_CHARACTERS
+            if isinstance(item, str) and key in _TEXT_KEYS
+            else _add_control_characters(item)
+            for key, item in value.items()
+        }
+    return value
 
 
 def close_connection(request: web.Request, *, reset: bool) -> web.Response:
