@@ -570,6 +570,23 @@ def test_forbidden_and_redirect_faults(tmp_path: Path) -> None:
         assert "LEAK" in sandbox.log
 
 
+def test_huge_responses(tmp_path: Path) -> None:
+    path = "/v3/marketing/field_definitions"
+    with start_sandbox(
+        tmp_path, *fault_options("huge-response:2", "huge-gzip-response:1")
+    ) as sandbox:
+        with sandbox.get(path, stream=True) as response:
+            assert next(response.iter_content(1 << 20)).startswith(b'{"custom_fields": [], ')
+        response = sandbox.get(path)
+        assert response.headers["Transfer-Encoding"] == "chunked"
+        assert 64 << 20 < len(response.content) < 65 << 20
+        assert response.json().keys() == {"custom_fields", "padding"}
+        compressed = sandbox.get(path)
+        assert int(compressed.headers["Content-Length"]) < 100_000
+        assert len(compressed.content) == len(response.content)
+        assert sandbox.get(path).json()["reserved_fields"]
+
+
 def test_control_characters(tmp_path: Path) -> None:
     faults = fault_options("control-characters", "failure:1", "renamed-parts:2", "error-500:2")
     with start_sandbox(tmp_path, *faults) as sandbox:

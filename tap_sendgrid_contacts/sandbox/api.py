@@ -197,6 +197,7 @@ class Api:
         if (
             isinstance(response, web.Response)
             and response.content_type == "application/json"
+            and "Content-Encoding" not in response.headers
             # SendGrid only allows letters, digits and _ in the names of fields.
             and not (request.path.endswith("/field_definitions") and response.status == _OK)
             and self._faults.consume("control-characters")

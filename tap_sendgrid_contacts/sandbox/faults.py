@@ -9,6 +9,8 @@ from tap_sendgrid_contacts.sandbox.responses import (
     forbidden,
     hang,
     html,
+    huge_gzip_json,
+    huge_json,
     rate_limit,
     rate_limit_reset,
     redirect,
@@ -106,7 +108,11 @@ FAULTS: dict[Stage, tuple[Fault, ...]] = {
             after_processing(respond(500)),
         ),
     ),
-    "fields": (Fault("forbidden-fields", ALWAYS, "403 for the field definitions", forbidden),),
+    "fields": (
+        Fault("forbidden-fields", ALWAYS, "403 for the field definitions", forbidden),
+        Fault("huge-response", ALWAYS, "64 MiB of field definitions, chunked", huge_json),
+        Fault("huge-gzip-response", ALWAYS, "64 MiB of field definitions in gzip", huge_gzip_json),
+    ),
     "status": (
         Fault("status-429", 1, "429 for a status request", rate_limit()),
         Fault("status-503", 1, "503 for a status request", respond(503)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import socket
 import struct
@@ -20,6 +21,9 @@ CONTROL_CHARACTERS = "\x00\x07\x1b[31m\r\n\x7f\x85\x9b2J\u2028\u202e\u2066"
 REDIRECT_ORIGIN = web.AppKey("redirect_origin", str)
 HANG_SECONDS = 3600
 _SLOW_SECONDS = 1
+_HUGE_JSON = b'{"custom_fields": [], "padding": "', b'"}'
+_HUGE_CHUNK = b"-" * (1 << 20)
+_HUGE_CHUNKS = 64
 _TEXT_KEYS = {"message", "field", "name", "Name"}
 _RATE_LIMIT_SECONDS = 2
 
@@ -114,6 +118,26 @@ async def html(_request: web.Request, _handler: Handler) -> web.StreamResponse:
     """Respond with an HTML page."""
     page = "<!DOCTYPE html><html><body><h1>Scheduled maintenance</h1></body></html>"
     return web.Response(text=page, content_type="text/html")
+
+
+async def huge_json(request: web.Request, _handler: Handler) -> web.StreamResponse:
+    """Send valid JSON of 64 MiB, chunked."""
+    response = web.StreamResponse(headers={"Content-Type": "application/json"})
+    response.enable_chunked_encoding()
+    await response.prepare(request)
+    await response.write(_HUGE_JSON[0])
+    for _ in range(_HUGE_CHUNKS):
+        await response.write(_HUGE_CHUNK)
+    await response.write(_HUGE_JSON[1])
+    await response.write_eof()
+    return response
+
+
+async def huge_gzip_json(_request: web.Request, _handler: Handler) -> web.StreamResponse:
+    """Send the same JSON compressed to 64 KiB."""
+    body = gzip.compress(_HUGE_JSON[0] + _HUGE_CHUNK * _HUGE_CHUNKS + _HUGE_JSON[1])
+    headers = {"Content-Encoding": "gzip"}
+    return web.Response(body=body, headers=headers, content_type="application/json")
 
 
 async def reset(request: web.Request, _handler: Handler) -> web.StreamResponse:
