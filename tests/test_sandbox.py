@@ -614,6 +614,22 @@ def test_control_characters(tmp_path: Path) -> None:
         assert "\x1b" not in sandbox.log
 
 
+def test_redirect_part_faults(tmp_path: Path) -> None:
+    names = ("redirect-loop-part:1", "redirect-empty-part:1", "redirect-relative-part:2")
+    with start_sandbox(tmp_path, *fault_options(*names)) as sandbox:
+        [url] = sandbox.ready()["urls"]
+        loop, empty, relative = (
+            requests.get(url, allow_redirects=False, timeout=TIMEOUT) for _ in names
+        )
+        assert (loop.status_code, loop.headers["Location"]) == (302, url)
+        assert (empty.status_code, empty.headers.get("Location")) == (302, None)
+        assert relative.headers["Location"].startswith("//127.1:")
+        assert relative.headers["Location"].partition("/exports")[2] in url
+        followed = get_raw(url)
+        assert [step.status_code for step in followed.history] == [302]
+        assert gzip.decompress(followed.content).startswith(b'"EMAIL"')
+
+
 def test_export_faults(tmp_path: Path) -> None:
     with start_sandbox(
         tmp_path, "--parts", 3, *fault_options("export-not-found", "count-high", "shuffled-parts")

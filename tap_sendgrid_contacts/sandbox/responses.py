@@ -24,6 +24,8 @@ _SLOW_SECONDS = 1
 _HUGE_JSON = b'{"custom_fields": [], "padding": "', b'"}'
 _HUGE_CHUNK = b"-" * (1 << 20)
 _HUGE_CHUNKS = 64
+# Another name of 127.0.0.1.
+_OTHER_HOST = "127.1"
 _TEXT_KEYS = {"message", "field", "name", "Name"}
 _RATE_LIMIT_SECONDS = 2
 
@@ -166,6 +168,24 @@ async def redirect(request: web.Request, _handler: Handler) -> web.StreamRespons
     """Redirect to the same path on the sandbox's other port."""
     location = request.app[REDIRECT_ORIGIN] + request.path_qs
     return web.Response(status=307, headers={"Location": location})
+
+
+async def redirect_loop(request: web.Request, _handler: Handler) -> web.StreamResponse:
+    """Redirect to the same URL."""
+    location = f"{request.url.origin()}{request.path_qs}"
+    return web.Response(status=302, headers={"Location": location})
+
+
+async def redirect_empty(_request: web.Request, _handler: Handler) -> web.StreamResponse:
+    """Redirect without a location."""
+    return web.Response(status=302)
+
+
+async def redirect_relative(request: web.Request, _handler: Handler) -> web.StreamResponse:
+    """Redirect to the sandbox's other port with a location that has a host but no scheme."""
+    port = request.app[REDIRECT_ORIGIN].rpartition(":")[2]
+    location = f"//{_OTHER_HOST}:{port}{request.path_qs}"
+    return web.Response(status=302, headers={"Location": location})
 
 
 def after_processing(action: Action) -> Action:
