@@ -587,6 +587,17 @@ def test_huge_responses(tmp_path: Path) -> None:
         assert sandbox.get(path).json()["reserved_fields"]
 
 
+def test_limit_exports(tmp_path: Path) -> None:
+    options = ("--limit-exports", 2, "--pending-polls", 0)
+    with start_sandbox(tmp_path, *options) as sandbox:
+        accepted = [sandbox.post() for _ in range(2)]
+        assert [response.status_code for response in accepted] == [202, 202]
+        assert sandbox.post().status_code == 429
+        assert sandbox.status(accepted[0].json()["id"])["status"] == "ready"
+        assert [sandbox.post().status_code for _ in range(2)] == [202, 429]
+        assert len(sandbox.get(EXPORTS).json()["result"]) == 3
+
+
 def test_control_characters(tmp_path: Path) -> None:
     faults = fault_options("control-characters", "failure:1", "renamed-parts:2", "error-500:2")
     with start_sandbox(tmp_path, *faults) as sandbox:

@@ -98,6 +98,8 @@ class Api:
         except LookupError as error:
             return error_response(404, str(error))
         export = self._jobs.create(spec)
+        if not export:
+            return error_response(429, "too many pending exports")
         body = {"id": export.id, "_metadata": {"self": str(request.url / export.id)}}
         return web.json_response(body, status=202)
 

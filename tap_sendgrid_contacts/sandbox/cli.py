@@ -76,6 +76,11 @@ _OPTIONS = (
     click.option(
         "--pending-polls", default=1, help="Status requests answered with `pending` per export."
     ),
+    click.option(
+        "--limit-exports",
+        type=_COUNT,
+        help="Pending exports at the same time; another POST gets 429.",
+    ),
     click.option("--seed", default=0, help="Seed for the generated contacts."),
     click.option(
         "--day",
@@ -152,7 +157,15 @@ def sandbox_options(command: Callable[..., None]) -> Callable[..., None]:
         file_format = FileFormat(**pop_options(*FileFormat.__dataclass_fields__))
         settings = Settings(
             **pop_options(
-                *("host", "port", "api_key", "pending_polls", "url_ttl", "throttle"),
+                *(
+                    "host",
+                    "port",
+                    "api_key",
+                    "pending_polls",
+                    "limit_exports",
+                    "url_ttl",
+                    "throttle",
+                ),
                 *("null_collections", "faults"),
             ),
             file_format=file_format,

@@ -69,6 +69,8 @@ class ExportJobs:
         writer: Writer of the files.
         storage: Storage that serves the files.
         pending_polls: Number of status requests answered with `pending` per export.
+        limit_exports: Number of exports that may be pending at the same time, if limited. An
+            export is pending until a status response reports its end.
         faults: Faults to inject.
     """
 
@@ -79,18 +81,30 @@ class ExportJobs:
         storage: Storage,
         *,
         pending_polls: int,
+        limit_exports: int | None,
         faults: Faults,
     ) -> None:
         self._account = account
         self._writer = writer
         self._storage = storage
         self._pending_polls = pending_polls
+        self._limit_exports = limit_exports
         self._faults = faults
         self._exports: dict[str, Export] = {}
         self._written: dict[tuple[ExportSpec, frozenset[str]], asyncio.Task[ExportFiles]] = {}
 
-    def create(self, spec: ExportSpec) -> Export:
-        """Create an export and start writing its files, unless they exist already."""
+    def create(self, spec: ExportSpec) -> Export | None:
+        """Create an export and start writing its files, unless they exist already.
+
+        Args:
+            spec: What to export.
+
+        Returns:
+            The export, or None if too many exports are pending.
+        """
+        pending = sum(export.status == "pending" for export in self._exports.values())
+        if self._limit_exports is not None and pending >= self._limit_exports:
+            return None
         data_faults = self._faults.active_faults("data")
         files = self._written.get((spec, data_faults))
         if not files:

@@ -37,6 +37,7 @@ class Settings:
         host: Interface to listen on.
         port: Port to listen on; 0 for any free port.
         pending_polls: Number of status requests answered with `pending` per export.
+        limit_exports: Number of exports that may be pending at the same time, if limited.
         url_ttl: Lifetime of a signed URL in seconds.
         throttle: MB per second of one download, if limited.
         null_collections: Whether the API sends null instead of empty collections.
@@ -48,6 +49,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 0
     pending_polls: int = 1
+    limit_exports: int | None = None
     url_ttl: int = 300
     throttle: float | None = None
     null_collections: bool = False
@@ -79,7 +81,12 @@ async def run_server(
             faults=faults,
         )
         jobs = ExportJobs(
-            account, writer, storage, pending_polls=settings.pending_polls, faults=faults
+            account,
+            writer,
+            storage,
+            pending_polls=settings.pending_polls,
+            limit_exports=settings.limit_exports,
+            faults=faults,
         )
         api = Api(
             account,
