@@ -16,7 +16,7 @@ import click
 try:
     from tap_sendgrid_contacts.sandbox.account import Account
     from tap_sendgrid_contacts.sandbox.encoders import FileFormat
-    from tap_sendgrid_contacts.sandbox.faults import BY_NAME, FAULTS
+    from tap_sendgrid_contacts.sandbox.faults import BY_NAME, FAULTS, STAGE_TITLES
     from tap_sendgrid_contacts.sandbox.fields import MAX_CUSTOM_FIELDS
     from tap_sendgrid_contacts.sandbox.server import Settings, run_server
 except ModuleNotFoundError as error:
@@ -32,7 +32,7 @@ def _fault_table() -> str:
     r"""Return the table of faults for --help; `\b` keeps click from wrapping it."""
     lines = ["\b", "Faults, with their default TIMES:"]
     for stage, faults in FAULTS.items():
-        lines.append(f"{stage}:")
+        lines.append(f"{STAGE_TITLES[stage]}:")
         lines += [f"  {f.name:<22}{f.times or 'always':>7}  {f.help}" for f in faults]
     return "\n".join(lines)
 

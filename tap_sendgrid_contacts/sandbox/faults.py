@@ -35,6 +35,20 @@ Stage = Literal[
 
 ALWAYS = 0
 
+STAGE_TITLES: dict[Stage, str] = {
+    "api": "Any API request",
+    "text": "Text in API responses",
+    "get": "Any GET request of the API",
+    "post": "POST that creates an export",
+    "fields": "Field definitions",
+    "status": "Status requests",
+    "lookup": "Status requests, per export",
+    "export": "Export and its parts",
+    "data": "Contents of the files",
+    "part": "Download of a part",
+    "storage": "Any download",
+}
+
 
 class Fault(NamedTuple):
     """A fault.
@@ -84,7 +98,7 @@ FAULTS: dict[Stage, tuple[Fault, ...]] = {
         Fault(
             "control-characters",
             ALWAYS,
-            "control characters in error messages, export ids and names of lists and segments",
+            "control characters in error messages, export ids, list and segment names",
         ),
     ),
     "get": tuple(
@@ -136,7 +150,7 @@ FAULTS: dict[Stage, tuple[Fault, ...]] = {
         Fault(
             "vanished-part",
             ALWAYS,
-            "from the second ready status on, the last part is replaced by a copy of the first",
+            "the last part becomes a copy of the first from the second ready status on",
         ),
         Fault("repeated-part", ALWAYS, "the first part is listed twice, the last part never"),
         Fault("copied-part", ALWAYS, "the last part has the contents of the first"),
@@ -144,7 +158,7 @@ FAULTS: dict[Stage, tuple[Fault, ...]] = {
         Fault(
             "same-path",
             ALWAYS,
-            "URLs of parts differ only in partNumber=N; their order changes like shuffled-parts",
+            "URLs differ only in partNumber=N; their order changes with every ready status",
         ),
         Fault(
             "renamed-parts",
@@ -178,7 +192,7 @@ FAULTS: dict[Stage, tuple[Fault, ...]] = {
         Fault(
             "redirect-relative-part",
             ALWAYS,
-            "302 for a part, to another host and port by a URL without scheme",
+            "302 for a part, to //other-host:port/... without scheme",
             redirect_relative,
         ),
     ),
