@@ -1,4 +1,4 @@
-"""Singer targets, each in a virtual environment of its own, and what they ought to hold."""
+"""Singer targets, each in a virtual environment of its own, and the rows they should hold."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from typing_extensions import override
 from tests.expected import expected
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from tap_sendgrid_contacts.sandbox.account import Account
 
-Kind = Literal["string", "number", "date", "array"]
+ColumnType = Literal["string", "number", "date", "array"]
 Value = str | Decimal | list[str] | None
 Row = dict[str, Any]
 """A contact as its record, but numbers are Decimal."""
 
-# Among them: names that are long, that are the same up to the 63rd character, and that a
-# careless prefix makes the same as a reserved one. Day 2 brings one more.
+# Among them: names that are long, that are equal up to the 63rd character, and that become equal
+# to a reserved one with a careless prefix. Day 2 adds one more.
 CUSTOM_FIELDS = 16
 
 MELTANO = "meltano==4.4.1"
@@ -48,30 +48,30 @@ _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 _PYTHON = ">=3.10,<3.13"
 
 
-def missing(what: str) -> NoReturn:
-    """Skip the test where something is not installed; on CI it has to be."""
+def skip_or_fail(reason: str) -> NoReturn:
+    """Skip the test because something is not installed; on CI it must be, so fail there."""
     if os.environ.get("CI"):
-        pytest.fail(what)
-    pytest.skip(what)
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 def uv(*arguments: str | Path) -> None:
     """Run uv, the one that runs the tests if one does."""
-    program = os.environ.get("UV") or shutil.which("uv") or missing("uv is not installed")
+    program = os.environ.get("UV") or shutil.which("uv") or skip_or_fail("uv is not installed")
     done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
-    # Not `check=True`, whose error would not show what uv said.
+    # Not `check=True`, whose error would not show uv's output.
     assert done.returncode == 0, done.stderr
 
 
-def installed(*requirements: str) -> Path:
-    """The `bin` folder of a virtual environment with these packages, made once for all runs."""
-    asked = json.dumps([*requirements, platform.machine(), _PYTHON])
+def tool_venv(*requirements: str) -> Path:
+    """Return the `bin` folder of a virtual environment with these packages, made only once."""
+    key = json.dumps([*requirements, platform.machine(), _PYTHON])
     name = re.sub(r"\W.*", "", requirements[0].replace("-", "_"))
-    digest = hashlib.sha256(asked.encode()).hexdigest()[:8]
+    digest = hashlib.sha256(key.encode()).hexdigest()[:8]
     folder = _CACHE / "tap-sendgrid-contacts-tests" / f"{name}-{digest}"
     complete = folder / "complete"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Tests may run side by side.
+    # Tests may run in parallel.
     with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not complete.exists():
@@ -82,8 +82,8 @@ def installed(*requirements: str) -> Path:
     return folder / "bin"
 
 
-def feed(command: list[str | Path], messages: bytes, folder: Path | None = None) -> str:
-    """Run a command that reads messages; give back its standard output."""
+def pipe_to(command: list[str | Path], messages: bytes, folder: Path | None = None) -> str:
+    """Pipe messages to a command; return its standard output."""
     done = subprocess.run(
         command, input=messages, capture_output=True, check=False, cwd=folder, timeout=120
     )
@@ -91,25 +91,27 @@ def feed(command: list[str | Path], messages: bytes, folder: Path | None = None)
     return done.stdout.decode()
 
 
-# --- what ought to arrive -------------------------------------------------------------------
+# --- expected rows --------------------------------------------------------------------------
 
 
-def kinds(schema: dict[str, Any]) -> dict[str, Kind]:
-    """The kind of each column."""
+def column_types(schema: dict[str, Any]) -> dict[str, ColumnType]:
+    """Return the type of each column."""
     return {
         name: "date" if definition.get("format") == "date-time" else definition["type"][0]
         for name, definition in schema["properties"].items()
     }
 
 
-def rows_of(account: Account, schema: dict[str, Any]) -> dict[str, Row]:
-    """The contacts by id, as a warehouse should hold them."""
+def expected_rows(
+    account: Account, schema: dict[str, Any], list_ids: Sequence[str] = ()
+) -> dict[str, Row]:
+    """Return the contacts by id, as a target should hold them."""
     return {
         key: {
             name: Decimal(repr(value)) if isinstance(value, (int, float)) else value
             for name, value in record.items()
         }
-        for key, record in expected(account, schema).items()
+        for key, record in expected(account, schema, list_ids).items()
     }
 
 
@@ -117,62 +119,76 @@ def rows_of(account: Account, schema: dict[str, Any]) -> dict[str, Row]:
 
 
 class Target(ABC):
-    """A target with a place to load into."""
+    """A target, and a place to load into."""
 
     requirements: ClassVar[tuple[str, ...]]
     command: ClassVar[str]
 
     def __init__(self, folder: Path, **config: Any) -> None:
         self._folder = folder
-        self._bin = installed(*self.requirements)
-        self._config = folder / "target.json"
-        self._config.write_text(json.dumps(self.config | config))
+        self._bin = tool_venv(*self.requirements)
+        self._options = config
 
     @property
     @abstractmethod
     def config(self) -> dict[str, Any]:
-        """The least that the target needs to be told."""
+        """The settings that the target requires."""
 
     @property
     def env(self) -> dict[str, str]:
-        """The same as Meltano takes it from the environment."""
+        """The same settings as Meltano reads them from the environment."""
         prefix = self.command.upper().replace("-", "_")
         return {f"{prefix}_{name.upper()}": str(value) for name, value in self.config.items()}
 
     def load(self, messages: bytes) -> dict[str, Any]:
-        """Load messages; give back the last state that the target keeps."""
-        out = feed([self._bin / self.command, "--config", self._config], messages)
+        """Load messages; return the last state that the target emits."""
+        file = self._folder / f"{self.command}.json"
+        file.write_text(json.dumps(self.config | self._options))
+        out = pipe_to([self._bin / self.command, "--config", file], messages)
         state: dict[str, Any] = json.loads(out.splitlines()[-1])
         return state
 
-    def rows(self, kinds: Mapping[str, Kind]) -> dict[str, Row]:
-        """The contacts by id, as they stand there."""
+    def rows(self, columns: Mapping[str, ColumnType]) -> dict[str, Row]:
+        """Return the loaded contacts by id."""
         rows: list[Row] = [
-            {name: self.read(row[name], kind) for name, kind in kinds.items()}
+            {name: self.parse(row[name], column_type) for name, column_type in columns.items()}
             for row in self.raw_rows()
         ]
         by_id = {row["contact_id"]: row for row in rows}
-        assert len(by_id) == len(rows), "a contact is there more than once"
+        assert len(by_id) == len(rows), "duplicate contact_id"
         return by_id
 
     @abstractmethod
     def raw_rows(self) -> list[Row]:
-        """The rows as JSON has them."""
+        """Return the rows as the target has them in JSON."""
 
-    def read(self, value: Value, kind: Kind) -> Value:
-        """Read a value back from how the target stores it."""
-        if not isinstance(value, str) or kind != "date":
+    def parse(self, value: Value, column_type: ColumnType) -> Value:
+        """Convert a value from the target's own notation."""
+        if not isinstance(value, str) or column_type != "date":
             return value
         moment = re.fullmatch(r"(.{10})[T ](.{8})(Z|\+00:00)?", value)
         assert moment, value
         return f"{moment[1]}T{moment[2]}Z"
 
-    def holds(self, value: Value) -> Value:
-        """What the target makes of a value: the same, but for flaws of its own."""
+    def stored(self, value: Value) -> Value:
+        """Return what the target stores for a value: the value, except for its known flaws."""
         return value
 
 
-def _json_rows(lines: str) -> list[Any]:
+def stored_rows(
+    target: Target, rows: Mapping[str, Row], columns: Mapping[str, ColumnType]
+) -> dict[str, Row]:
+    """Return what a target stores for rows; columns that a row does not have are null."""
+    return {
+        key: {name: target.stored(row.get(name)) for name in columns} for key, row in rows.items()
+    }
+
+
+def _round_to_double(value: Value) -> Value:
+    return Decimal(repr(float(value))) if isinstance(value, Decimal) else value
+
+
+def _parse_lines(lines: str) -> list[Any]:
     return [
         json.loads(line, parse_int=Decimal, parse_float=Decimal)
         for line in lines.split("\n")
@@ -192,7 +208,7 @@ class Jsonl(Target):
     @override
     def raw_rows(self) -> list[Row]:
         (file,) = self._folder.glob("contacts-*.jsonl")
-        return _json_rows(file.read_text())
+        return _parse_lines(file.read_text())
 
 
 class Csv(Target):
@@ -211,36 +227,39 @@ class Csv(Target):
             return list(csv.DictReader(file))
 
     @override
-    def read(self, value: Value, kind: Kind) -> Value:
+    def parse(self, value: Value, column_type: ColumnType) -> Value:
         if not isinstance(value, str) or not value:
             return None
-        if kind == "number":
+        if column_type == "number":
             return Decimal(value)
-        # It writes lists as Python does.
-        return json.loads(value.replace("'", '"')) if kind == "array" else super().read(value, kind)
+        if column_type == "array":
+            # It writes lists in Python's notation.
+            items: list[str] = json.loads(value.replace("'", '"'))
+            return items
+        return super().parse(value, column_type)
 
 
 class Database(Target):
-    """A target that SQL can look into."""
+    """A target that can be queried with SQL."""
 
-    types: ClassVar[dict[Kind, str]]
-    """What the database calls the types of its columns."""
+    types: ClassVar[dict[ColumnType, str]]
+    """The database's own names of the types."""
 
     @property
     @abstractmethod
     def schema(self) -> str:
-        """Where the table is."""
+        """The schema of the table."""
 
     @abstractmethod
     def query(self, sql: str) -> list[Any]:
-        """Ask for one column of JSON."""
+        """Return the results of a query for one column of JSON."""
 
     @override
     def raw_rows(self) -> list[Row]:
         return self.query(f"SELECT to_json(c) FROM {self.schema}.contacts c")  # noqa: S608
 
     def columns(self) -> dict[str, str]:
-        """The type of each column that is not the target's own."""
+        """Return the type of each column that the target did not add."""
         rows = self.query(
             "SELECT to_json(c) FROM (SELECT column_name, data_type FROM "  # noqa: S608
             f"information_schema.columns WHERE table_schema = '{self.schema}') c"
@@ -253,7 +272,7 @@ class Database(Target):
 
 
 class DuckDb(Database):
-    # Every newer duckdb loses the first row of each batch of this target.
+    # With any newer duckdb, this target loses the first row of each batch.
     requirements = ("target-duckdb==0.8.0", "duckdb==1.0.0")
     command = "target-duckdb"
     types: ClassVar = {
@@ -277,13 +296,13 @@ class DuckDb(Database):
         return "main"
 
     @override
-    def holds(self, value: Value) -> Value:
-        # It makes numbers DOUBLE, with 53 bits.
-        return Decimal(repr(float(value))) if isinstance(value, Decimal) else value
+    def stored(self, value: Value) -> Value:
+        # Its numbers are DOUBLE, with 53 bits.
+        return _round_to_double(value)
 
     @override
-    def read(self, value: Value, kind: Kind) -> Value:
-        return self.holds(super().read(value, kind))
+    def parse(self, value: Value, column_type: ColumnType) -> Value:
+        return self.stored(super().parse(value, column_type))
 
     @override
     def query(self, sql: str) -> list[Any]:
@@ -292,7 +311,7 @@ class DuckDb(Database):
             "print('\\n'.join(row[0] for row in db.execute(sys.argv[2]).fetchall()))"
         )
         file = self.config["filepath"]
-        return _json_rows(feed([self._bin / "python", "-c", script, file, sql], b""))
+        return _parse_lines(pipe_to([self._bin / "python", "-c", script, file, sql], b""))
 
 
 class Postgres(Database):
@@ -324,8 +343,13 @@ class Postgres(Database):
     @property
     @override
     def schema(self) -> str:
-        # One for each folder, so that tests share the server alone.
+        # One per folder: tests share a server, but no table.
         return re.sub(r"\W", "_", self._folder.name).lower()
+
+    @override
+    def stored(self, value: Value) -> Value:
+        # With `use_copy`, it converts numbers to float.
+        return _round_to_double(value) if self._options.get("use_copy") else value
 
     @override
     def query(self, sql: str) -> list[Any]:
@@ -333,30 +357,30 @@ class Postgres(Database):
 
 
 class Server:
-    """A PostgreSQL server on this machine, with one user who needs no password."""
+    """A PostgreSQL server on the loopback interface, with one user without a password."""
 
     def __init__(self, programs: Path, port: int) -> None:
         self._programs = programs
         self.port = port
 
     def query(self, sql: str) -> list[Any]:
-        """Ask for one column of JSON."""
+        """Return the results of a query for one column of JSON."""
         # A plain SELECT would lose U+10FFFF, which psql does not print. JSON has no such
         # control characters, so nothing is quoted.
         copy = f"COPY ({sql}) TO STDOUT (FORMAT csv, QUOTE E'\\x01', DELIMITER E'\\x02')"
         address = f"host=127.0.0.1 port={self.port} user=postgres dbname=postgres"
         connect = ["--no-psqlrc", f"{address} client_encoding=UTF8"]
-        return _json_rows(feed([self._programs / "psql", *connect, "--command", copy], b""))
+        return _parse_lines(pipe_to([self._programs / "psql", *connect, "--command", copy], b""))
 
 
 @contextmanager
-def postgres_server() -> Iterator[Server]:
-    """Run a server that leaves nothing behind."""
-    # Debian keeps them off the PATH.
+def run_postgres() -> Iterator[Server]:
+    """Run a server with a temporary data directory."""
+    # Debian does not put them on the PATH.
     initdb = shutil.which("initdb") or max(
         Path("/usr/lib/postgresql").glob("*/bin/initdb"), default=None
     )
-    programs = Path(initdb or missing("PostgreSQL is not installed")).resolve().parent
+    programs = Path(initdb or skip_or_fail("PostgreSQL is not installed")).resolve().parent
     with socket.socket() as free, tempfile.TemporaryDirectory() as name:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

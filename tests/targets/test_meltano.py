@@ -1,28 +1,22 @@
-"""The files that tell of the settings agree, and Meltano runs the project."""
+"""The project in this repository, run by Meltano."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
-import yaml
-from jsonschema import Draft202012Validator
 
 from tap_sendgrid_contacts.sandbox.account import Account
-from tap_sendgrid_contacts.tap import TapSendGridContacts
-from tests.conftest import Sandbox, Tap, serve
-from tests.warehouse import (
+from tests.harness import Sandbox, Tap, run_sandbox
+from tests.targets.meltano import NAME, ROOT, Meltano
+from tests.targets.targets import (
     CUSTOM_FIELDS,
-    MELTANO,
     Csv,
     Database,
     DuckDb,
@@ -30,230 +24,44 @@ from tests.warehouse import (
     Postgres,
     Row,
     Target,
-    installed,
-    kinds,
-    rows_of,
-    uv,
+    column_types,
+    expected_rows,
+    stored_rows,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 # One Meltano project for all of them.
-pytestmark = pytest.mark.xdist_group("meltano")
+pytestmark = [pytest.mark.targets, pytest.mark.xdist_group("meltano")]
 
-ROOT = Path(__file__).parent.parent
-NAME = "tap-sendgrid-contacts"
-
-
-def read_yaml(file: Path) -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load(file.read_text())
-    return content
-
-
-def extractor(project: dict[str, Any]) -> dict[str, Any]:
-    (plugin,) = project["plugins"]["extractors"]
-    assert isinstance(plugin, dict)
-    return plugin
-
-
-PROJECT = read_yaml(ROOT / "meltano.yml")
-DEFINITIONS = {"meltano.yml": extractor(PROJECT), "plugin.yaml": read_yaml(ROOT / "plugin.yaml")}
-
-
-# --- the files ------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def about() -> dict[str, Any]:
-    """What the tap says of itself."""
-    command = [sys.executable, "-m", "tap_sendgrid_contacts.tap", "--about", "--format=json"]
-    answer: dict[str, Any] = json.loads(subprocess.check_output(command))
-    return answer
-
-
-def as_meltano_has_it(name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """The definition of a setting in Meltano's words."""
-    definition = {
-        "name": name,
-        "label": schema["title"],
-        "kind": next(kind for kind in schema["type"] if kind != "null"),
-        "description": schema["description"],
-    }
-    if schema.get("format") == "date-time":
-        definition["kind"] = "date_iso8601"
-    if "enum" in schema:
-        definition["kind"] = "options"
-        definition["options"] = [{"label": each.upper(), "value": each} for each in schema["enum"]]
-    if schema.get("secret"):
-        definition["sensitive"] = True
-    if "default" in schema:
-        definition["value"] = schema["default"]
-    return definition
-
-
-@pytest.mark.parametrize("file", DEFINITIONS)
-def test_meltano_is_told_of_the_settings_as_they_are_in_the_tap(
-    about: dict[str, Any], file: str
-) -> None:
-    plugin = DEFINITIONS[file]
-    settings = about["settings"]
-    assert plugin["settings"] == [
-        as_meltano_has_it(name, schema) for name, schema in settings["properties"].items()
-    ]
-    assert plugin["settings_group_validation"] == [settings["required"]]
-    assert plugin["capabilities"] == about["capabilities"]
-    assert plugin["description"] == about["description"]
-
-
-def test_the_two_definitions_differ_in_where_the_tap_comes_from_alone() -> None:
-    project, plugin = DEFINITIONS.values()
-    # `meltano add --from-ref` takes no extras.
-    extras = {"use_cached_catalog": False, "select": ["contacts.*"]}
-    assert project == plugin | extras | {"pip_url": "-e ."}
-    assert plugin["pip_url"] == plugin["name"] == NAME
-
-
-def test_meltano_finds_its_files_valid() -> None:
-    packages = installed(MELTANO).parent.glob("lib/python*/site-packages")
-    schema = json.loads((next(packages) / "meltano/schemas/meltano.schema.json").read_text())
-    plugin = {"$ref": "#/$defs/plugins/extractors", "$defs": schema["$defs"]}
-    for content, rules in ((PROJECT, schema), (DEFINITIONS["plugin.yaml"], plugin)):
-        Draft202012Validator(rules).validate(content)
-
-
-def test_the_project_works_offline_and_tells_nobody() -> None:
-    # A plugin with a namespace needs neither Meltano's Hub nor a lock file.
-    plugins = [plugin for kind in PROJECT["plugins"].values() for plugin in kind]
-    assert all("namespace" in plugin for plugin in plugins)
-    assert PROJECT["send_anonymous_usage_stats"] is False
-    assert PROJECT["cli"]["disable_version_check"] is True
-
-
-def test_the_loaders_are_those_that_loads_are_tested_with() -> None:
-    loaders = {each["name"]: each for each in PROJECT["plugins"]["loaders"]}
-    tested: list[type[Target]] = [Jsonl, Csv, DuckDb, Postgres]
-    assert {name: each["pip_url"] for name, each in loaders.items()} == {
-        each.command: " ".join(each.requirements) for each in tested
-    }
-
-
-def test_the_sample_config_is_valid_but_for_its_key(about: dict[str, Any]) -> None:
-    sample = json.loads((ROOT / "sample_config.json").read_text())
-    declared = about["settings"]["properties"]
-    assert sample.keys() <= declared.keys()
-    Draft202012Validator(about["settings"]).validate(sample)
-    key = sample.pop("api_key")
-    assert key == "YOUR-SENDGRID-API-KEY"
-    assert sample == {name: declared[name]["default"] for name in sample}
-
-
-def type_and_default(schema: dict[str, Any], *, required: bool) -> str:
-    """What the README says of a setting."""
-    kind = next(kind for kind in schema["type"] if kind != "null")
-    kind = {"array": "array of strings"}.get(kind, schema.get("format", kind))
-    words = [" or ".join(f"`{each}`" for each in schema.get("enum", ())) or kind]
-    if required:
-        words.append("required")
-    if "default" in schema:
-        default = schema["default"]
-        words.append(f"`{default if isinstance(default, str) else json.dumps(default)}`")
-    return ", ".join(words)
-
-
-def test_the_readme_has_every_setting_with_type_and_default(about: dict[str, Any]) -> None:
-    (section,) = re.findall(
-        r"^## Settings$(.*?)^## ", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
-    )
-    table = dict(re.findall(r"^\| `([a-z_]+)` \| (.*?) \|", section, re.MULTILINE))
-    # The SDK's own are told of in prose.
-    builtin: dict[str, Any] = {}
-    TapSendGridContacts.append_builtin_config(builtin)
-    settings = about["settings"]
-    assert table == {
-        name: type_and_default(schema, required=name in settings["required"])
-        for name, schema in settings["properties"].items()
-        if name not in builtin["properties"]
-    }
-
-
-# --- meltano run ----------------------------------------------------------------------------
-
-CONTACTS = 200
-SIZE = ("--contacts", str(CONTACTS), "--custom-fields", str(CUSTOM_FIELDS), "--pending-polls", "0")
-
-
-class Meltano:
-    """Runs Meltano in a project."""
-
-    def __init__(self, folder: Path, sandbox: Sandbox) -> None:
-        self.folder = folder
-        self._program = installed(MELTANO) / "meltano"
-        # Nothing of the machine's own may steer Meltano or a plugin.
-        foreign = re.compile("(MELTANO|TAP|TARGET)_|PYTHONDONTWRITEBYTECODE$")
-        self._env = {
-            **{name: value for name, value in os.environ.items() if not foreign.match(name)},
-            "TAP_SENDGRID_CONTACTS_API_URL": sandbox.url,
-            "TAP_SENDGRID_CONTACTS_API_KEY": sandbox.api_key,
-        }
-
-    def __call__(self, *arguments: str, env: dict[str, str] | None = None, code: int = 0) -> str:
-        """Run a command; give back all that it prints."""
-        return self.end(self.start(*arguments, env=env), code=code)
-
-    def start(self, *arguments: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-        """Start a command as a process group of its own."""
-        return subprocess.Popen(
-            [self._program, *arguments],
-            cwd=self.folder,
-            env=self._env | (env or {}),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-
-    @staticmethod
-    def end(process: subprocess.Popen[str], *, code: int = 0) -> str:
-        """Wait for a command's end; give back all that it printed."""
-        with process:
-            try:
-                out, _ = process.communicate(timeout=300)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                raise
-        assert process.returncode == code, out
-        return out
-
-    def state(self, state_id: str) -> dict[str, Any]:
-        """The stream's state, as Meltano's state backend has it."""
-        (line,) = re.findall("^{.*}$", self("state", "get", state_id), re.MULTILINE)
-        bookmark: dict[str, Any] = json.loads(line)["singer_state"]["bookmarks"]["contacts"]
-        return bookmark
+CONTACTS = 100
+SIZE = ("--contacts", str(CONTACTS), "--custom-fields", str(CUSTOM_FIELDS))
+# As many as it takes for every edge case of the sandbox.
+ALL_EDGE_CASES = 500
 
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
-    """One SendGrid for all runs: the tap's state belongs to its address."""
-    with serve(*SIZE) as running:
-        yield running
+    """A sandbox for several runs: state is valid only for the same API URL."""
+    with run_sandbox(*SIZE) as sandbox:
+        yield sandbox
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tap as a package: Meltano treats `-e .` in another way."""
-    folder = tmp_path_factory.mktemp("dist")
-    uv("build", "--quiet", "--wheel", "--out-dir", folder, ROOT)
-    return next(folder.glob("*.whl"))
-
-
-@pytest.fixture(scope="module")
-def meltano(tmp_path_factory: pytest.TempPathFactory, sandbox: Sandbox, wheel: Path) -> Meltano:
-    """A copy of the project with the tap as a package."""
+def project(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
+    """A copy of the project with the tap as a package: Meltano treats `-e .` differently."""
     folder = tmp_path_factory.mktemp("project")
     text = (ROOT / "meltano.yml").read_text()
     (folder / "meltano.yml").write_text(text.replace("pip_url: -e .", f"pip_url: {wheel}"))
-    return Meltano(folder, sandbox)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def meltano(project: Path, sandbox: Sandbox) -> Meltano:
+    """Runs Meltano in the project."""
+    return Meltano(project, sandbox)
 
 
 @pytest.fixture(scope="module")
@@ -265,49 +73,53 @@ def schema(tmp_path_factory: pytest.TempPathFactory, sandbox: Sandbox) -> dict[s
 
 @pytest.fixture(scope="module")
 def rows(schema: dict[str, Any]) -> dict[str, Row]:
-    """What ought to arrive."""
-    return rows_of(Account(CONTACTS, CUSTOM_FIELDS), schema)
+    """The expected rows."""
+    return expected_rows(Account(CONTACTS, CUSTOM_FIELDS), schema)
 
 
-@pytest.mark.parametrize(
-    ("kind", "file_type", "days"),
-    [(Jsonl, "json", 1), (Csv, "csv", 1), (DuckDb, "csv", 2), (Postgres, "json", 2)],
-)
-def test_every_value_arrives_day_after_day(
-    tmp_path: Path,
-    meltano: Meltano,
-    target: Callable[..., Any],
-    kind: type[Target],
-    file_type: str,
-    days: int,
+def test_every_value_is_loaded_on_two_days(
+    tmp_path: Path, project: Path, target: Callable[..., Any]
 ) -> None:
-    there = target(kind)
-    settings = there.env | {"TAP_SENDGRID_CONTACTS_FILE_TYPE": file_type}
-    before: dict[str, Row] = {}
+    before = (project / "meltano.yml").read_text()
+    csv, postgres = target(Csv), target(Postgres)
+    # These two load into the places that meltano.yml names.
+    jsonl, duckdb = Jsonl(project / "output"), DuckDb(project)
+    databases: list[Target] = [postgres, duckdb]
+    environment = csv.env | postgres.env
+    yesterday: dict[str, Row] = {}
     port = 0
-    for day in range(1, days + 1):
-        with serve(*SIZE, "--day", str(day), "--port", str(port)) as sandbox:
-            # A catalog of the day before is only in Meltano's way where the settings are the same.
+    for day, file_type, targets in ((1, "csv", [jsonl, csv, *databases]), (2, "json", databases)):
+        size = ("--contacts", str(ALL_EDGE_CASES), "--custom-fields", str(CUSTOM_FIELDS))
+        # A catalog of the day before could only be used where the settings are the same.
+        with run_sandbox(*size, "--day", str(day), "--port", str(port)) as sandbox:
             port = urlsplit(sandbox.url).port or 0
             schema = Tap(tmp_path).discover(sandbox)["streams"][0]["schema"]
-            that_day = Meltano(meltano.folder, sandbox)
-            that_day("run", "--state-id-suffix=days", NAME, kind.command, env=settings)
-        assert meltano.state(f"dev:{NAME}-to-{kind.command}:days") == {"exports": []}
-        rows = rows_of(Account(CONTACTS, CUSTOM_FIELDS, day=day), schema)
-        if before:
-            assert_each_kind_of_change(before, rows)
-        columns = kinds(schema)
-        assert there.rows(columns) == {
-            key: {name: there.holds(row.get(name)) for name in columns}
-            for key, row in (before | rows).items()
-        }
-        if isinstance(there, Database):
-            assert there.columns() == {name: there.types[of] for name, of in columns.items()}
-        before = rows
+            pairs = [(NAME, each.command) for each in targets if each is not duckdb]
+            # A job, for DuckDB.
+            blocks = [name for pair in pairs for name in pair] + ["load-contacts"]
+            Meltano(project, sandbox)(
+                *("run", "--state-id-suffix=days", *blocks),
+                env=environment | {"TAP_SENDGRID_CONTACTS_FILE_TYPE": file_type},
+            )
+            assert sandbox.exports_created == len(targets)
+        rows = expected_rows(Account(ALL_EDGE_CASES, CUSTOM_FIELDS, day=day), schema)
+        if yesterday:
+            assert_every_kind_of_change(yesterday, rows)
+        columns = column_types(schema)
+        for loaded in targets:
+            assert loaded.rows(columns) == stored_rows(loaded, yesterday | rows, columns)
+            if isinstance(loaded, Database):
+                types = {name: loaded.types[each] for name, each in columns.items()}
+                assert loaded.columns() == types
+            state_id = f"dev:{NAME}-to-{loaded.command}:days"
+            # No export is in progress any more.
+            assert Meltano(project, sandbox).state(state_id) == {"exports": []}
+        yesterday = rows
+    assert (project / "meltano.yml").read_text() == before
 
 
-def assert_each_kind_of_change(before: dict[str, Row], after: dict[str, Row]) -> None:
-    """There are contacts that came, went, changed and were cleared, and a new column's values."""
+def assert_every_kind_of_change(before: dict[str, Row], after: dict[str, Row]) -> None:
+    """Assert that contacts were added, removed, changed and cleared, and a new column filled."""
     kept = [(before[key], after[key]) for key in before.keys() & after.keys()]
     assert before.keys() - after.keys()
     assert after.keys() - before.keys()
@@ -316,24 +128,7 @@ def assert_each_kind_of_change(before: dict[str, Row], after: dict[str, Row]) ->
     assert any(new[name] is not None for old, new in kept for name in new.keys() - old.keys())
 
 
-def test_the_project_loads_files_and_a_database(
-    meltano: Meltano, schema: dict[str, Any], rows: dict[str, Row]
-) -> None:
-    before = (meltano.folder / "meltano.yml").read_text()
-    meltano("run", NAME, "target-jsonl", "load-contacts")
-
-    assert Jsonl(meltano.folder / "output").rows(kinds(schema)) == rows
-    database = DuckDb(meltano.folder)
-    assert database.rows(kinds(schema)) == {
-        key: {name: database.holds(value) for name, value in row.items()}
-        for key, row in rows.items()
-    }
-    # No export is left in flight.
-    assert meltano.state(f"dev:{NAME}-to-target-duckdb") == {"exports": []}
-    assert (meltano.folder / "meltano.yml").read_text() == before
-
-
-def test_incremental_with_a_column_left_out_and_a_full_refresh(
+def test_incremental_with_a_deselected_column_and_a_full_refresh(
     meltano: Meltano, rows: dict[str, Row]
 ) -> None:
     newest = max(row["updated_at"] for row in rows.values())
@@ -362,76 +157,41 @@ def test_incremental_with_a_column_left_out_and_a_full_refresh(
 
 
 def kill_tap(group: int) -> None:
-    """Kill the tap in a process group, as a machine does that is short of memory."""
+    """Kill the tap in a process group, as a machine does that is out of memory."""
     processes = subprocess.check_output(["ps", "-A", "-ww", "-o", "pid=,pgid=,args="], text=True)
     (tap,) = re.findall(rf"^ *(\d+) +{group} .*/bin/{NAME} ", processes, re.MULTILINE)
     os.kill(int(tap), signal.SIGKILL)
 
 
-def test_a_scheduled_run_goes_on_with_the_export_of_one_that_was_killed(
+def test_scheduled_run_resumes_the_export_of_a_killed_run(
     meltano: Meltano, schema: dict[str, Any], rows: dict[str, Row]
 ) -> None:
     folder = meltano.folder / "nightly"
     folder.mkdir()
     database = DuckDb(folder)
-    night = {"TARGET_DUCKDB_FILEPATH": str(folder / "contacts.duckdb")}
+    settings = {"TARGET_DUCKDB_FILEPATH": str(folder / "contacts.duckdb")}
     suffix = "--state-id-suffix=nightly"
-    with serve(*SIZE, "--parts", "6", "--throttle", "0.01") as slow:
+    state_id = f"dev:{NAME}-to-target-duckdb:nightly"
+    columns = column_types(schema)
+    with run_sandbox(*SIZE, "--parts", "6", "--throttle", "0.01") as slow:
         production = Meltano(meltano.folder, slow)
-        with production.start("run", suffix, "load-contacts", env=night) as killed:
+        with production.start("run", suffix, "load-contacts", env=settings) as killed:
             while killed.poll() is None and slow.count("GET /exports/") < 2:
                 time.sleep(0.05)
             kill_tap(killed.pid)
-            production.end(killed, code=1)
-        assert 0 < len(database.rows(kinds(schema))) < len(rows)
+            production.wait(killed, code=1)
+        assert 0 < len(database.rows(columns)) < len(rows)
+        saved = production.saved_state(state_id)
 
-        production("schedule", "run", "daily", suffix, env=night)
-        assert slow.exports_asked_for == 1
-    assert database.rows(kinds(schema)) == {
-        key: {name: database.holds(value) for name, value in row.items()}
-        for key, row in rows.items()
-    }
-    assert meltano.state(f"dev:{NAME}-to-target-duckdb:nightly") == {"exports": []}
+        production("schedule", "run", "daily", suffix, env=settings)
+        assert slow.exports_created == 1
+        assert database.rows(columns) == stored_rows(database, rows, columns)
+        assert production.state(state_id) == {"exports": []}
 
-
-def test_a_full_refresh_leaves_nothing_of_an_export_before(
-    tmp_path: Path, meltano: Meltano, sandbox: Sandbox, rows: dict[str, Row]
-) -> None:
-    in_flight = Tap(tmp_path)(sandbox).of("STATE")[1]["value"]
-    state_id = f"dev:{NAME}-to-target-jsonl:refreshed"
-    meltano("state", "set", "--force", state_id, json.dumps({"singer_state": in_flight}))
-    before = sandbox.exports_asked_for
-
-    # It merges what it has kept with what the tap says now.
-    for number, options in enumerate((["--full-refresh"], []), start=1):
-        there = {"TARGET_JSONL_DESTINATION_PATH": f"refreshed-{number}"}
-        meltano("run", "--state-id-suffix=refreshed", *options, NAME, "target-jsonl", env=there)
-        assert len(Jsonl(meltano.folder / f"refreshed-{number}").raw_rows()) == len(rows)
-        assert sandbox.exports_asked_for - before == number
-
-
-def test_an_empty_key_is_refused_in_one_line(meltano: Meltano) -> None:
-    log = meltano("run", NAME, "target-jsonl", env={"TAP_SENDGRID_CONTACTS_API_KEY": ""}, code=1)
-    (error,) = re.findall(r"\[error *\] tap-sendgrid-contacts (.*)", log)
-    assert error.startswith("`api_key` is empty")
-    assert "Traceback" not in log
-
-
-def test_a_new_project_takes_the_definition(
-    tmp_path: Path, sandbox: Sandbox, wheel: Path, about: dict[str, Any]
-) -> None:
-    text = (ROOT / "plugin.yaml").read_text()
-    plugin = tmp_path / "plugin.yaml"
-    plugin.write_text(text.replace(f"pip_url: {NAME}", f"pip_url: {wheel}"))
-    meltano = Meltano(tmp_path, sandbox)
-    meltano("init", "new", "--no-usage-stats")
-    meltano.folder /= "new"
-    meltano("add", "--plugin-type", "extractor", NAME, "--from-ref", str(plugin))
-    meltano("config", "set", NAME, "_use_cached_catalog", "false")
-
-    added = extractor(read_yaml(meltano.folder / "meltano.yml"))
-    assert added == DEFINITIONS["plugin.yaml"] | {
-        "pip_url": str(wheel),
-        "use_cached_catalog": False,
-    }
-    assert about["version"] in meltano("invoke", NAME, "--version")
+        # Of the same state, a full refresh keeps nothing, although Meltano merges states.
+        production.restore_state(state_id, saved)
+        (folder / "contacts.duckdb").unlink()
+        production("run", "--full-refresh", suffix, "load-contacts", env=settings)
+        assert slow.exports_created == 2
+        assert database.rows(columns) == stored_rows(database, rows, columns)
+        assert production.state(state_id) == {"exports": []}

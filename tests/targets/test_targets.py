@@ -1,4 +1,4 @@
-"""Real targets, piped to: deletes, INCREMENTAL, BATCH, and judges of the messages."""
+"""Targets fed with the tap's output: deletes, INCREMENTAL and BATCH; validators of messages."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 from urllib.parse import urlsplit
 
 import pytest
 
+from tap_sendgrid_contacts.sandbox import values as pool
 from tap_sendgrid_contacts.sandbox.account import Account
-from tests.conftest import Run, Sandbox, Tap, serve
-from tests.warehouse import (
+from tap_sendgrid_contacts.tap import TapSendGridContacts
+from tests.harness import Run, Tap, incremental, run_sandbox
+from tests.targets.targets import (
     CUSTOM_FIELDS,
     SINGER_TOOLS,
     TARGET_STITCH,
@@ -21,53 +24,66 @@ from tests.warehouse import (
     Postgres,
     Row,
     Target,
-    feed,
-    installed,
-    kinds,
-    rows_of,
+    column_types,
+    expected_rows,
+    pipe_to,
+    stored_rows,
+    tool_venv,
 )
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 # One database server for all of them.
-pytestmark = pytest.mark.xdist_group("targets")
+pytestmark = [pytest.mark.targets, pytest.mark.xdist_group("targets")]
 
-CONTACTS = 300
-SIZE = ("--contacts", str(CONTACTS), "--custom-fields", str(CUSTOM_FIELDS), "--pending-polls", "0")
+# As many as it takes for every edge case of the sandbox.
+CONTACTS = 500
+SIZE = ("--contacts", str(CONTACTS), "--custom-fields", str(CUSTOM_FIELDS))
+NOBODY = Account().lists[-1].id
 
 
 @dataclass
 class Day:
-    """A day of the account, and how the tap tells of it."""
+    """A day of the account, and the tap's run on it."""
 
     account: Account
     run: Run
 
     @cached_property
     def schema(self) -> dict[str, Any]:
-        schema: dict[str, Any] = self.run.of("SCHEMA")[0]["schema"]
+        schema: dict[str, Any] = self.run.of_type("SCHEMA")[0]["schema"]
         return schema
 
     @cached_property
     def rows(self) -> dict[str, Row]:
-        return rows_of(self.account, self.schema)
+        return expected_rows(self.account, self.schema)
+
+    @property
+    def messages(self) -> bytes:
+        """The messages of a run without errors."""
+        assert self.run.code == 0, self.run.log
+        return self.run.out
 
 
 Days = Callable[..., Day]
-Made = Callable[..., Any]
+MakeTarget = Callable[..., Any]
+
+# Versions of a table count seconds, and a run in the test process takes less than that.
+_starts = itertools.count(1_800_000_000_000, 1000)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def days(tmp_path_factory: pytest.TempPathFactory) -> Days:
-    """The days by number, each run once for the same settings."""
+    """Run the tap on a day, once for the same options and settings."""
     ran: dict[tuple[object, ...], Day] = {}
 
     def day(number: int, *options: str, **config: Any) -> Day:
-        key = (number, *options, *config.items())
+        key = (number, options, repr(config))
         if key not in ran:
             tap = Tap(tmp_path_factory.mktemp("tap"))
-            with serve(*SIZE, "--day", str(number), *options) as sandbox:
+            start = mock.patch.object(TapSendGridContacts, "initialized_at", next(_starts))
+            with start, run_sandbox(*SIZE, "--day", str(number), *options) as sandbox:
                 account = Account(CONTACTS, CUSTOM_FIELDS, day=number)
                 ran[key] = Day(account, tap(sandbox, **config))
         return ran[key]
@@ -75,16 +91,9 @@ def days(tmp_path_factory: pytest.TempPathFactory) -> Days:
     return day
 
 
-def in_full(run: Run) -> bytes:
-    """The messages of a run that went well."""
-    assert run.code == 0, run.log
-    return run.out
+# --- validators -----------------------------------------------------------------------------
 
 
-# --- judges ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("file_type", ["json", "csv"])
 @pytest.mark.parametrize(
     ("tool", "command", "verdict"),
     [
@@ -97,114 +106,149 @@ def in_full(run: Run) -> bytes:
     ],
     ids=["singer-check-tap", "target-stitch"],
 )
-def test_judges_of_singer_accept_the_messages(
-    tmp_path: Path, days: Days, tool: str, command: list[str], verdict: str, file_type: str
+def test_output_passes_validators(
+    tmp_path: Path, days: Days, tool: str, command: list[str], verdict: str
 ) -> None:
     program, *options = command
-    messages = in_full(days(1, file_type=file_type).run)
-    assert verdict in feed([installed(tool) / program, *options], messages, tmp_path)
+    day = days(1)
+    assert verdict in pipe_to([tool_venv(tool) / program, *options], day.messages, tmp_path)
+    # So they would pass those of a CSV export: they are the same.
+    from_csv = days(1, file_type="csv").run
+    assert from_csv.of_type("SCHEMA") == day.run.of_type("SCHEMA")
+    assert from_csv.records == day.run.records
+    assert from_csv.state == day.run.state
 
 
-# --- contacts that are gone -----------------------------------------------------------------
+def test_the_account_has_every_edge_case() -> None:
+    contacts = Account(CONTACTS, CUSTOM_FIELDS).members()
+    values = [value for contact in contacts for value in (contact.values | contact.custom).values()]
+    for edge_cases in (
+        pool.EDGE_CASE_TEXTS,
+        pool.EDGE_CASE_NUMBERS,
+        pool.EDGE_CASE_DATES,
+        [pool.LONG_TEXT],
+    ):
+        assert all(value in values for value in edge_cases)
 
-DELETED = "_sdc_deleted_at"
+
+# --- deletes --------------------------------------------------------------------------------
+
+
+def test_contacts_that_left_are_deleted_only_after_complete_exports(
+    days: Days, target: MakeTarget
+) -> None:
+    first, second = (days(number, emit_activate_version_messages=True) for number in (1, 2))
+    postgres = target(Postgres, hard_delete=True)
+    postgres.load(first.messages)
+    columns = column_types(first.schema)
+    assert postgres.rows(columns) == first.rows
+
+    # Nobody is in this list: an export of 0 contacts, as in the moment a list is filled anew.
+    before = postgres.raw_rows()
+    empty = days(1, list_ids=[NOBODY], emit_activate_version_messages=True)
+    assert "ACTIVATE_VERSION withheld: the export has 0 contacts" in empty.run.log
+    postgres.load(empty.messages)
+    assert postgres.raw_rows() == before
+
+    incomplete = [
+        days(2, "--parts", "3", "--fault", fault, emit_activate_version_messages=True).run
+        for fault in ("truncated-gzip", "count-high")
+    ]
+    assert all(run.code == 1 and run.records for run in incomplete)
+    postgres.load(b"".join(run.out for run in incomplete))
+    keys = {row["contact_id"] for row in postgres.raw_rows()}
+    assert first.rows.keys() < keys <= first.rows.keys() | second.rows.keys()
+
+    postgres.load(second.messages)
+    assert first.rows.keys() - second.rows.keys()
+    assert postgres.rows(column_types(second.schema)) == second.rows
+
+    wiped = days(2, list_ids=[NOBODY], emit_activate_version_messages=True, allow_empty_export=True)
+    postgres.load(wiped.messages)
+    assert postgres.raw_rows() == []
 
 
 @pytest.mark.parametrize(
-    ("kind", "config", "outcome"),
+    ("kind", "config", "marks_deleted"),
     [
-        (Postgres, {}, "marked"),
-        (Postgres, {"hard_delete": True}, "deleted"),
-        # It knows of no ACTIVATE_VERSION.
-        (DuckDb, {}, "kept"),
+        # The settings for large loads.
+        (Postgres, {"use_copy": True, "validate_records": False}, True),
+        # It ignores ACTIVATE_VERSION.
+        (DuckDb, {}, False),
     ],
-    ids=["Postgres", "Postgres-hard_delete", "DuckDb"],
+    ids=["Postgres-use_copy", "DuckDb"],
 )
-def test_contacts_that_are_gone_are_deleted_on_request(
-    days: Days, target: Made, kind: type[Target], config: dict[str, bool], outcome: str
+def test_contacts_that_left_are_kept_without_hard_delete(
+    days: Days,
+    target: MakeTarget,
+    kind: type[Target],
+    config: dict[str, Any],
+    *,
+    marks_deleted: bool,
 ) -> None:
     first, second = (days(number, emit_activate_version_messages=True) for number in (1, 2))
-    there = target(kind, **config)
+    loaded = target(kind, **config)
+    rows: dict[str, Row] = {}
     for day in (first, second):
-        there.load(in_full(day.run))
+        loaded.load(day.messages)
+        rows |= day.rows
+        columns = column_types(day.schema)
+        assert loaded.rows(columns) == stored_rows(loaded, rows, columns)
 
-    rows = {row["contact_id"]: row for row in there.raw_rows()}
-    gone = first.rows.keys() - second.rows.keys()
-    assert gone
-    assert rows.keys() == (
-        second.rows.keys() if outcome == "deleted" else first.rows.keys() | second.rows.keys()
-    )
-    marked = {key for key, row in rows.items() if row.get(DELETED) is not None}
-    assert marked == (gone if outcome == "marked" else set())
-
-
-def test_an_export_that_is_not_whole_deletes_nothing(days: Days, target: Made) -> None:
-    there = target(Postgres, hard_delete=True)
-    first = days(1, emit_activate_version_messages=True)
-    there.load(in_full(first.run))
-    for fault in ("truncated-gzip", "count-high"):
-        broken = days(2, "--parts", "3", "--fault", fault, emit_activate_version_messages=True)
-        assert broken.run.code == 1
-        assert broken.run.records
-        there.load(broken.run.out)
-        assert first.rows.keys() <= {row["contact_id"] for row in there.raw_rows()}
+    left = first.rows.keys() - second.rows.keys()
+    assert left
+    marked = {row["contact_id"] for row in loaded.raw_rows() if row.get("_sdc_deleted_at")}
+    assert marked == (left if marks_deleted else set())
 
 
 # --- INCREMENTAL ----------------------------------------------------------------------------
 
 
-def test_incremental_sends_only_what_changed(tmp_path: Path, target: Made) -> None:
-    tap, there = Tap(tmp_path), target(Postgres)
+def test_incremental_emits_only_what_changed(tmp_path: Path, target: MakeTarget) -> None:
+    tap, postgres = Tap(tmp_path), target(Postgres)
     state: dict[str, Any] = {}
-    ran = []
+    days = []
     port = "0"
     for number in (1, 2):
-        with serve(*SIZE, "--day", str(number), "--port", port) as sandbox:
-            # A bookmark is good for the same address alone.
+        with run_sandbox(*SIZE, "--day", str(number), "--port", port) as sandbox:
+            # A bookmark is valid only for the same API URL.
             port = str(urlsplit(sandbox.url).port)
-            run = tap(sandbox, catalog=incremental(tap, sandbox), state=state or None)
-        state = there.load(in_full(run))
-        ran.append(Day(Account(CONTACTS, CUSTOM_FIELDS, day=number), run))
+            run = tap(sandbox, catalog=incremental(tap.discover(sandbox)), state=state or None)
+        day = Day(Account(CONTACTS, CUSTOM_FIELDS, day=number), run)
+        state = postgres.load(day.messages)
+        days.append(day)
 
-    first, second = ran
+    first, second = days
     last_bookmark = max(row["updated_at"] for row in first.rows.values())
     changed = {key: row for key, row in second.rows.items() if row["updated_at"] >= last_bookmark}
     assert 0 < len(changed) < CONTACTS / 4
     assert {record["contact_id"] for record in second.run.records} == changed.keys()
-    no_values_yet = dict.fromkeys(second.schema["properties"])
-    assert there.rows(kinds(second.schema)) == {
-        key: no_values_yet | row for key, row in (first.rows | changed).items()
-    }
+    columns = column_types(second.schema)
+    assert postgres.rows(columns) == stored_rows(postgres, first.rows | changed, columns)
     assert state["bookmarks"]["contacts"]["replication_key_value"] == max(
         row["updated_at"] for row in changed.values()
     )
 
 
-def incremental(tap: Tap, sandbox: Sandbox) -> dict[str, Any]:
-    """The catalog, with the replication method chosen in its metadata."""
-    catalog = tap.discover(sandbox)
-    entries = itertools.chain.from_iterable(each["metadata"] for each in catalog["streams"])
-    next(entry for entry in entries if not entry["breadcrumb"])["metadata"].update(
-        {"replication-method": "INCREMENTAL", "replication-key": "updated_at"}
-    )
-    return catalog
-
-
 # --- BATCH ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("compression", ["gzip", "none"])
-def test_files_are_loaded_value_for_value(tmp_path: Path, target: Made, compression: str) -> None:
-    batch_config = {
-        "encoding": {"format": "jsonl", "compression": compression},
-        "storage": {"root": tmp_path.as_uri(), "prefix": "contacts-files-"},
-        "batch_size": 70,
-    }
-    with serve(*SIZE, "--parts", "2") as sandbox:
-        run = Tap(tmp_path)(sandbox, batch_config=batch_config)
-    day, there = Day(Account(CONTACTS, CUSTOM_FIELDS), run), target(Postgres)
+def test_batch_files_are_loaded_value_for_value(
+    tmp_path: Path, days: Days, target: MakeTarget
+) -> None:
+    postgres = target(Postgres)
+    rows: dict[str, Row] = {}
+    for number, compression in ((1, "gzip"), (2, "none")):
+        batch_config = {
+            "encoding": {"format": "jsonl", "compression": compression},
+            "storage": {"root": tmp_path.as_uri(), "prefix": f"{compression}-"},
+            "batch_size": 170,
+        }
+        day = days(number, "--parts", "2", batch_config=batch_config)
+        assert len(day.run.of_type("BATCH")) > 2
+        assert day.run.records == []
 
-    assert there.load(in_full(run)) == {"bookmarks": {"contacts": {"exports": []}}}
-    assert there.rows(kinds(day.schema)) == day.rows
-    assert len(run.of("BATCH")) > 2
-    assert run.records == []
+        assert postgres.load(day.messages) == {"bookmarks": {"contacts": {"exports": []}}}
+        rows |= day.rows
+        columns = column_types(day.schema)
+        assert postgres.rows(columns) == stored_rows(postgres, rows, columns)
