@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class TapSendGridContacts(Tap):
-    """Extracts SendGrid contacts, with typed custom fields, through contacts exports."""
+    """Singer tap for SendGrid Marketing contacts, with typed custom fields."""
 
     name = "tap-sendgrid-contacts"
     dynamic_catalog = True
@@ -52,22 +52,22 @@ class TapSendGridContacts(Tap):
             required=True,
             secret=True,
             title="API key",
-            description="SendGrid API key with access to Marketing; sent to the API only.",
+            description="SendGrid API key with access to Marketing. Sent to the API host only.",
         ),
         th.Property(
             "list_ids",
             th.ArrayType(th.StringType(pattern=UUID_PATTERN)),
             default=[],
-            title="List ids",
-            description="Ids (UUIDs) of the lists to export. "
-            "With neither lists nor segments, all contacts.",
+            title="List IDs",
+            description="IDs (UUIDs) of the lists to export. If list_ids and segment_ids are both "
+            "empty, all contacts are exported.",
         ),
         th.Property(
             "segment_ids",
             th.ArrayType(th.StringType(pattern=r"\S")),
             default=[],
-            title="Segment ids",
-            description="Ids of the segments to export.",
+            title="Segment IDs",
+            description="IDs of the segments to export.",
         ),
         th.Property(
             "file_type",
@@ -75,72 +75,74 @@ class TapSendGridContacts(Tap):
             default="json",
             allowed_values=["json", "csv"],
             title="File type",
-            description="Format of the export; the records are the same either way.",
+            description="Format of the export files. The records are the same for both.",
         ),
         th.Property(
             "max_file_size",
             th.IntegerType(minimum=1),
             title="Max file size (MB)",
-            description="Largest file of the export in MB; a larger export has several parts.",
+            description="Maximum size of one part in MB. SendGrid splits a larger export into "
+            "several parts.",
         ),
         th.Property(
             "notify_email",
             th.BooleanType,
             default=False,
             title="Notify by email",
-            description="Have SendGrid also email a link to the export.",
+            description="Have SendGrid also send a download link by email.",
         ),
         th.Property(
             "api_url",
             th.StringType,
             default="https://api.sendgrid.com",
             title="API URL",
-            description="Base URL of the API: https, or http on localhost.",
+            description="Base URL of the API: https, or http on the loopback interface (sandbox).",
         ),
         th.Property(
             "on_behalf_of",
             th.StringType(pattern=VISIBLE_ASCII_PATTERN),
             title="Subuser",
-            description="Subuser to act for, sent as on-behalf-of header to the API only.",
+            description="Subuser to act on behalf of. Sent as the on-behalf-of header, to the API "
+            "host only.",
         ),
         th.Property(
             "poll_interval",
             th.IntegerType(minimum=1),
             default=2,
             title="Poll interval",
-            description="Seconds between the first two status checks of an export; "
-            "waits grow to 30 s.",
+            description="Seconds between the first and the second status check. Later waits grow "
+            "to 30 seconds.",
         ),
         th.Property(
             "poll_timeout",
             th.IntegerType(minimum=1),
             default=3600,
             title="Poll timeout",
-            description="Seconds to wait for an export in one run, retries included; "
-            "the next run resumes polling the same export.",
+            description="Maximum seconds to wait for an export in one run, retries included. The "
+            "next run resumes polling the same export.",
         ),
         th.Property(
             "request_timeout",
             th.IntegerType(minimum=1),
             default=300,
             title="Request timeout",
-            description="Connect and read timeout of each request, in seconds.",
+            description="Connect and read timeout of each request in seconds.",
         ),
         th.Property(
             "allow_count_mismatch",
             th.BooleanType,
             default=False,
             title="Allow count mismatch",
-            description="Warn instead of failing when fewer contacts are received than "
-            "SendGrid's contact_count.",
+            description="Log a warning instead of failing when fewer contacts are received than "
+            "contact_count.",
         ),
         th.Property(
             "allow_empty_export",
             th.BooleanType,
             default=False,
             title="Allow empty export",
-            description="Let an export of 0 contacts emit ACTIVATE_VERSION, "
-            "which deletes every row.",
+            description="Emit ACTIVATE_VERSION after an export of 0 contacts too, which deletes "
+            "every row.",
         ),
         th.Property(
             "on_invalid_value",
@@ -148,22 +150,22 @@ class TapSendGridContacts(Tap):
             default="fail",
             allowed_values=["fail", "null"],
             title="On invalid value",
-            description="What to do with a value that is not of its column's type: "
-            "fail the run, or emit null and warn.",
+            description="What to do with a value that does not match its column's type: fail the "
+            "run, or emit null and log one warning per column.",
         ),
         th.Property(
             "start_date",
             th.DateTimeType,
             title="Start date",
-            description="With INCREMENTAL replication: the earliest updated_at to emit.",
+            description="With INCREMENTAL replication, the earliest updated_at to emit.",
         ),
         th.Property(
             "emit_activate_version_messages",
             th.BooleanType,
             default=False,
             title="Emit ACTIVATE_VERSION",
-            description="After a complete FULL_TABLE export, emit ACTIVATE_VERSION: "
-            "the target deletes the rows that were not in it.",
+            description="After a complete FULL_TABLE export, emit ACTIVATE_VERSION, so that the "
+            "target deletes the rows that were not in the export.",
         ),
     ).to_dict()
 
