@@ -29,13 +29,6 @@ def read_yaml(file: Path) -> dict[str, Any]:
     return content
 
 
-def extractor(project: dict[str, Any]) -> dict[str, Any]:
-    """Return the only extractor of a project."""
-    (plugin,) = project["plugins"]["extractors"]
-    assert isinstance(plugin, dict)
-    return plugin
-
-
 class Meltano:
     """Runs Meltano in a project, with a tap that uses a sandbox.
 

@@ -11,11 +11,15 @@ from jsonschema import Draft202012Validator
 
 from tap_sendgrid_contacts.tap import TapSendGridContacts
 from tests.harness import run_in_process
-from tests.targets.meltano import NAME, ROOT, extractor, read_yaml
+from tests.targets.meltano import NAME, ROOT, read_yaml
 from tests.targets.targets import MELTANO, Csv, DuckDb, Jsonl, Postgres, Target, tool_venv
 
 PROJECT = read_yaml(ROOT / "meltano.yml")
-DEFINITIONS = {"meltano.yml": extractor(PROJECT), "plugin.yaml": read_yaml(ROOT / "plugin.yaml")}
+(EXTRACTOR,) = PROJECT["plugins"]["extractors"]
+DEFINITIONS: dict[str, dict[str, Any]] = {
+    "meltano.yml": EXTRACTOR,
+    "plugin.yaml": read_yaml(ROOT / "plugin.yaml"),
+}
 
 
 @pytest.fixture(scope="module")

@@ -128,34 +128,6 @@ def assert_every_kind_of_change(before: dict[str, Row], after: dict[str, Row]) -
     assert any(new[name] is not None for old, new in kept for name in new.keys() - old.keys())
 
 
-def test_incremental_with_a_deselected_column_and_a_full_refresh(
-    meltano: Meltano, rows: dict[str, Row]
-) -> None:
-    newest = max(row["updated_at"] for row in rows.values())
-    settings = {
-        "TAP_SENDGRID_CONTACTS__METADATA": '{"contacts": {"replication-method": "INCREMENTAL"}}',
-        "TAP_SENDGRID_CONTACTS__SELECT": '["contacts.*", "!contacts.phone_number"]',
-    }
-
-    def run(folder: str, *options: str) -> list[Row]:
-        meltano(
-            *("run", "--state-id-suffix=changes", *options, NAME, "target-jsonl"),
-            env=settings | {"TARGET_JSONL_DESTINATION_PATH": folder},
-        )
-        return Jsonl(meltano.folder / folder).raw_rows()
-
-    everything = run("first")
-    assert {row["contact_id"] for row in everything} == rows.keys()
-    columns = next(iter(rows.values())).keys() - {"phone_number"}
-    assert all(row.keys() == columns for row in everything)
-
-    assert [row["updated_at"] for row in run("second")] == [newest]
-    assert {row["contact_id"] for row in run("third", "--full-refresh")} == rows.keys()
-    state = meltano.state(f"dev:{NAME}-to-target-jsonl:changes")
-    assert state["replication_key_value"] == newest
-    assert state["exports"] == []
-
-
 def kill_tap(group: int) -> None:
     """Kill the tap in a process group, as a machine does that is out of memory."""
     processes = subprocess.check_output(["ps", "-A", "-ww", "-o", "pid=,pgid=,args="], text=True)

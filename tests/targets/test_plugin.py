@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,8 +11,8 @@ import yaml
 
 from tap_sendgrid_contacts.sandbox.account import Account
 from tests.harness import Sandbox, Tap, run_sandbox
-from tests.targets.meltano import NAME, ROOT, Meltano, extractor, read_yaml
-from tests.targets.targets import CUSTOM_FIELDS, Jsonl, column_types, expected_rows, tool_venv
+from tests.targets.meltano import NAME, ROOT, Meltano, read_yaml
+from tests.targets.targets import CUSTOM_FIELDS, Jsonl, Row, column_types, expected_rows, tool_venv
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +30,13 @@ LISTS = {f"tap-sendgrid-{each.name.lower()}": each.id for each in ACCOUNT.lists[
 def sandbox() -> Iterator[Sandbox]:
     with run_sandbox("--contacts", str(CONTACTS), "--custom-fields", str(CUSTOM_FIELDS)) as sandbox:
         yield sandbox
+
+
+@pytest.fixture(scope="module")
+def schema(tmp_path_factory: pytest.TempPathFactory, sandbox: Sandbox) -> dict[str, Any]:
+    catalog = Tap(tmp_path_factory.mktemp("tap")).discover(sandbox)
+    schema: dict[str, Any] = catalog["streams"][0]["schema"]
+    return schema
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +75,7 @@ def meltano(
 
 
 def test_meltano_adds_the_whole_definition(meltano: Meltano, definition: Path) -> None:
-    added = extractor(read_yaml(meltano.file))
+    added = read_yaml(meltano.file)["plugins"]["extractors"][0]
     assert added == read_yaml(definition) | {"use_cached_catalog": False}
 
 
@@ -78,8 +86,37 @@ def test_empty_key_is_rejected_in_one_line(meltano: Meltano) -> None:
     assert "Traceback" not in log
 
 
+def test_incremental_with_a_deselected_column_and_a_full_refresh(
+    tmp_path: Path, meltano: Meltano, schema: dict[str, Any]
+) -> None:
+    rows = expected_rows(ACCOUNT, schema)
+    newest = max(row["updated_at"] for row in rows.values())
+    settings = {
+        "TAP_SENDGRID_CONTACTS__METADATA": '{"contacts": {"replication-method": "INCREMENTAL"}}',
+        "TAP_SENDGRID_CONTACTS__SELECT": '["contacts.*", "!contacts.phone_number"]',
+    }
+
+    def run(folder: str, *options: str) -> list[Row]:
+        meltano(
+            *("run", "--state-id-suffix=changes", *options, NAME, "target-jsonl"),
+            env=settings | {"TARGET_JSONL_DESTINATION_PATH": str(tmp_path / folder)},
+        )
+        return Jsonl(tmp_path / folder).raw_rows()
+
+    everything = run("first")
+    assert {row["contact_id"] for row in everything} == rows.keys()
+    columns = next(iter(rows.values())).keys() - {"phone_number"}
+    assert all(row.keys() == columns for row in everything)
+
+    assert [row["updated_at"] for row in run("second")] == [newest]
+    assert {row["contact_id"] for row in run("third", "--full-refresh")} == rows.keys()
+    state = meltano.state(f"dev:{NAME}-to-target-jsonl:changes")
+    assert state["replication_key_value"] == newest
+    assert state["exports"] == []
+
+
 def test_plugins_that_inherit_from_it_run_in_parallel(
-    tmp_path: Path, meltano: Meltano, sandbox: Sandbox
+    tmp_path: Path, meltano: Meltano, sandbox: Sandbox, schema: dict[str, Any]
 ) -> None:
     project = read_yaml(meltano.file)
     project["plugins"]["extractors"] += [
@@ -87,15 +124,17 @@ def test_plugins_that_inherit_from_it_run_in_parallel(
         for name, list_id in LISTS.items()
     ]
     meltano.file.write_text(yaml.dump(project, sort_keys=False))
-    runs = []
-    for name in LISTS:
-        env = {"TARGET_JSONL_DESTINATION_PATH": str(tmp_path / name)}
-        runs.append(meltano.start("run", name, "target-jsonl", env=env))
-    for run in runs:
-        meltano.wait(run)
+    before = sandbox.exports_created
+    with ExitStack() as stack:
+        runs = []
+        for name in LISTS:
+            env = {"TARGET_JSONL_DESTINATION_PATH": str(tmp_path / name)}
+            run = meltano.start("run", name, "target-jsonl", env=env)
+            runs.append(stack.enter_context(run))
+        for run in runs:
+            meltano.wait(run)
 
-    assert sandbox.exports_created == len(LISTS)
-    schema = Tap(tmp_path).discover(sandbox)["streams"][0]["schema"]
+    assert sandbox.exports_created - before == len(LISTS)
     for name, list_id in LISTS.items():
         rows = Jsonl(tmp_path / name).rows(column_types(schema))
         assert rows == expected_rows(ACCOUNT, schema, [list_id])
