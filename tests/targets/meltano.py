@@ -22,11 +22,19 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent.parent
 NAME = "tap-sendgrid-contacts"
 
+# Meltano Hub shows these; `meltano add` drops them, and no project may have them.
+_HUB_FIELDS = {"maintenance_status", "domain_url", "keywords"}
+
 
 def read_yaml(file: Path) -> dict[str, Any]:
     """Return the content of a YAML file."""
     content: dict[str, Any] = yaml.safe_load(file.read_text())
     return content
+
+
+def read_definition(file: Path) -> dict[str, Any]:
+    """Return a plugin definition as a project has it."""
+    return {key: value for key, value in read_yaml(file).items() if key not in _HUB_FIELDS}
 
 
 class Meltano:

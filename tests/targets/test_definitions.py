@@ -11,14 +11,14 @@ from jsonschema import Draft202012Validator
 
 from tap_sendgrid_contacts.tap import TapSendGridContacts
 from tests.harness import run_in_process
-from tests.targets.meltano import NAME, ROOT, read_yaml
+from tests.targets.meltano import NAME, ROOT, read_definition, read_yaml
 from tests.targets.targets import MELTANO, Csv, DuckDb, Jsonl, Postgres, Target, tool_venv
 
 PROJECT = read_yaml(ROOT / "meltano.yml")
 (EXTRACTOR,) = PROJECT["plugins"]["extractors"]
 DEFINITIONS: dict[str, dict[str, Any]] = {
     "meltano.yml": EXTRACTOR,
-    "plugin.yaml": read_yaml(ROOT / "plugin.yaml"),
+    "plugin.yaml": read_definition(ROOT / "plugin.yaml"),
 }
 
 
@@ -66,12 +66,6 @@ def test_definitions_differ_only_in_what_depends_on_their_use() -> None:
     project, plugin = DEFINITIONS.values()
     # `meltano add --from-ref` ignores extras.
     extras = {"use_cached_catalog": False, "select": ["contacts.*"]}
-    # Meltano Hub shows these.
-    plugin = {
-        key: value
-        for key, value in plugin.items()
-        if key not in {"maintenance_status", "domain_url", "keywords"}
-    }
     assert project == plugin | extras | {"pip_url": "-e ."}
     assert plugin["pip_url"] == plugin["name"] == NAME
 

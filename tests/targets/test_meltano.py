@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 # One Meltano project for all of them.
 pytestmark = [pytest.mark.targets, pytest.mark.xdist_group("meltano")]
 
-CONTACTS = 100
+CONTACTS = 150
 SIZE = ("--contacts", str(CONTACTS), "--custom-fields", str(CUSTOM_FIELDS))
 # As many as it takes for every edge case of the sandbox.
 ALL_EDGE_CASES = 500
@@ -145,7 +145,7 @@ def test_scheduled_run_resumes_the_export_of_a_killed_run(
     suffix = "--state-id-suffix=nightly"
     state_id = f"dev:{NAME}-to-target-duckdb:nightly"
     columns = column_types(schema)
-    with run_sandbox(*SIZE, "--parts", "6", "--throttle", "0.01") as slow:
+    with run_sandbox(*SIZE, "--parts", "10", "--throttle", "0.01") as slow:
         production = Meltano(meltano.folder, slow)
         with production.start("run", suffix, "load-contacts", env=settings) as killed:
             while killed.poll() is None and slow.count("GET /exports/") < 2:

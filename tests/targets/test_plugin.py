@@ -11,7 +11,7 @@ import yaml
 
 from tap_sendgrid_contacts.sandbox.account import Account
 from tests.harness import Sandbox, Tap, run_sandbox
-from tests.targets.meltano import NAME, ROOT, Meltano, read_yaml
+from tests.targets.meltano import NAME, ROOT, Meltano, read_definition, read_yaml
 from tests.targets.targets import CUSTOM_FIELDS, Jsonl, Row, column_types, expected_rows, tool_venv
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def meltano(
 
 def test_meltano_adds_the_whole_definition(meltano: Meltano, definition: Path) -> None:
     added = read_yaml(meltano.file)["plugins"]["extractors"][0]
-    assert added == read_yaml(definition) | {"use_cached_catalog": False}
+    assert added == read_definition(definition) | {"use_cached_catalog": False}
 
 
 def test_empty_key_is_rejected_in_one_line(meltano: Meltano) -> None:
