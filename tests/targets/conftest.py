@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.targets.meltano import ROOT
-from tests.targets.targets import Postgres, run_postgres, uv
+from tests.targets.targets import ROOT, Postgres, run_postgres, uv
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,7 +9,6 @@ import signal
 import sqlite3
 import subprocess
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -17,9 +16,10 @@ import yaml
 from tests.targets.targets import MELTANO, tool_venv
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.harness import Sandbox
 
-ROOT = Path(__file__).parent.parent.parent
 NAME = "tap-sendgrid-contacts"
 
 # Meltano Hub shows these; `meltano add` drops them, and no project may have them.

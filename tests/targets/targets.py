@@ -35,6 +35,8 @@ Value = str | Decimal | list[str] | None
 Row = dict[str, Any]
 """A contact as its record, but numbers are Decimal."""
 
+ROOT = Path(__file__).parent.parent.parent
+
 # Among them: names that are long, that are equal up to the 63rd character, and that become equal
 # to a reserved one with a careless prefix. Day 2 adds one more.
 CUSTOM_FIELDS = 16
@@ -56,8 +58,11 @@ def skip_or_fail(reason: str) -> NoReturn:
 
 
 def uv(*arguments: str | Path) -> None:
-    """Run uv, the one that runs the tests if one does."""
-    program = os.environ.get("UV") or shutil.which("uv") or skip_or_fail("uv is not installed")
+    """Run uv: the one that runs the tests, one on the PATH, or the one of the checkout."""
+    path = f"{os.environ.get('PATH', os.defpath)}{os.pathsep}{ROOT / '.uv' / 'bin'}"
+    program = (
+        os.environ.get("UV") or shutil.which("uv", path=path) or skip_or_fail("uv is not installed")
+    )
     done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
     # Not `check=True`, whose error would not show uv's output.
     assert done.returncode == 0, done.stderr

@@ -11,8 +11,8 @@ from jsonschema import Draft202012Validator
 
 from tap_sendgrid_contacts.tap import TapSendGridContacts
 from tests.harness import run_in_process
-from tests.targets.meltano import NAME, ROOT, read_definition, read_yaml
-from tests.targets.targets import MELTANO, Csv, DuckDb, Jsonl, Postgres, Target, tool_venv
+from tests.targets.meltano import NAME, read_definition, read_yaml
+from tests.targets.targets import MELTANO, ROOT, Csv, DuckDb, Jsonl, Postgres, Target, tool_venv
 
 PROJECT = read_yaml(ROOT / "meltano.yml")
 (EXTRACTOR,) = PROJECT["plugins"]["extractors"]

@@ -14,9 +14,10 @@ import pytest
 
 from tap_sendgrid_contacts.sandbox.account import Account
 from tests.harness import Sandbox, Tap, run_sandbox
-from tests.targets.meltano import NAME, ROOT, Meltano
+from tests.targets.meltano import NAME, Meltano
 from tests.targets.targets import (
     CUSTOM_FIELDS,
+    ROOT,
     Csv,
     Database,
     DuckDb,

@@ -11,8 +11,16 @@ import yaml
 
 from tap_sendgrid_contacts.sandbox.account import Account
 from tests.harness import Sandbox, Tap, run_sandbox
-from tests.targets.meltano import NAME, ROOT, Meltano, read_definition, read_yaml
-from tests.targets.targets import CUSTOM_FIELDS, Jsonl, Row, column_types, expected_rows, tool_venv
+from tests.targets.meltano import NAME, Meltano, read_definition, read_yaml
+from tests.targets.targets import (
+    CUSTOM_FIELDS,
+    ROOT,
+    Jsonl,
+    Row,
+    column_types,
+    expected_rows,
+    tool_venv,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
