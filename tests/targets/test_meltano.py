@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tap_sendgrid_contacts.sandbox.account import Account
-from tests.harness import Sandbox, Tap, run_sandbox
+from tests.harness import Tap, run_sandbox
 from tests.targets.meltano import NAME, Meltano
 from tests.targets.targets import (
     CUSTOM_FIELDS,
@@ -31,7 +31,7 @@ from tests.targets.targets import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 # One Meltano project for all of them.
@@ -44,38 +44,12 @@ ALL_EDGE_CASES = 500
 
 
 @pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    """A sandbox for several runs: state is valid only for the same API URL."""
-    with run_sandbox(*SIZE) as sandbox:
-        yield sandbox
-
-
-@pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
     """A copy of the project with the tap as a package: Meltano treats `-e .` differently."""
     folder = tmp_path_factory.mktemp("project")
     text = (ROOT / "meltano.yml").read_text()
     (folder / "meltano.yml").write_text(text.replace("pip_url: -e .", f"pip_url: {wheel}"))
     return folder
-
-
-@pytest.fixture(scope="module")
-def meltano(project: Path, sandbox: Sandbox) -> Meltano:
-    """Runs Meltano in the project."""
-    return Meltano(project, sandbox)
-
-
-@pytest.fixture(scope="module")
-def schema(tmp_path_factory: pytest.TempPathFactory, sandbox: Sandbox) -> dict[str, Any]:
-    catalog = Tap(tmp_path_factory.mktemp("tap")).discover(sandbox)
-    schema: dict[str, Any] = catalog["streams"][0]["schema"]
-    return schema
-
-
-@pytest.fixture(scope="module")
-def rows(schema: dict[str, Any]) -> dict[str, Row]:
-    """The expected rows."""
-    return expected_rows(Account(CONTACTS, CUSTOM_FIELDS), schema)
 
 
 def test_every_value_is_loaded_on_two_days(
@@ -136,35 +110,35 @@ def kill_tap(group: int) -> None:
     os.kill(int(tap), signal.SIGKILL)
 
 
-def test_scheduled_run_resumes_the_export_of_a_killed_run(
-    meltano: Meltano, schema: dict[str, Any], rows: dict[str, Row]
-) -> None:
-    folder = meltano.folder / "nightly"
-    folder.mkdir()
-    database = DuckDb(folder)
-    settings = {"TARGET_DUCKDB_FILEPATH": str(folder / "contacts.duckdb")}
+def test_scheduled_run_resumes_the_export_of_a_killed_run(tmp_path: Path, project: Path) -> None:
+    database = DuckDb(tmp_path)
+    file = tmp_path / "contacts.duckdb"
+    settings = {"TARGET_DUCKDB_FILEPATH": str(file)}
     suffix = "--state-id-suffix=nightly"
     state_id = f"dev:{NAME}-to-target-duckdb:nightly"
-    columns = column_types(schema)
-    with run_sandbox(*SIZE, "--parts", "10", "--throttle", "0.01") as slow:
-        production = Meltano(meltano.folder, slow)
-        with production.start("run", suffix, "load-contacts", env=settings) as killed:
-            while killed.poll() is None and slow.count("GET /exports/") < 2:
+    # Slow: the tap must be killed before the last part.
+    with run_sandbox(*SIZE, "--parts", "10", "--throttle", "0.01") as sandbox:
+        schema = Tap(tmp_path).discover(sandbox)["streams"][0]["schema"]
+        rows = expected_rows(Account(CONTACTS, CUSTOM_FIELDS), schema)
+        columns = column_types(schema)
+        meltano = Meltano(project, sandbox)
+        with meltano.start("run", suffix, "load-contacts", env=settings) as killed:
+            while killed.poll() is None and sandbox.count("GET /exports/") < 2:
                 time.sleep(0.05)
             kill_tap(killed.pid)
-            production.wait(killed, code=1)
+            meltano.wait(killed, code=1)
         assert 0 < len(database.rows(columns)) < len(rows)
-        saved = production.saved_state(state_id)
+        saved = meltano.saved_state(state_id)
 
-        production("schedule", "run", "daily", suffix, env=settings)
-        assert slow.exports_created == 1
+        meltano("schedule", "run", "daily", suffix, env=settings)
+        assert sandbox.exports_created == 1
         assert database.rows(columns) == stored_rows(database, rows, columns)
-        assert production.state(state_id) == {"exports": []}
+        assert meltano.state(state_id) == {"exports": []}
 
-        # Of the same state, a full refresh keeps nothing, although Meltano merges states.
-        production.restore_state(state_id, saved)
-        (folder / "contacts.duckdb").unlink()
-        production("run", "--full-refresh", suffix, "load-contacts", env=settings)
-        assert slow.exports_created == 2
+        # A full refresh keeps nothing of the same state, although Meltano merges states.
+        meltano.restore_state(state_id, saved)
+        file.unlink()
+        meltano("run", "--full-refresh", suffix, "load-contacts", env=settings)
+        assert sandbox.exports_created == 2
         assert database.rows(columns) == stored_rows(database, rows, columns)
-        assert production.state(state_id) == {"exports": []}
+        assert meltano.state(state_id) == {"exports": []}
