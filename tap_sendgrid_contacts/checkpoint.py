@@ -42,6 +42,7 @@ class Checkpoint(msgspec.Struct, frozen=True, omit_defaults=True):
         adopted: Whether the export was found in the list of exports, its request unconfirmed.
         version: Table version, if ACTIVATE_VERSION is to be emitted.
         part_count: Number of parts; 0 until the export is ready.
+        part_set: Digest of the names of all parts.
         finished_parts: Name and content digest of each part that was read to its end, as
             `name:content`, separated by blanks; no digest for a part without contacts. One
             string, since it is copied with every checkpoint and there can be thousands.
@@ -57,6 +58,7 @@ class Checkpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     adopted: bool = False
     version: int | None = None
     part_count: int = 0
+    part_set: str | None = None
     finished_parts: str = ""
     contacts_before: int = 0
     part_digest: str | None = None

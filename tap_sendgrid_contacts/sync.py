@@ -180,7 +180,7 @@ class ExportSync:
         export_id, adopted = create_export_once(self._client, self._request)
         self._save(replace(self.checkpoint, export_id=export_id, adopted=adopted))
         self._wait_until_ready(ExportJob(self._client, export_id, is_new=True))
-        self._save(replace(self.checkpoint, part_count=len(self.job.part_names)))
+        self._save(_with_parts(self.checkpoint, self.job))
 
     def _resume(self, checkpoint: Checkpoint) -> None:
         saved = checkpoint.fingerprint
@@ -221,19 +221,17 @@ class ExportSync:
     def _bind_parts(self, checkpoint: Checkpoint) -> None:
         """Check that the parts are those of the checkpoint."""
         job = self.job
-        if checkpoint.part_count not in {0, len(job.part_names)}:
+        bound = _with_parts(checkpoint, job)
+        if checkpoint.part_set not in {None, bound.part_set}:
             raise CheckpointMismatchError(
-                f"{job} changed: expected {checkpoint.part_count} parts, "
-                f"found {len(job.part_names)}"
+                f"{job} changed: its parts are not those of the last run (expected "
+                f"{checkpoint.part_count}, found {bound.part_count})"
             )
-        finished = checkpoint.finished()
-        if finished.keys() - {_digest(name) for name in job.part_names}:
-            raise CheckpointMismatchError(f"{job} changed: a finished part is gone")
-        is_fully_read = len(finished) == len(job.part_names)
+        is_fully_read = len(checkpoint.finished()) == bound.part_count
         is_short = checkpoint.contacts_read < (job.contact_count or 0)
         if is_fully_read and is_short and not self._options.allow_count_mismatch:
             raise CheckpointMismatchError(f"{job} is fully read but incomplete")
-        self._save(replace(checkpoint, part_count=len(job.part_names)))
+        self._save(bound)
 
     # --- read -------------------------------------------------------------------------------
 
@@ -305,6 +303,11 @@ class ExportSync:
     def _save(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
         self._store.save(checkpoint)
+
+
+def _with_parts(checkpoint: Checkpoint, job: ExportJob) -> Checkpoint:
+    part_set = _digest("\n".join(job.part_names))
+    return replace(checkpoint, part_count=len(job.part_names), part_set=part_set)
 
 
 def _digest(text: str) -> str:
