@@ -17,16 +17,13 @@ from singer_sdk.configuration._dict_config import TRUTHY, parse_environment_conf
 from singer_sdk.exceptions import ConfigurationError
 from singer_sdk.plugin_base import JSONSchemaValidator
 
-from tap_sendgrid_contacts.api.http import is_safe_url
+from tap_sendgrid_contacts.api.urls import is_safe_url
 from tap_sendgrid_contacts.decode.values import parse_date
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from jsonschema import ValidationError
-
-UUID_PATTERN = r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
-VISIBLE_ASCII_PATTERN = r"^[!-~]+$"
 
 _FALSY = ("false", "0", "no", "off")
 

@@ -18,7 +18,6 @@ from tap_sendgrid_contacts import outputs
 from tap_sendgrid_contacts.batches import validate_batch_config
 from tap_sendgrid_contacts.checkpoint import CheckpointStore
 from tap_sendgrid_contacts.decode import make_decoder
-from tap_sendgrid_contacts.decode.values import parse_date
 from tap_sendgrid_contacts.incremental import (
     REPLICATION_KEY,
     emit_all,
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
     from tap_sendgrid_contacts.api.client import SendGridClient
     from tap_sendgrid_contacts.api.export import ExportRequest
     from tap_sendgrid_contacts.decode.contact import Contact
-    from tap_sendgrid_contacts.incremental import ContactFilter
     from tap_sendgrid_contacts.messages import MessageWriter
     from tap_sendgrid_contacts.schema import Column
 
@@ -220,6 +218,10 @@ class ContactsStream(Stream):
             "segment_ids": sorted(self._request.segment_ids),
         }
         store = CheckpointStore(self.get_context_state(context), self._emit_state, scope)
+        is_incremental = self.replication_method == "INCREMENTAL"
+        filter_contacts = (
+            make_incremental_filter(store, config.get("start_date")) if is_incremental else emit_all
+        )
         version = self._tap.initialized_at // 1000 if self._should_activate_version() else None
         sync = ExportSync(
             self._client,
@@ -233,7 +235,7 @@ class ContactsStream(Stream):
                 allow_count_mismatch=config["allow_count_mismatch"],
                 version=version,
             ),
-            self._make_filter(store),
+            filter_contacts,
         )
         tags = {metrics.Tag.STREAM: self.name, metrics.Tag.JOB_TYPE: "contacts_export"}
         with metrics.Timer(metrics.Metric.JOB_DURATION, tags):
@@ -273,18 +275,6 @@ class ContactsStream(Stream):
 
     def _emit_state(self) -> None:
         self._tap.state_writer.write_state(self.tap_state)
-
-    def _make_filter(self, store: CheckpointStore) -> ContactFilter:
-        if self.replication_method != "INCREMENTAL":
-            return emit_all
-        bookmark = store.bookmark()
-        if bookmark is None and store.has_bookmark:
-            self.logger.info(
-                "Ignoring bookmark: it belongs to other lists, segments or account, or is not a "
-                "valid timestamp"
-            )
-        start_date = self.config.get("start_date")
-        return make_incremental_filter(bookmark, parse_date(start_date) if start_date else None)
 
     def _should_activate_version(self) -> bool:
         return (

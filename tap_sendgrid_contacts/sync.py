@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from msgspec.structs import replace
 from singer_sdk.exceptions import DataError, FatalSyncError
 
-from tap_sendgrid_contacts.api.download import check_temp_dir, iter_parts
+from tap_sendgrid_contacts.api.download import iter_parts
 from tap_sendgrid_contacts.api.export import (
     ExportJob,
     ExportUnavailableError,
     create_export_once,
     find_matching_export,
 )
+from tap_sendgrid_contacts.api.part_file import check_temp_dir
 from tap_sendgrid_contacts.checkpoint import Checkpoint, InvalidCheckpointError
 from tap_sendgrid_contacts.incremental import emit_all
 from tap_sendgrid_contacts.progress import ProgressReporter

@@ -11,22 +11,28 @@ from http import HTTPStatus
 from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 from singer_sdk import Tap, metrics
-from singer_sdk import typing as th
 from singer_sdk.exceptions import ConfigurationError
 from singer_sdk.helpers._classproperty import classproperty
 from singer_sdk.plugin_base import _ConfigInput
 from singer_sdk.singerlib import StateMessage
 from typing_extensions import override
 
-from tap_sendgrid_contacts import config as settings
 from tap_sendgrid_contacts.account import check_account
 from tap_sendgrid_contacts.api.client import SendGridClient
 from tap_sendgrid_contacts.api.export import ExportRequest
 from tap_sendgrid_contacts.api.http import RetryPolicy
 from tap_sendgrid_contacts.checkpoint import CHECKPOINT_KEY
-from tap_sendgrid_contacts.config import UUID_PATTERN, VISIBLE_ASCII_PATTERN
+from tap_sendgrid_contacts.config import (
+    from_environment,
+    normalize,
+    read_config_file,
+    read_json_object,
+    unknown_settings,
+    validate,
+)
 from tap_sendgrid_contacts.messages import MessageWriter
 from tap_sendgrid_contacts.schema import build_schema
+from tap_sendgrid_contacts.settings import SETTINGS_SCHEMA
 from tap_sendgrid_contacts.streams import ContactsStream
 
 if TYPE_CHECKING:
@@ -45,129 +51,7 @@ class TapSendGridContacts(Tap):
 
     retry: ClassVar[RetryPolicy] = RetryPolicy()
 
-    config_jsonschema: ClassVar[dict[str, Any]] = th.PropertiesList(
-        th.Property(
-            "api_key",
-            th.StringType(pattern=VISIBLE_ASCII_PATTERN),
-            required=True,
-            secret=True,
-            title="API key",
-            description="SendGrid API key with access to Marketing. Sent to the API host only.",
-        ),
-        th.Property(
-            "list_ids",
-            th.ArrayType(th.StringType(pattern=UUID_PATTERN)),
-            default=[],
-            title="List IDs",
-            description="IDs (UUIDs) of the lists to export. If list_ids and segment_ids are both "
-            "empty, all contacts are exported.",
-        ),
-        th.Property(
-            "segment_ids",
-            th.ArrayType(th.StringType(pattern=r"\S")),
-            default=[],
-            title="Segment IDs",
-            description="IDs of the segments to export.",
-        ),
-        th.Property(
-            "file_type",
-            th.StringType,
-            default="json",
-            allowed_values=["json", "csv"],
-            title="File type",
-            description="Format of the export files. The records are the same for both.",
-        ),
-        th.Property(
-            "max_file_size",
-            th.IntegerType(minimum=1),
-            title="Max file size (MB)",
-            description="Maximum size of one part in MB. SendGrid splits a larger export into "
-            "several parts.",
-        ),
-        th.Property(
-            "notify_email",
-            th.BooleanType,
-            default=False,
-            title="Notify by email",
-            description="Have SendGrid also send a download link by email.",
-        ),
-        th.Property(
-            "api_url",
-            th.StringType,
-            default="https://api.sendgrid.com",
-            title="API URL",
-            description="Base URL of the API: https, or http on the loopback interface (sandbox).",
-        ),
-        th.Property(
-            "on_behalf_of",
-            th.StringType(pattern=VISIBLE_ASCII_PATTERN),
-            title="Subuser",
-            description="Subuser to act on behalf of. Sent as the on-behalf-of header, to the API "
-            "host only.",
-        ),
-        th.Property(
-            "poll_interval",
-            th.IntegerType(minimum=1),
-            default=2,
-            title="Poll interval",
-            description="Seconds between the first and the second status check. Later waits grow "
-            "to 30 seconds.",
-        ),
-        th.Property(
-            "poll_timeout",
-            th.IntegerType(minimum=1),
-            default=3600,
-            title="Poll timeout",
-            description="Maximum seconds to wait for an export in one run, retries included. The "
-            "next run resumes polling the same export.",
-        ),
-        th.Property(
-            "request_timeout",
-            th.IntegerType(minimum=1),
-            default=300,
-            title="Request timeout",
-            description="Connect and read timeout of each request in seconds.",
-        ),
-        th.Property(
-            "allow_count_mismatch",
-            th.BooleanType,
-            default=False,
-            title="Allow count mismatch",
-            description="Log a warning instead of failing when fewer contacts are received than "
-            "contact_count.",
-        ),
-        th.Property(
-            "allow_empty_export",
-            th.BooleanType,
-            default=False,
-            title="Allow empty export",
-            description="Emit ACTIVATE_VERSION after an export of 0 contacts too, which deletes "
-            "every row.",
-        ),
-        th.Property(
-            "on_invalid_value",
-            th.StringType,
-            default="fail",
-            allowed_values=["fail", "null"],
-            title="On invalid value",
-            description="What to do with a value that does not match its column's type: fail the "
-            "run, or emit null and log one warning per column.",
-        ),
-        th.Property(
-            "start_date",
-            th.DateTimeType,
-            title="Start date",
-            description="With INCREMENTAL replication, the earliest updated_at to emit.",
-        ),
-        th.Property(
-            "emit_activate_version_messages",
-            th.BooleanType,
-            default=False,
-            title="Emit ACTIVATE_VERSION",
-            description="After a complete FULL_TABLE export, emit ACTIVATE_VERSION, so that the "
-            "target deletes the rows that were not in the export.",
-        ),
-    ).to_dict()
+    config_jsonschema: ClassVar[dict[str, Any]] = SETTINGS_SCHEMA
 
     def __init__(self, *, catalog: Any = None, **options: Any) -> None:  # noqa: ANN401 - as the SDK's
         if isinstance(catalog, dict):
@@ -180,16 +64,16 @@ class TapSendGridContacts(Tap):
     @override
     def _env_var_config(cls) -> dict[str, Any]:  # noqa: N805 - as in the SDK
         cls.append_builtin_config(cls.config_jsonschema)
-        return settings.from_environment(os.environ, cls.config_jsonschema, cls._env_var_prefix)
+        return from_environment(os.environ, cls.config_jsonschema, cls._env_var_prefix)
 
     @override
     def _validate_config(self, *, raise_errors: bool = True) -> list[str]:
         """Validate every setting before any request, without quoting a value."""
         self.append_builtin_config(self.config_jsonschema)
-        self._config = settings.normalize(self._config)
-        for warning in settings.unknown_settings(self._config, self.config_jsonschema):
+        self._config = normalize(self._config)
+        for warning in unknown_settings(self._config, self.config_jsonschema):
             self.logger.warning(warning)
-        errors = settings.validate(self._config, self.config_jsonschema, ContactsStream.name)
+        errors = validate(self._config, self.config_jsonschema, ContactsStream.name)
         if errors and raise_errors:
             raise ConfigurationError("; ".join(errors))
         return errors
@@ -202,7 +86,7 @@ class TapSendGridContacts(Tap):
         config: dict[str, Any] = {}
         for path in value:
             if path != "ENV":
-                config |= settings.read_config_file(path)
+                config |= read_config_file(path)
         return _ConfigInput(config=config, parse_env="ENV" in value)
 
     @classmethod
@@ -331,5 +215,5 @@ def _read_json_file(option: str, file: IO[str] | None, default: str = "") -> IO[
             text = file.read().removeprefix("\ufeff").strip() or default
         except ValueError as error:
             raise ConfigurationError(f"{option}: not UTF-8") from error
-    settings.read_json_object(option, text)
+    read_json_object(option, text)
     return io.StringIO(text)

@@ -7,10 +7,7 @@ unlinked: a killed run leaves nothing on disk.
 from __future__ import annotations
 
 import contextlib
-import errno
-import hashlib
 import logging
-import tempfile
 import threading
 from queue import Empty, Full, Queue
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
@@ -21,13 +18,13 @@ from singer_sdk.exceptions import FatalAPIError, FatalSyncError
 from typing_extensions import override
 
 from tap_sendgrid_contacts.api.http import (
-    TOO_MANY_FILES_HINT,
     TransientError,
-    is_safe_url,
     map_transport_errors,
     raise_for_status,
 )
+from tap_sendgrid_contacts.api.part_file import PartFile
 from tap_sendgrid_contacts.api.session import Session
+from tap_sendgrid_contacts.api.urls import is_safe_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -118,7 +115,7 @@ class _PrefetchWorker:
 
     def __init__(self, client: SendGridClient, job: ExportJob, part_names: Sequence[str]) -> None:
         self._results: Queue[Part | BaseException] = Queue(_prefetch_limit())
-        self._current: _PartFile | None = None
+        self._current: PartFile | None = None
         self._cancelled = threading.Event()
         self._session: _AnonymousSession | None = None
         self._job = job
@@ -176,7 +173,7 @@ class _PrefetchWorker:
 
     def _download_part(self, name: str) -> Part:
         """Download a part, resuming after each break."""
-        self._current = part_file = _PartFile(self._labels[name])
+        self._current = part_file = PartFile(self._labels[name])
         # A part of gigabytes may break more often than one request is retried: attempts count
         # from the last byte that is new.
         download_remaining = self._retry(self._download_remaining)
@@ -190,7 +187,7 @@ class _PrefetchWorker:
         part_file.file.seek(0)
         return Part(name, part_file.label, part_file.file, part_file.digest(), part_file.size)
 
-    def _download_remaining(self, name: str, part_file: _PartFile) -> bool:
+    def _download_remaining(self, name: str, part_file: PartFile) -> bool:
         """Download what is missing; return whether that was all of it."""
         before = part_file.high_water_mark
         try:
@@ -204,7 +201,7 @@ class _PrefetchWorker:
             return False
         return True
 
-    def _stream_to_file(self, url: str, part_file: _PartFile) -> None:
+    def _stream_to_file(self, url: str, part_file: PartFile) -> None:
         label = part_file.label
         self._session = self._session or _AnonymousSession(url)
         with (
@@ -241,115 +238,6 @@ def _prefetch_limit() -> int:
     return max(1, min(_PREFETCH_LIMIT, open_files // 4))
 
 
-def check_temp_dir() -> None:
-    """Check that parts can be stored.
-
-    Raises:
-        FatalSyncError: If no temp file can be written.
-    """
-    with _map_disk_errors(), tempfile.TemporaryFile() as file:
-        file.write(b"\0")
-
-
 def _close(result: Part | BaseException) -> None:
     if isinstance(result, Part):
         result.file.close()
-
-
-class _PartFile:
-    """The temp file that a part is downloaded to.
-
-    Attributes:
-        label: Name of the part for logs and errors.
-        size: Bytes downloaded.
-        high_water_mark: Largest `size` so far: a download that restarts again and again makes
-            no progress.
-    """
-
-    def __init__(self, label: str) -> None:
-        self.label = label
-        with _map_disk_errors():
-            self.file: BinaryIO = tempfile.TemporaryFile(prefix="sendgrid-contacts-")  # noqa: SIM115 - the reader closes it
-        self.size = self.high_water_mark = 0
-        self._hash = hashlib.sha256()
-        self._expected_size: int | None = None
-        self._etag = ""
-
-    @override
-    def __str__(self) -> str:
-        # The download thread may change it meanwhile.
-        size, expected = self.size, self._expected_size
-        total = f" of {expected / 1e6:,.1f}" if expected is not None and size < expected else ""
-        return f"{self.label}: {size / 1e6:,.1f}{total} MB"
-
-    def digest(self) -> str:
-        """Return the digest of what was downloaded."""
-        return self._hash.hexdigest()[:12]
-
-    @property
-    def resume_offset(self) -> int:
-        """The byte to resume at: without a strong ETag, the rest may be of other content."""
-        return self.size if self._etag.startswith('"') else 0
-
-    def range_headers(self) -> dict[str, str]:
-        """Return the headers that request the rest of the same content, or all of it."""
-        if not self.resume_offset:
-            return {}
-        return {"Range": f"bytes={self.size}-", "If-Match": self._etag}
-
-    def has_changed(self, response: requests.Response) -> bool:
-        """Return whether the rest of the same content cannot be downloaded."""
-        status = response.status_code
-        if status == requests.codes.partial_content:
-            start = response.headers.get("Content-Range", "").partition("-")[0]
-            return start != f"bytes {self.size}" or response.headers.get("ETag", "") != self._etag
-        return status in {
-            requests.codes.precondition_failed,
-            requests.codes.requested_range_not_satisfiable,
-        }
-
-    def is_incomplete(self) -> bool:
-        """Return whether fewer bytes were downloaded than announced."""
-        return self._expected_size is not None and self.size < self._expected_size
-
-    def start_response(self, response: requests.Response) -> None:
-        """Prepare for the body: from the start, unless it is the rest."""
-        if response.status_code == requests.codes.partial_content:
-            size = response.headers.get("Content-Range", "").rpartition("/")[2]
-        else:
-            size = response.headers.get("Content-Length", "")
-            self.reset()
-        self._expected_size = int(size) if size.isdecimal() else None
-        self._etag = response.headers.get("ETag", "")
-
-    def reset(self) -> None:
-        """Discard what was downloaded."""
-        self.file.seek(0)
-        self.file.truncate()
-        self.size = 0
-        self._hash = hashlib.sha256()
-
-    def write(self, chunk: bytes) -> None:
-        """Append a chunk."""
-        with _map_disk_errors():
-            self.file.write(chunk)
-            # A full disk raises here, and not where the reader seeks.
-            self.file.flush()
-        self._hash.update(chunk)
-        self.size += len(chunk)
-        self.high_water_mark = max(self.high_water_mark, self.size)
-
-
-@contextlib.contextmanager
-def _map_disk_errors() -> Generator[None, None, None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in {errno.EMFILE, errno.ENFILE}:
-            raise FatalSyncError(f"{error.strerror}. {TOO_MANY_FILES_HINT}") from error
-        # None if there is no usable folder at all.
-        folder = tempfile.tempdir or "no usable folder"
-        raise FatalSyncError(
-            f"Cannot write part to TMPDIR ({folder}): {error.strerror}. "
-            "Parts are stored there compressed; set TMPDIR to a writable, larger volume"
-        ) from error

@@ -8,14 +8,12 @@ files exist for twelve hours.
 from __future__ import annotations
 
 import logging
-import re
 import time
-from collections import Counter
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
+import msgspec
 from singer_sdk.exceptions import FatalAPIError
 from typing_extensions import override
 
@@ -23,13 +21,12 @@ from tap_sendgrid_contacts.api.http import (
     NotFoundError,
     RequestNotProcessedError,
     TransientError,
-    is_safe_url,
     sanitize_message,
 )
-from tap_sendgrid_contacts.decode.values import parse_date
+from tap_sendgrid_contacts.api.urls import is_safe_url, url_lifetime, urls_by_part_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from tap_sendgrid_contacts.api.client import ExportStatus, SendGridClient
 
@@ -43,13 +40,6 @@ _CLOCK_SKEW = timedelta(seconds=2)
 
 # A URL is used for the start of a download only, and is valid for five minutes.
 _MAX_URL_AGE = 60.0
-
-# Query parameters of signatures (AWS, CloudFront, Google, Azure): new in each status.
-_SIGNATURE_PARAMETER = re.compile(
-    r"x-(amz|goog)-.*|signature|expires|policy|key-pair-id|awsaccesskeyid|googleaccessid|"
-    r"sig|s[et]|sk[et]",
-    re.IGNORECASE,
-)
 
 
 class ExportUnavailableError(FatalAPIError):
@@ -288,46 +278,15 @@ class ExportJob:
         if status.contact_count is not None:
             self.contact_count = status.contact_count
         self.created_at = _parse_timestamp(status.created_at)
-        self._urls = _urls_by_part_name(status.urls or ())
-        lifetime = min(map(_url_lifetime, self._urls.values()), default=0.0)
+        self._urls = urls_by_part_name(status.urls or ())
+        lifetime = min(map(url_lifetime, self._urls.values()), default=0.0)
         self._urls_expire_at = time.monotonic() + min(_MAX_URL_AGE, lifetime / 2)
 
 
-def _urls_by_part_name(urls: Sequence[str]) -> dict[str, str]:
-    """Return the URLs by path and query without signature: the order is not promised.
-
-    URLs that differ in nothing else are numbered. The number does not identify a part; that all
-    were read is then proven by their content.
-    """
-    names: dict[str, str] = {}
-    occurrences: Counter[str] = Counter()
-    for url in urls:
-        try:
-            parts = urlsplit(url)
-            query = [
-                (key, value)
-                for key, value in parse_qsl(parts.query, keep_blank_values=True)
-                if not _SIGNATURE_PARAMETER.fullmatch(key)
-            ]
-        except ValueError:
-            parts, query = urlsplit(""), []
-        name = parts.path + ("?" + urlencode(sorted(query)) if query else "")
-        occurrences[name] += 1
-        names[name if occurrences[name] == 1 else f"{name}#{occurrences[name]}"] = url
-    return names
-
-
-def _url_lifetime(url: str) -> float:
-    """Return for how many seconds an S3 URL is valid; 0 if it does not say."""
-    try:
-        expires = parse_qs(urlsplit(url).query).get("X-Amz-Expires", ["0"])[0]
-    except ValueError:
-        return 0.0
-    return float(expires) if expires.isdecimal() else 0.0
-
-
 def _parse_timestamp(text: str | None) -> datetime | None:
+    """Return a time of the API, which are all in RFC 3339; None if it is not one."""
     try:
-        return parse_date(text) if text else None
-    except (ValueError, OverflowError):
+        parsed = msgspec.convert(text, datetime | None)
+    except msgspec.ValidationError:
         return None
+    return parsed.replace(tzinfo=timezone.utc) if parsed and not parsed.tzinfo else parsed

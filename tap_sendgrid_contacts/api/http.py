@@ -1,4 +1,4 @@
-"""HTTP rules shared by the API and the storage: error mapping, retries, URL safety.
+"""HTTP rules shared by the API and the storage: error mapping and retries.
 
 Error messages never contain a URL or a key: the exceptions of `requests` quote whole signed
 URLs, so they are mapped to messages of our own and never shown.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import ipaddress
 import logging
 import os
 import random
@@ -19,7 +18,6 @@ import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
-from urllib.parse import urlsplit
 
 import backoff
 import requests
@@ -105,30 +103,6 @@ class RetryPolicy:
             details["tries"] + 1,
             len(self.delays) + 1,
         )
-
-
-def is_safe_url(url: str) -> bool:
-    """Return whether secrets and contacts may be sent there: `https`, or `http` on loopback."""
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname or "", parts.port
-    except ValueError:
-        return False
-    # Parsers disagree on whether a backslash ends the host. A password in the URL would end up
-    # in every STATE.
-    if "\\" in url or "@" in parts.netloc:
-        return False
-    if parts.scheme == "https":
-        return bool(host)
-    return parts.scheme == "http" and is_loopback(host)
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host name or address is that of the loopback interface."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 # C0 and C1 controls, and what reorders or hides text: log lines must not be forged with them.

@@ -18,7 +18,8 @@ import requests.utils
 from singer_sdk.exceptions import ConfigurationError, FatalAPIError
 from typing_extensions import override
 
-from tap_sendgrid_contacts.api.http import TransientError, is_loopback
+from tap_sendgrid_contacts.api.http import TransientError
+from tap_sendgrid_contacts.api.urls import is_loopback
 
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 _PROXY_SCHEMES = {"http", "https"}

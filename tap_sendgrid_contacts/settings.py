@@ -1,0 +1,135 @@
+"""The settings of the tap, as a JSON schema; `config` validates what it cannot express."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from singer_sdk import typing as th
+
+_UUID_PATTERN = r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
+_VISIBLE_ASCII_PATTERN = r"^[!-~]+$"
+
+
+SETTINGS_SCHEMA: dict[str, Any] = th.PropertiesList(
+    th.Property(
+        "api_key",
+        th.StringType(pattern=_VISIBLE_ASCII_PATTERN),
+        required=True,
+        secret=True,
+        title="API key",
+        description="SendGrid API key with access to Marketing. Sent to the API host only.",
+    ),
+    th.Property(
+        "list_ids",
+        th.ArrayType(th.StringType(pattern=_UUID_PATTERN)),
+        default=[],
+        title="List IDs",
+        description="IDs (UUIDs) of the lists to export. If list_ids and segment_ids are both "
+        "empty, all contacts are exported.",
+    ),
+    th.Property(
+        "segment_ids",
+        th.ArrayType(th.StringType(pattern=r"\S")),
+        default=[],
+        title="Segment IDs",
+        description="IDs of the segments to export.",
+    ),
+    th.Property(
+        "file_type",
+        th.StringType,
+        default="json",
+        allowed_values=["json", "csv"],
+        title="File type",
+        description="Format of the export files. The records are the same for both.",
+    ),
+    th.Property(
+        "max_file_size",
+        th.IntegerType(minimum=1),
+        title="Max file size (MB)",
+        description="Maximum size of one part in MB. SendGrid splits a larger export into "
+        "several parts.",
+    ),
+    th.Property(
+        "notify_email",
+        th.BooleanType,
+        default=False,
+        title="Notify by email",
+        description="Have SendGrid also send a download link by email.",
+    ),
+    th.Property(
+        "api_url",
+        th.StringType,
+        default="https://api.sendgrid.com",
+        title="API URL",
+        description="Base URL of the API: https, or http on the loopback interface (sandbox).",
+    ),
+    th.Property(
+        "on_behalf_of",
+        th.StringType(pattern=_VISIBLE_ASCII_PATTERN),
+        title="Subuser",
+        description="Subuser to act on behalf of. Sent as the on-behalf-of header, to the API "
+        "host only.",
+    ),
+    th.Property(
+        "poll_interval",
+        th.IntegerType(minimum=1),
+        default=2,
+        title="Poll interval",
+        description="Seconds between the first and the second status check. Later waits grow "
+        "to 30 seconds.",
+    ),
+    th.Property(
+        "poll_timeout",
+        th.IntegerType(minimum=1),
+        default=3600,
+        title="Poll timeout",
+        description="Maximum seconds to wait for an export in one run, retries included. The "
+        "next run resumes polling the same export.",
+    ),
+    th.Property(
+        "request_timeout",
+        th.IntegerType(minimum=1),
+        default=300,
+        title="Request timeout",
+        description="Connect and read timeout of each request in seconds.",
+    ),
+    th.Property(
+        "allow_count_mismatch",
+        th.BooleanType,
+        default=False,
+        title="Allow count mismatch",
+        description="Log a warning instead of failing when fewer contacts are received than "
+        "contact_count.",
+    ),
+    th.Property(
+        "allow_empty_export",
+        th.BooleanType,
+        default=False,
+        title="Allow empty export",
+        description="Emit ACTIVATE_VERSION after an export of 0 contacts too, which deletes "
+        "every row.",
+    ),
+    th.Property(
+        "on_invalid_value",
+        th.StringType,
+        default="fail",
+        allowed_values=["fail", "null"],
+        title="On invalid value",
+        description="What to do with a value that does not match its column's type: fail the "
+        "run, or emit null and log one warning per column.",
+    ),
+    th.Property(
+        "start_date",
+        th.DateTimeType,
+        title="Start date",
+        description="With INCREMENTAL replication, the earliest updated_at to emit.",
+    ),
+    th.Property(
+        "emit_activate_version_messages",
+        th.BooleanType,
+        default=False,
+        title="Emit ACTIVATE_VERSION",
+        description="After a complete FULL_TABLE export, emit ACTIVATE_VERSION, so that the "
+        "target deletes the rows that were not in the export.",
+    ),
+).to_dict()
