@@ -19,6 +19,8 @@ Action = Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]
 # C0, C1, line separators and bidirectional overrides.
 CONTROL_CHARACTERS = "\x00\x07\x1b[31m\r\n\x7f\x85\x9b2J\u2028\u202e\u2066"
 REDIRECT_ORIGIN = web.AppKey("redirect_origin", str)
+IS_CLOSED = web.RequestKey("is_closed", bool)
+BYTES_SENT = web.RequestKey("bytes_sent", int)
 HANG_SECONDS = 3600
 _SLOW_SECONDS = 1
 _HUGE_JSON = b'{"custom_fields": [], "padding": "', b'"}'
@@ -65,7 +67,7 @@ def close_connection(request: web.Request, *, reset: bool) -> web.Response:
     Returns:
         A response for the handler to return; it is never sent.
     """
-    request["closed"] = True
+    request[IS_CLOSED] = True
     if transport := request.transport:
         if reset:
             linger = struct.pack("ii", 1, 0)

@@ -16,7 +16,12 @@ from tap_sendgrid_contacts.sandbox.encoders import FileFormat
 from tap_sendgrid_contacts.sandbox.exports import ExportJobs
 from tap_sendgrid_contacts.sandbox.faults import Faults
 from tap_sendgrid_contacts.sandbox.files import ExportWriter
-from tap_sendgrid_contacts.sandbox.responses import REDIRECT_ORIGIN, error_response
+from tap_sendgrid_contacts.sandbox.responses import (
+    BYTES_SENT,
+    IS_CLOSED,
+    REDIRECT_ORIGIN,
+    error_response,
+)
 from tap_sendgrid_contacts.sandbox.storage import Storage
 
 if TYPE_CHECKING:
@@ -134,8 +139,8 @@ def _request_log_middleware(log: Callable[[str], None]) -> Middleware:
                 response = await handler(request)
             except web.HTTPException as error:
                 response = error_response(error.status, error.reason)
-            status = "closed" if "closed" in request else str(response.status)
-            size = request.get("sent", response.content_length or 0)
+            status = "closed" if IS_CLOSED in request else str(response.status)
+            size = request.get(BYTES_SENT, response.content_length or 0)
         finally:
             subuser = request.headers.get("on-behalf-of")
             fields = (

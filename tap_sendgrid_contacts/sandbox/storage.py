@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
-from tap_sendgrid_contacts.sandbox.responses import HANG_SECONDS, close_connection
+from tap_sendgrid_contacts.sandbox.responses import BYTES_SENT, HANG_SECONDS, close_connection
 
 if TYPE_CHECKING:
     from tap_sendgrid_contacts.sandbox.faults import Fault, Faults
@@ -156,11 +156,11 @@ class Storage:
     async def _copy(
         self, part: Part, start: int, end: int, response: web.StreamResponse, request: web.Request
     ) -> None:
-        request["sent"] = 0
+        request[BYTES_SENT] = 0
         for offset in range(start, end, _CHUNK_SIZE):
             chunk = await asyncio.to_thread(_read, part, offset, min(_CHUNK_SIZE, end - offset))
             await response.write(chunk)
-            request["sent"] += len(chunk)
+            request[BYTES_SENT] += len(chunk)
             if self._throttle:
                 await asyncio.sleep(len(chunk) / self._throttle / 1_000_000)
 
