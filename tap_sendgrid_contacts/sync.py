@@ -158,8 +158,9 @@ class ExportSync:
         try:
             yield from self._read_parts()
             self._verify()
-        except RepeatedPartError:
-            # Resuming it would end in the same error until it expires.
+        except (RepeatedPartError, ExportUnavailableError):
+            # Resuming it would end in the same error until it expires, or pass for complete
+            # where the parts that are gone are not known to be missing.
             self._store.discard()
             raise
         except DataError:
