@@ -22,6 +22,8 @@ def start_sandbox() -> Iterator[Callable[..., Sandbox]]:
 
 
 @pytest.fixture
-def tap(tmp_path: Path) -> Tap:
+def tap(tmp_path: Path) -> Iterator[Tap]:
     """Runs the tap."""
-    return Tap(tmp_path)
+    tap = Tap(tmp_path)
+    yield tap
+    tap.close()

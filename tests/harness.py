@@ -4,30 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import csv
+import fcntl
 import io
 import json
 import logging
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
+import time
 import warnings
+from collections import Counter
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+import backoff._sync
 import click
+import pytest
 
-from tap_sendgrid_contacts import cli
+from tap_sendgrid_contacts import cli, progress
+from tap_sendgrid_contacts.api import export
 from tap_sendgrid_contacts.api.http import RetryPolicy
+from tap_sendgrid_contacts.sandbox import server
 from tap_sendgrid_contacts.sandbox.cli import sandbox_options
-from tap_sendgrid_contacts.sandbox.server import run_server
+from tap_sendgrid_contacts.sandbox.faults import BY_NAME, Faults
 from tap_sendgrid_contacts.tap import TapSendGridContacts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tap_sendgrid_contacts.sandbox.account import Account
@@ -35,6 +46,9 @@ if TYPE_CHECKING:
 
 TAP = [sys.executable, "-m", "tap_sendgrid_contacts"]
 SANDBOX = [sys.executable, "-m", "tap_sendgrid_contacts.sandbox"]
+
+# 64 KiB, but for what does not fill a page.
+_FULL_PIPE = 60 * 1024
 
 
 @dataclass
@@ -45,11 +59,27 @@ class Sandbox:
         url: URL of its API.
         api_key: The API key it accepts.
         log: One line per request and per fault.
+        faults: Its faults.
     """
 
     url: str
     api_key: str
     log: list[str]
+    faults: Faults
+
+    def inject(self, fault: str) -> None:
+        """Have a fault, as in `--fault`, occur from now on."""
+        name, _, times = fault.partition(":")
+        remaining = int(times) if times else BY_NAME[name].times
+        self.faults._remaining[name] = remaining or float("inf")  # noqa: SLF001
+
+    def end_faults(self) -> None:
+        """Have no more faults occur; what an export has of them remains."""
+        self.faults._remaining.clear()  # noqa: SLF001
+
+    def wait_for(self, start: str, times: int = 1) -> None:
+        """Wait until so many lines of the log start like this: a request is logged at its end."""
+        wait_until(lambda: self.count(start) >= times)
 
     def count(self, start: str) -> int:
         """Count the requests whose line starts like this, e.g. `POST /v3`."""
@@ -77,25 +107,40 @@ def run_sandbox(*options: str) -> Iterator[Sandbox]:
     account, settings = _parse_options(options)
     log: list[str] = []
     ready: list[str] = []
+    made: list[Faults] = []
+
+    def make_faults(*arguments: Any) -> Faults:
+        made.append(Faults(*arguments))
+        return made[-1]
+
     started = threading.Event()
     loop = asyncio.new_event_loop()
     stopped = asyncio.Event()
 
     async def run() -> None:
-        async with run_server(account, settings, log.append) as url:
+        async with server.run_server(account, settings, log.append) as url:
             ready.append(url)
             started.set()
             await stopped.wait()
 
     thread = threading.Thread(target=loop.run_until_complete, args=(run(),), daemon=True)
-    thread.start()
     try:
-        assert started.wait(30)
-        yield Sandbox(ready[0], settings.api_key, log)
+        with mock.patch.object(server, "Faults", make_faults):
+            thread.start()
+            assert started.wait(30)
+        yield Sandbox(ready[0], settings.api_key, log, made[0])
     finally:
         loop.call_soon_threadsafe(stopped.set)
         thread.join(30)
         loop.close()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for what happens in another thread or process; fail if it does not."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def _parse_options(options: tuple[str, ...]) -> tuple[Account, Settings]:
@@ -145,15 +190,48 @@ class Run:
         return [message["record"] for message in self.of_type("RECORD")]
 
     @property
+    def contact_ids(self) -> Counter[str]:
+        """How often each contact was emitted."""
+        return Counter(record["contact_id"] for record in self.records)
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The schema in the only SCHEMA message."""
+        (message,) = self.of_type("SCHEMA")
+        schema: dict[str, Any] = message["schema"]
+        return schema
+
+    @property
+    def states(self) -> list[dict[str, Any]]:
+        """The states of all STATE messages."""
+        return [message["value"] for message in self.of_type("STATE")]
+
+    @property
     def state(self) -> dict[str, Any]:
         """The last STATE, which a target would keep."""
-        state: dict[str, Any] = self.of_type("STATE")[-1]["value"]
-        return state
+        return self.states[-1]
 
     @property
     def checkpoint(self) -> dict[str, Any] | None:
         """The checkpoint in the last STATE, if there is one."""
         return checkpoint_of(self.state)
+
+    def ids_before(self, state: dict[str, Any]) -> Counter[str]:
+        """How often each contact was emitted before one of the states."""
+        end = next(
+            i
+            for i, message in enumerate(self.messages)
+            if message["type"] == "STATE" and message["value"] is state
+        )
+        return Counter(
+            message["record"]["contact_id"]
+            for message in self.messages[:end]
+            if message["type"] == "RECORD"
+        )
+
+    def lines(self, text: str) -> list[str]:
+        """Return the log lines that contain a text."""
+        return [line for line in self.log.splitlines() if text in line]
 
     @property
     def errors(self) -> list[str]:
@@ -168,12 +246,79 @@ class Run:
         return self.errors[0]
 
 
+class TapProcess:
+    """The tap as a process that a test reads from and sends signals to."""
+
+    def __init__(self, arguments: list[str], log_file: Path, env: dict[str, str]) -> None:
+        self._log_file = log_file
+        # A file: nobody reads the log while the test reads the messages.
+        with log_file.open("wb") as log:
+            self._process = subprocess.Popen(
+                [*TAP, *arguments],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env={**os.environ, **env},
+            )
+        assert self._process.stdout is not None
+        self.stdout = self._process.stdout
+        self._read: list[bytes] = []
+
+    def read_lines(self, count: int) -> list[bytes]:
+        """Read some lines, fewer if it ends."""
+        lines = list(islice(self.stdout, count))
+        self._read += lines
+        return lines
+
+    def wait_until_blocked(self) -> None:
+        """Wait until the pipe is full, so that the tap is within a write."""
+        size = struct.Struct("i")
+
+        def is_full() -> bool:
+            waiting = fcntl.ioctl(self.stdout, termios.FIONREAD, bytes(size.size))
+            return bool(size.unpack(waiting)[0] >= _FULL_PIPE)
+
+        wait_until(is_full)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self._process.send_signal(number)
+
+    def is_running(self) -> bool:
+        """Return whether it has not ended."""
+        return self._process.poll() is None
+
+    def finish(self) -> Run:
+        """Read the rest, and wait for the end."""
+        with self.stdout:
+            out = b"".join([*self._read, *self.stdout])
+        return self._run(out)
+
+    def close_pipe(self) -> Run:
+        """Close the pipe as a target that dies, and wait for the end."""
+        self.stdout.close()
+        return self._run(b"")
+
+    def _run(self, out: bytes) -> Run:
+        code = self._process.wait(timeout=60)
+        if code == -signal.SIGKILL:
+            # Targets do not get the line that it tears.
+            out = out[: out.rfind(b"\n") + 1]
+        return Run(code, out, self._log_file.read_text())
+
+    def kill(self) -> None:
+        """End it, if it has not ended."""
+        if self.is_running():
+            self._process.kill()
+        self.stdout.close()
+        self._process.wait(timeout=60)
+
+
 class Tap:
     """Runs the tap: in this process, or as a process of its own."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.log_file = folder / "tap.log"
+        self._processes: list[TapProcess] = []
 
     def arguments(
         self,
@@ -226,6 +371,20 @@ class Tap:
         )
         return Run(done.returncode, done.stdout, done.stderr.decode())
 
+    def start(
+        self, sandbox: Sandbox | None, env: dict[str, str] | None = None, **settings: Any
+    ) -> TapProcess:
+        """Start the tap as a process."""
+        arguments = self.arguments(sandbox, **settings)
+        process = TapProcess(arguments, self._folder / "tap.log", env or {})
+        self._processes.append(process)
+        return process
+
+    def close(self) -> None:
+        """Kill the processes that a failed test has left."""
+        for process in self._processes:
+            process.kill()
+
     def discover(self, sandbox: Sandbox, **config: Any) -> dict[str, Any]:
         """Return the catalog that `--discover` prints."""
         run = run_in_process(self.arguments(sandbox, "--discover", **config), {}, parse=False)
@@ -239,8 +398,26 @@ class Tap:
         return str(path)
 
 
+class Clock:
+    """A clock that sleeping moves at once."""
+
+    def __init__(self) -> None:
+        self._slept = 0.0
+
+    def monotonic(self) -> float:
+        """Return the time, with the time slept."""
+        return time.monotonic() + self._slept
+
+    def sleep(self, seconds: float) -> None:
+        """Move the clock."""
+        self._slept += seconds
+
+
 def run_in_process(arguments: list[str], env: dict[str, str], *, parse: bool = True) -> Run:
-    """Run the tap's command in this process, retries without waits; what it changes is restored.
+    """Run the tap's command in this process; what it changes is restored.
+
+    Retries and polls take no time: retries have no delays, and what waits on top of that sleeps
+    on a clock of its own.
 
     Args:
         arguments: The command line, without the program.
@@ -248,35 +425,75 @@ def run_in_process(arguments: list[str], env: dict[str, str], *, parse: bool = T
         parse: Whether standard output is messages.
     """
     out, log = io.BytesIO(), io.StringIO()
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    hook = sys.excepthook
+    stdout = io.TextIOWrapper(out, write_through=True)
     code: object = None
-    with (
-        mock.patch.object(sys, "argv", ["tap-sendgrid-contacts", *arguments]),
-        mock.patch.object(sys, "stdout", io.TextIOWrapper(out, write_through=True)) as stdout,
-        mock.patch.object(sys, "stderr", log),
-        mock.patch.dict(os.environ, env),
-        mock.patch.object(TapSendGridContacts, "retry", RetryPolicy((0.0,) * 5)),
-        warnings.catch_warnings(),
-    ):
+    with contextlib.ExitStack() as stack:
+        for change in (
+            mock.patch.object(sys, "argv", ["tap-sendgrid-contacts", *arguments]),
+            mock.patch.object(sys, "stdout", stdout),
+            mock.patch.object(sys, "stderr", log),
+            mock.patch.dict(os.environ, env),
+            mock.patch.object(TapSendGridContacts, "retry", RetryPolicy((0.0,) * 5)),
+            _patch_clock(Clock()),
+            _restore_logging(),
+            _restore_process(),
+        ):
+            stack.enter_context(change)
         try:
             cli.main()
         except SystemExit as end:
             code = end.code
-        finally:
-            stdout.flush()
-            logging.captureWarnings(capture=False)
-            sys.excepthook = hook
-            root.handlers[:] = handlers
-            root.setLevel(level)
-            for number, handler in signals.items():
-                signal.signal(number, handler)
+        stdout.flush()
     written = out.getvalue()
     run = Run(int(str(code or 0)), written if parse else b"", log.getvalue())
     run.out = written
     return run
+
+
+@contextlib.contextmanager
+def _patch_clock(clock: Clock) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for module in (progress, export, backoff._sync):  # noqa: SLF001
+            stack.enter_context(mock.patch.object(module, "time", clock))
+        yield
+
+
+@contextlib.contextmanager
+def _restore_logging() -> Iterator[None]:
+    """Restore what a logging configuration can change."""
+
+    def loggers() -> list[logging.Logger]:
+        named = logging.root.manager.loggerDict.values()
+        return [logging.root, *(each for each in named if isinstance(each, logging.Logger))]
+
+    attributes = ("handlers", "filters", "level", "propagate", "disabled")
+    before = {logger: [getattr(logger, name) for name in attributes] for logger in loggers()}
+    for logger in before:
+        logger.handlers, logger.filters = logger.handlers[:], logger.filters[:]
+    new = logging.Logger("new")
+    try:
+        yield
+    finally:
+        logging.captureWarnings(capture=False)
+        for logger in loggers():
+            values = before.get(logger) or [getattr(new, name) for name in attributes]
+            for name, value in zip(attributes, values, strict=True):
+                setattr(logger, name, value)
+        logging.root.setLevel(logging.root.level)  # clears the caches of levels
+
+
+@contextlib.contextmanager
+def _restore_process() -> Iterator[None]:
+    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    hook, limit = sys.excepthook, csv.field_size_limit()
+    with warnings.catch_warnings():
+        try:
+            yield
+        finally:
+            sys.excepthook = hook
+            csv.field_size_limit(limit)
+            for number, handler in signals.items():
+                signal.signal(number, handler)
 
 
 def incremental(catalog: dict[str, Any]) -> dict[str, Any]:
@@ -285,3 +502,15 @@ def incremental(catalog: dict[str, Any]) -> dict[str, Any]:
     root = next(entry for entry in stream["metadata"] if not entry["breadcrumb"])
     root["metadata"]["replication-method"] = "INCREMENTAL"
     return catalog
+
+
+def deselect(catalog: dict[str, Any], *columns: str) -> dict[str, Any]:
+    """Deselect columns in a catalog, in the metadata, as users do."""
+    (stream,) = catalog["streams"]
+    for entry in stream["metadata"]:
+        if entry["breadcrumb"] and entry["breadcrumb"][1] in columns:
+            entry["metadata"]["selected"] = False
+    return catalog
+
+
+both_file_types = pytest.mark.parametrize("file_type", ["json", "csv"])
