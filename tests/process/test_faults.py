@@ -1,0 +1,253 @@
+"""Every fault of the sandbox: what one run does, and the next one with its state."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import pytest
+
+from tap_sendgrid_contacts.sandbox.account import Account
+from tap_sendgrid_contacts.sandbox.faults import BY_NAME, FAULTS
+from tests.expected import expected
+from tests.harness import both_file_types
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.harness import Run, Sandbox, Tap
+
+CONTACTS = 300
+ACCOUNT = Account(CONTACTS)
+
+
+class Recovered(NamedTuple):
+    """Faults that a run survives, with each contact once.
+
+    Attributes:
+        faults: One or more, separated by blanks.
+        activates: Whether ACTIVATE_VERSION is emitted.
+    """
+
+    faults: str
+    activates: bool = True
+
+
+class Rejected(NamedTuple):
+    """Faults that end a run with an error.
+
+    Attributes:
+        faults: One or more, separated by blanks.
+        error: Part of the error.
+        next_run: What a run with the last state does once the faults are over: it resumes the
+            same export, starts a new one, or fails again since the export itself is damaged.
+        file_types: The file types that have the fault.
+    """
+
+    faults: str
+    error: str
+    next_run: Literal["resumes", "restarts", "fails"]
+    file_types: tuple[str, ...] = ("json", "csv")
+
+
+# `part-expired` has the status read again: what changes between two of them shows then.
+RECOVERED = [
+    Recovered("rate-limit"),
+    Recovered("rate-limit-seconds"),
+    Recovered("rate-limit-date"),
+    Recovered("rate-limit-reset"),
+    Recovered("html"),
+    Recovered("reset"),
+    Recovered("hang"),
+    Recovered("slow"),
+    Recovered("error-500"),
+    Recovered("error-502"),
+    Recovered("error-503"),
+    Recovered("error-504"),
+    Recovered("post-500"),
+    Recovered("post-502"),
+    Recovered("post-503"),
+    Recovered("post-504"),
+    Recovered("post-lost-reset"),
+    Recovered("post-accepted-reset"),
+    Recovered("post-accepted-hang"),
+    Recovered("post-accepted-500"),
+    Recovered("count-low"),
+    Recovered("count-missing", activates=False),
+    Recovered("shuffled-parts"),
+    Recovered("shuffled-parts part-expired:3"),
+    Recovered("unknown-field"),
+    Recovered("part-reset"),
+    Recovered("part-reset:3"),
+    Recovered("part-truncated"),
+    Recovered("part-stall"),
+    Recovered("part-expired"),
+    Recovered("part-500"),
+    Recovered("part-503"),
+    Recovered("redirect-part"),
+    Recovered("no-range"),
+    Recovered("no-range part-reset"),
+    Recovered("etag-changes"),
+    Recovered("etag-changes part-reset"),
+    Recovered("no-etag"),
+    Recovered("no-etag part-reset"),
+    Recovered("chunked"),
+]
+
+REJECTED = [
+    Rejected("forbidden", "HTTP 403", "restarts"),
+    Rejected("forbidden-fields", "HTTP 403", "restarts"),
+    Rejected("redirect-api", "api_url", "restarts"),
+    Rejected("error-500:0", "HTTP 500", "restarts"),
+    Rejected("hang:0", "request_timeout", "restarts", file_types=("json",)),
+    Rejected("failure", "failed", "restarts"),
+    Rejected("expired", "expired", "restarts"),
+    Rejected("export-not-found", "no longer exists", "restarts"),
+    Rejected("unknown-status", "status 'archived'", "fails"),
+    Rejected("never-ready", "poll_timeout", "fails"),
+    Rejected("no-urls", "without parts", "fails"),
+    Rejected("count-high", "allow_count_mismatch", "restarts"),
+    Rejected("part-missing part-expired", "changed", "restarts"),
+    # Nothing but the parts themselves tells that contacts are missing.
+    Rejected("part-missing part-expired count-missing", "changed", "restarts"),
+    Rejected("part-500:0", "Part 1 of 3: download: HTTP 500", "resumes"),
+    Rejected("part-expired:0", "Part 1 of 3: signed URL rejected (HTTP 403)", "resumes"),
+    Rejected("part-reset:0", "Part 1 of 3", "resumes"),
+    Rejected("truncated-gzip", "Part 3 of 3: truncated gzip", "fails"),
+    Rejected("bad-crc", "Part 3 of 3: corrupt gzip", "fails"),
+    Rejected("bad-line", ", line ", "fails"),
+    Rejected("bad-width", ", line ", "fails"),
+    Rejected("invalid-utf8", ", line ", "fails"),
+    Rejected("no-contact-id", "contact_id", "fails"),
+    Rejected("duplicate-header", "duplicate field for column", "fails", file_types=("csv",)),
+    Rejected("bad-number", "on_invalid_value", "fails"),
+    Rejected("bad-date", "on_invalid_value", "fails"),
+]
+
+
+def stage_of(fault: str) -> str:
+    name = fault.partition(":")[0]
+    return next(stage for stage, faults in FAULTS.items() if BY_NAME[name] in faults)
+
+
+def fault_options(faults: str) -> list[str]:
+    return [option for fault in faults.split() for option in ("--fault", fault)]
+
+
+def run_tap(tap: Tap, sandbox: Sandbox, file_type: str, **config: Any) -> Run:
+    return tap(
+        sandbox,
+        file_type=file_type,
+        emit_activate_version_messages=True,
+        request_timeout=1,
+        **config,
+    )
+
+
+def expected_records(run: Run) -> dict[str, dict[str, Any]]:
+    return expected(ACCOUNT, run.schema)
+
+
+EVERY_CONTACT_ONCE = Counter(contact.values["contact_id"] for contact in ACCOUNT)
+
+
+def test_every_fault_has_a_row() -> None:
+    rows: list[Recovered | Rejected] = [*RECOVERED, *REJECTED]
+    covered = {fault.partition(":")[0] for row in rows for fault in row.faults.split()}
+    assert covered == BY_NAME.keys()
+
+
+@both_file_types
+@pytest.mark.parametrize("row", RECOVERED, ids=lambda row: row.faults)
+def test_recovered(
+    start_sandbox: Callable[..., Sandbox], tap: Tap, file_type: str, row: Recovered
+) -> None:
+    sandbox = start_sandbox(
+        "--contacts", str(CONTACTS), "--parts", "3", *fault_options(row.faults)
+    )
+    run = run_tap(tap, sandbox, file_type)
+    assert run.code == 0, run.log
+    assert run.contact_ids == EVERY_CONTACT_ONCE
+    assert {record["contact_id"]: record for record in run.records} == expected_records(run)
+    assert run.checkpoint is None
+    assert len(run.of_type("ACTIVATE_VERSION")) == row.activates
+    assert bool(run.lines("ACTIVATE_VERSION withheld")) is not row.activates
+    # The 202 of an export that was created without a response is not in the log.
+    assert sandbox.exports_created == (not row.faults.startswith("post-accepted"))
+    for fault in row.faults.split():
+        assert f"fault {fault.partition(':')[0]}" in sandbox.log
+
+
+@both_file_types
+@pytest.mark.parametrize(
+    "row",
+    [row for row in RECOVERED if stage_of(row.faults.split()[0]) != "post"],
+    ids=lambda row: row.faults,
+)
+def test_recovered_when_resumed(
+    start_sandbox: Callable[..., Sandbox], tap: Tap, file_type: str, row: Recovered
+) -> None:
+    # What happens to an export is decided when it is created.
+    faults = row.faults.split()
+    early = [fault for fault in faults if stage_of(fault) in {"export", "data"}]
+    sandbox = start_sandbox(
+        "--contacts", str(CONTACTS), "--parts", "3", *fault_options(" ".join(early))
+    )
+    first = run_tap(tap, sandbox, file_type)
+    assert first.code == 0, first.log
+    state = next(state for state in first.states if checkpoint(state).get("finished_parts"))
+    for fault in set(faults) - set(early):
+        sandbox.inject(fault)
+    run = run_tap(tap, sandbox, file_type, state=state)
+    assert run.code == 0, run.log
+    assert first.ids_before(state) + run.contact_ids == EVERY_CONTACT_ONCE
+    assert run.checkpoint is None
+    assert len(run.of_type("ACTIVATE_VERSION")) == row.activates
+    assert sandbox.exports_created == 1
+    for fault in faults:
+        assert f"fault {fault.partition(':')[0]}" in sandbox.log
+
+
+@pytest.mark.parametrize(
+    ("row", "file_type"),
+    [
+        pytest.param(row, file_type, id=f"{row.faults}-{file_type}")
+        for row in REJECTED
+        for file_type in row.file_types
+    ],
+)
+def test_rejected(
+    start_sandbox: Callable[..., Sandbox], tap: Tap, file_type: str, row: Rejected
+) -> None:
+    sandbox = start_sandbox(
+        "--contacts", str(CONTACTS), "--parts", "3", *fault_options(row.faults)
+    )
+    first = run_tap(tap, sandbox, file_type)
+    assert first.code == 1, first.log
+    assert row.error.lower() in first.error.lower()
+    assert first.of_type("ACTIVATE_VERSION") == []
+    assert first.contact_ids <= EVERY_CONTACT_ONCE
+    if first.of_type("STATE") and row.next_run != "restarts":
+        assert first.checkpoint is not None
+    created = sandbox.exports_created
+
+    sandbox.end_faults()
+    state = first.state if first.of_type("STATE") else None
+    run = run_tap(tap, sandbox, file_type, state=state)
+    assert sandbox.exports_created - created == (row.next_run == "restarts")
+    if row.next_run == "fails":
+        assert run.code == 1
+        assert row.error.lower() in run.error.lower()
+        assert run.of_type("ACTIVATE_VERSION") == []
+        return
+    assert run.code == 0, run.log
+    assert len(run.of_type("ACTIVATE_VERSION")) == 1
+    if row.next_run == "restarts":
+        assert run.contact_ids == EVERY_CONTACT_ONCE
+    else:
+        assert first.ids_before(first.states[-1]) + run.contact_ids == EVERY_CONTACT_ONCE
+
+
+def checkpoint(state: dict[str, Any]) -> dict[str, Any]:
+    exports = state["bookmarks"]["contacts"]["exports"]
+    return exports[0] if exports else {}

@@ -1,0 +1,119 @@
+"""INCREMENTAL replication, chosen in the catalog's metadata as Meltano and users do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tap_sendgrid_contacts.sandbox.account import Account
+from tests.harness import both_file_types, incremental
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.harness import Run, Sandbox, Tap
+
+
+def bookmark_of(run: Run) -> str:
+    bookmark: str = run.state["bookmarks"]["contacts"]["replication_key_value"]
+    return bookmark
+
+
+def test_discovery_offers_updated_at(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
+    catalog = tap.discover(start_sandbox("--contacts", "5"))
+    (stream,) = catalog["streams"]
+    (root,) = (entry["metadata"] for entry in stream["metadata"] if not entry["breadcrumb"])
+    assert root["valid-replication-keys"] == ["updated_at"]
+    assert stream["replication_method"] == "FULL_TABLE"
+
+
+@both_file_types
+def test_second_run_emits_changes(
+    start_sandbox: Callable[..., Sandbox], tap: Tap, file_type: str
+) -> None:
+    first_day = start_sandbox("--contacts", "300")
+    catalog = incremental(tap.discover(first_day))
+    first = tap(first_day, catalog=catalog, file_type=file_type)
+    assert first.code == 0, first.log
+    assert len(first.records) == 300
+    (caveat,) = first.lines("INCREMENTAL misses")
+    assert "INFO" in caveat
+    assert "FULL_TABLE with emit_activate_version_messages" in caveat
+    assert bookmark_of(first) == max(record["updated_at"] for record in first.records)
+    state = first.state
+    second_day = start_sandbox("--contacts", "300", "--day", "2")
+    state["bookmarks"]["contacts"]["scope"]["api_url"] = second_day.url
+    second = tap(second_day, catalog=catalog, state=state, file_type=file_type)
+    assert second.code == 0, second.log
+    assert 0 < len(second.records) < 100
+    full = tap(second_day)
+    changed = {r["contact_id"] for r in full.records if r["updated_at"] >= bookmark_of(first)}
+    assert {record["contact_id"] for record in second.records} == changed
+
+
+@pytest.mark.parametrize("start_date", ["2020-06-01T00:00:00Z", "2020-06-01", "06/01/2020"])
+def test_start_date(start_sandbox: Callable[..., Sandbox], tap: Tap, start_date: str) -> None:
+    sandbox = start_sandbox("--contacts", "300")
+    catalog = incremental(tap.discover(sandbox))
+    run = tap(sandbox, catalog=catalog, start_date=start_date)
+    assert run.code == 0
+    assert 0 < len(run.records) < 300
+    assert min(record["updated_at"] for record in run.records) >= "2020-06-01"
+    again = tap(sandbox, catalog=catalog, start_date=start_date, state=run.state)
+    assert again.code == 0
+    assert {record["updated_at"] for record in again.records} == {bookmark_of(run)}
+
+
+def test_invalid_bookmark_is_ignored(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
+    sandbox = start_sandbox("--contacts", "300")
+    catalog = incremental(tap.discover(sandbox))
+    state = tap(sandbox, catalog=catalog).state
+    state["bookmarks"]["contacts"]["replication_key_value"] = "yesterday"
+    run = tap(sandbox, catalog=catalog, state=state, start_date="2020-06-01")
+    assert run.code == 0
+    assert 0 < len(run.records) < 300
+    assert "Ignoring bookmark" in run.log
+
+
+def test_bookmark_of_other_lists_is_ignored(
+    start_sandbox: Callable[..., Sandbox], tap: Tap
+) -> None:
+    sandbox = start_sandbox("--contacts", "100")
+    catalog = incremental(tap.discover(sandbox))
+    first = tap(sandbox, catalog=catalog)
+    list_ids = [Account(100).lists[0].id]
+    other = tap(sandbox, catalog=catalog, state=first.state, list_ids=list_ids)
+    assert other.code == 0
+    assert len(other.records) == Account(100).count(list_ids)
+    assert "Ignoring bookmark" in other.log
+    same = tap(sandbox, catalog=catalog, state=first.state)
+    assert len(same.records) < len(other.records)
+
+
+def test_activate_version_is_ignored(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
+    sandbox = start_sandbox("--contacts", "20")
+    catalog = incremental(tap.discover(sandbox))
+    run = tap(sandbox, catalog=catalog, emit_activate_version_messages=True)
+    assert run.code == 0
+    assert run.of_type("ACTIVATE_VERSION") == []
+    assert "Ignoring emit_activate_version_messages in INCREMENTAL mode" in run.log
+
+
+def test_states_count_contacts_read(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
+    # One part, few contacts to emit: a STATE every 10,000 read all the same.
+    sandbox = start_sandbox("--contacts", "35000", "--no-edge-cases")
+    config: dict[str, Any] = {"catalog": incremental(tap.discover(sandbox))}
+    run = tap(sandbox, **config, start_date="2999-01-01")
+    assert run.code == 0, run.log
+    assert run.records == []
+    offsets = [
+        exports[0]["part_offset"]
+        for state in run.states
+        if (exports := state["bookmarks"]["contacts"]["exports"]) and "part_offset" in exports[0]
+    ]
+    assert [offset // 10_000 for offset in offsets] == [1, 2, 3]
+    resumed = tap(sandbox, **config, start_date="2999-01-01", state=run.states[3])
+    assert resumed.code == 0
+    assert f"skipping {offsets[1]} already emitted contacts" in resumed.log
+    assert bookmark_of(resumed) == bookmark_of(run)
