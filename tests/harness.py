@@ -287,11 +287,15 @@ class TapProcess:
         """Return whether it has not ended."""
         return self._process.poll() is None
 
-    def finish(self) -> Run:
-        """Read the rest, and wait for the end."""
+    def finish(self, *, torn: bool = False) -> Run:
+        """Read the rest, and wait for the end.
+
+        Args:
+            torn: Whether the last line may be torn, as by SIGKILL; targets do not get it.
+        """
         with self.stdout:
             out = b"".join([*self._read, *self.stdout])
-        return self._run(out)
+        return self._run(out[: out.rfind(b"\n") + 1] if torn else out)
 
     def close_pipe(self) -> Run:
         """Close the pipe as a target that dies, and wait for the end."""
@@ -299,11 +303,7 @@ class TapProcess:
         return self._run(b"")
 
     def _run(self, out: bytes) -> Run:
-        code = self._process.wait(timeout=60)
-        if code == -signal.SIGKILL:
-            # Targets do not get the line that it tears.
-            out = out[: out.rfind(b"\n") + 1]
-        return Run(code, out, self._log_file.read_text())
+        return Run(self._process.wait(timeout=60), out, self._log_file.read_text())
 
     def kill(self) -> None:
         """End it, if it has not ended."""

@@ -1,450 +1,479 @@
-"""Killed, stopped, resumed: one export, no contact lost, few repeated."""
+"""Resumed runs: one export, no contact lost, few emitted again."""
 
 from __future__ import annotations
 
-import json
+import copy
 import os
 import random
-import re
 import signal
-import subprocess
 import sys
-import time
 from collections import Counter
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tap_sendgrid_contacts.checkpoint import STATE_INTERVAL
 from tap_sendgrid_contacts.sandbox.account import Account
-from tests.conftest import Run, Sandbox, Tap, position
+from tests.harness import (
+    Sandbox,
+    Tap,
+    both_file_types,
+    checkpoint_of,
+    contacts_read,
+    deselect,
+    incremental,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
-both_types = pytest.mark.parametrize("file_type", ["json", "csv"])
-
-CONTACTS = 40_000
-STATE_INTERVAL = 10_000
-# A block of contacts may straddle the interval.
-BLOCK = 300
+# Contacts in a block of the decoder, which may straddle the interval of STATEs.
+BLOCK = 1000
+# The default is quick; 100 or more are a drill for changes to checkpoints.
+KILLS = int(os.environ.get("TEST_KILLS", "3"))
 
 
-def start(
-    tap: Tap, there: Sandbox, env: dict[str, str] | None = None, **settings: Any
-) -> subprocess.Popen[bytes]:
-    # A file for the log: nobody reads it while the test reads the messages.
-    with tap.log_file.open("wb") as log:
-        return subprocess.Popen(
-            tap.command(there, **settings),
-            stdout=subprocess.PIPE,
-            stderr=log,
-            env={**os.environ, **(env or {})},
-        )
+def first_checkpoint(state: dict[str, Any]) -> dict[str, Any]:
+    checkpoint = checkpoint_of(state)
+    assert checkpoint is not None
+    return checkpoint
 
 
-def read_until(tap: Tap, process: subprocess.Popen[bytes], lines: int, stop: signal.Signals) -> Run:
-    """Read so many lines, send the signal, and read what is left in the pipe."""
-    out = process.stdout
-    assert out is not None
-    read = list(islice(out, lines))
-    process.send_signal(stop)
-    return finish(tap, process, b"".join(read), torn=stop == signal.SIGKILL)
+# --- in any state -----------------------------------------------------------------------------
 
 
-def finish(tap: Tap, process: subprocess.Popen[bytes], read: bytes, *, torn: bool = False) -> Run:
-    assert process.stdout is not None
-    with process.stdout:
-        out = read + process.stdout.read()
-    if torn:
-        # What SIGKILL tears, no target takes.
-        out = out[: out.rfind(b"\n") + 1]
-    return Run(process.wait(timeout=60), out, tap.log_file.read_text())
-
-
-def drill(tap: Tap, there: Sandbox, file_type: str, kills: list[int]) -> Counter[str]:
-    """Run, killed after so many lines each time, until a run comes to its end."""
-    state: dict[str, Any] | None = None
-    sent: Counter[str] = Counter()
-    settings: dict[str, Any] = {"file_type": file_type, "emit_activate_version_messages": True}
-    versions = set()
-    before = there.exports_asked_for
-    for lines in [*kills, sys.maxsize]:
-        process = start(tap, there, state=state, **settings)
-        run = read_until(tap, process, lines, signal.SIGKILL)
-        sent.update(record["contact_id"] for record in run.records)
-        versions |= {message.get("version") for message in run.of("RECORD")}
-        if run.of("STATE"):
-            state = run.state
-            if run.export_state is None:
-                break
-    else:
-        pytest.fail(run.log)
-    assert run.export_state is None
-    assert len(run.of("ACTIVATE_VERSION")) == 1
-    assert versions | {run.of("ACTIVATE_VERSION")[0]["version"]} == {
-        run.of("ACTIVATE_VERSION")[0]["version"]
-    }
-    assert there.exports_asked_for - before == 1
-    return sent
-
-
-@both_types
-def test_killed_at_any_moment_the_next_run_goes_on(
-    sandbox: Callable[..., Sandbox], tap: Tap, file_type: str
+@both_file_types
+def test_resume_from_every_state(
+    start_sandbox: Callable[..., Sandbox], tap: Tap, file_type: str
 ) -> None:
-    there = sandbox("--contacts", str(CONTACTS), "--no-edge-cases", "--parts", "3")
-    everyone = {contact.values["contact_id"] for contact in Account(CONTACTS, edge_cases=False)}
+    size = ("--contacts", "12000", "--no-edge-cases", "--parts", "3")
+    # The order of the URLs changes from run to run.
+    sandbox = start_sandbox(*size, "--fault", "shuffled-parts")
+    config: dict[str, Any] = {"file_type": file_type, "emit_activate_version_messages": True}
+    complete = tap(sandbox, **config)
+    assert complete.contact_ids.total() == 12000
+    (activate,) = complete.of_type("ACTIVATE_VERSION")
+    for state in complete.states[:-1]:
+        run = tap(sandbox, state=state, **config)
+        assert run.code == 0, run.log
+        # Nothing is lost, and nothing is emitted again.
+        assert complete.ids_before(state) + run.contact_ids == complete.contact_ids
+        assert run.checkpoint is None
+        if "export_id" in first_checkpoint(state):
+            assert run.of_type("ACTIVATE_VERSION") == [activate]
+            versions = {message["version"] for message in run.of_type("RECORD")}
+            assert versions <= {activate["version"]}
+            (resumed,) = run.lines("Resuming Export")
+            assert first_checkpoint(state)["requested_at"][:10] in resumed
+            assert f"{contacts_read(state)} contacts already emitted" in resumed
+    assert sandbox.exports_created == 1
+
+
+@both_file_types
+def test_killed_at_random(
+    start_sandbox: Callable[..., Sandbox], tap: Tap, file_type: str
+) -> None:
+    contacts = 30_000
+    size = ("--contacts", str(contacts), "--no-edge-cases", "--parts", "3")
+    sandbox = start_sandbox(*size, "--fault", "shuffled-parts")
+    everyone = {contact.values["contact_id"] for contact in Account(contacts, edge_cases=False)}
     chance = random.Random(file_type)
-    kills = [2, 3, 4, *(chance.randrange(5, CONTACTS // 2) for _ in range(3)), CONTACTS // 3 + 6]
-    sent = drill(tap, there, file_type, kills)
-    assert sent.keys() == everyone
-    repeats = sum(sent.values()) - len(everyone)
-    assert repeats <= len(kills) * (STATE_INTERVAL + BLOCK)
+    # After SCHEMA, before and after the request, then anywhere, as far as runs get.
+    kills = [2, 3, *(chance.randrange(4, contacts // 2) for _ in range(KILLS))]
+    state: dict[str, Any] | None = None
+    emitted: Counter[str] = Counter()
+    versions = set()
+    for lines in [*kills, sys.maxsize]:
+        process = tap.start(
+            sandbox, file_type=file_type, emit_activate_version_messages=True, state=state
+        )
+        process.read_lines(lines)
+        process.send_signal(signal.SIGKILL)
+        run = process.finish(torn=True)
+        emitted += run.contact_ids
+        versions |= {message["version"] for message in run.of_type("RECORD")}
+        if run.of_type("STATE"):
+            state = run.state
+            if run.checkpoint is None:
+                break
+    assert run.checkpoint is None, run.log
+    assert emitted.keys() == everyone
+    again = emitted.total() - len(everyone)
+    assert again <= len(kills) * (STATE_INTERVAL + BLOCK)
+    (activate,) = run.of_type("ACTIVATE_VERSION")
+    assert versions == {activate["version"]}
+    assert sandbox.exports_created == 1
+    print(f"\n{len(kills)} kills: 1 export, 0 contacts lost, {again} emitted again")  # noqa: T201
 
 
-@both_types
-def test_killed_behind_the_last_record_nothing_is_sent_again(
-    sandbox: Callable[..., Sandbox], tap: Tap, file_type: str
-) -> None:
-    there = sandbox("--contacts", "3000", "--no-edge-cases", "--parts", "3")
-    whole = tap(there, file_type=file_type)
-    last = next(
-        message["value"] for message in reversed(whole.of("STATE")) if position(message["value"])
-    )
-    assert last["bookmarks"]["contacts"]["exports"][0]["part"] == 3
-    run = tap(there, file_type=file_type, state=last)
-    assert run.code == 0
-    assert run.records == []
-    assert run.export_state is None
-    assert there.exports_asked_for == 1
-
-
-def test_a_part_that_is_another_file_now_is_read_anew(
-    sandbox: Callable[..., Sandbox], tap: Tap
-) -> None:
-    there = sandbox("--contacts", "25000", "--no-edge-cases", "--parts", "1")
-    whole = tap(there)
-    middle = whole.of("STATE")[2]["value"]
-    at = middle["bookmarks"]["contacts"]["exports"][0]
-    assert 0 < at["records"] < 25000
-    assert len(tap(there, state=middle).records) == 25000 - at["records"]
-    at["file"] = "another"
-    run = tap(there, state=middle)
+def test_changed_part_is_read_again(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
+    sandbox = start_sandbox("--contacts", "25000", "--no-edge-cases")
+    state = tap(sandbox).states[2]
+    checkpoint = first_checkpoint(state)
+    assert 0 < checkpoint["part_offset"] < 25000
+    assert len(tap(sandbox, state=state).records) == 25000 - checkpoint["part_offset"]
+    checkpoint["part_digest"] = "another"
+    run = tap(sandbox, state=state)
     assert run.code == 0
     assert len(run.records) == 25000
-    assert "another file now" in run.log
-    assert there.exports_asked_for == 1
+    assert "re-reading from the start" in run.log
+    assert sandbox.exports_created == 1
 
 
-class TestANewExport:
-    """Where the state's export cannot be had, or another is asked for."""
+# --- a new export -----------------------------------------------------------------------------
+
+
+class TestNewExport:
+    """Where the state's export cannot be had, or another one is requested."""
 
     @pytest.fixture
-    def there(self, sandbox: Callable[..., Sandbox]) -> Sandbox:
-        return sandbox("--contacts", "50", "--no-edge-cases")
+    def sandbox(self, start_sandbox: Callable[..., Sandbox]) -> Sandbox:
+        return start_sandbox("--contacts", "50", "--no-edge-cases", "--parts", "2")
 
     @pytest.fixture
-    def in_flight(self, there: Sandbox, tap: Tap) -> dict[str, Any]:
-        state: dict[str, Any] = tap(there).of("STATE")[1]["value"]
-        assert state["bookmarks"]["contacts"]["exports"][0]["id"]
+    def state(self, sandbox: Sandbox, tap: Tap) -> dict[str, Any]:
+        """The state after the first of two parts."""
+        run = tap(sandbox)
+        (state,) = (state for state in run.states if 0 < contacts_read(state) < 50)
         return state
 
     @pytest.mark.parametrize(
-        ("setting", "value"),
+        ("setting", "value", "changed"),
         [
-            ("list_ids", [Account(50).lists[0].id]),
-            ("segment_ids", [Account(50).segments[0].id]),
-            ("file_type", "csv"),
-            ("on_behalf_of", "subuser"),
+            ("list_ids", [Account(50).lists[0].id], "list_ids"),
+            ("segment_ids", [Account(50).segments[0].id], "segment_ids"),
+            ("file_type", "csv", "file_type"),
+            ("on_behalf_of", "subuser", "on_behalf_of"),
+            ("emit_activate_version_messages", True, "activate_version"),
+            ("start_date", "2020-01-01T00:00:00Z", "start_date"),
+            ("stream_maps", {"contacts": {"email": "__NULL__"}}, "stream_maps"),
+            ("stream_map_config", {"hash_seed": "1"}, "stream_maps"),
+            ("flattening_max_depth", 2, "stream_maps"),
         ],
     )
-    def test_another_request(
-        self, there: Sandbox, tap: Tap, in_flight: dict[str, Any], setting: str, value: object
+    def test_changed_setting(
+        self,
+        sandbox: Sandbox,
+        tap: Tap,
+        state: dict[str, Any],
+        setting: str,
+        value: object,
+        changed: str,
     ) -> None:
         config: dict[str, Any] = {setting: value}
-        run = tap(there, state=in_flight, **config)
-        assert run.code == 0
-        assert f"{setting} changed" in run.log
-        assert there.exports_asked_for == 2
-
-    def test_gone(
-        self, sandbox: Callable[..., Sandbox], tap: Tap, in_flight: dict[str, Any]
-    ) -> None:
-        other = sandbox("--contacts", "50", "--no-edge-cases")
-        in_flight["bookmarks"]["contacts"]["exports"][0]["request"]["api_url"] = other.url
-        run = tap(other, state=in_flight)
-        assert run.code == 0
-        assert "is gone" in run.log
-        assert len(run.records) == 50
-
-    @pytest.mark.parametrize("fault", ["failure", "expired"])
-    def test_failed_or_expired(self, sandbox: Callable[..., Sandbox], tap: Tap, fault: str) -> None:
-        there = sandbox("--contacts", "50", "--no-edge-cases", "--fault", fault)
-        first = tap(there)
-        assert first.code == 1
-        assert first.error.endswith("; the next run asks for a new one")
-        assert first.export_state is not None
-        second = tap(there, state=first.state)
-        assert second.code == 0
-        assert "asking for a new export" in second.log
-        assert len(second.records) == 50
-        assert there.exports_asked_for == 2
-
-    @both_types
-    def test_read_to_its_end_and_lacking_contacts(
-        self, sandbox: Callable[..., Sandbox], tap: Tap, file_type: str
-    ) -> None:
-        there = sandbox("--contacts", "50", "--parts", "2", "--fault", "count-high:1")
-        first = tap(there, file_type=file_type)
-        assert first.code == 1
-        assert "The next run asks for a new export" in first.error
-        finished = tap(there, file_type=file_type, state=first.state, allow_count_mismatch=True)
-        assert (finished.code, finished.records) == (0, [])
-        assert there.exports_asked_for == 1
-        second = tap(there, file_type=file_type, state=first.state)
-        assert second.code == 0
-        assert "lacks contacts: asking for a new export" in second.log
-        assert len(second.records) == 50
-        assert there.exports_asked_for == 2
-
-    def test_in_another_number_of_parts(self, sandbox: Callable[..., Sandbox], tap: Tap) -> None:
-        # Nothing else would tell that some are missing.
-        there = sandbox("--contacts", "60", "--parts", "2", "--fault", "count-missing")
-        state = tap(there).of("STATE")[2]["value"]
-        at = position(state)
-        assert at
-        assert (at["parts"], at["part"]) == (2, 1)
-        at["parts"] = 3
-        run = tap(there, state=state)
-        assert run.code == 0
-        assert "was in 3 part(s) and is in 2: asking for a new export" in run.log
-        assert len(run.records) == 60
-
-    def test_a_state_that_cannot_be_read(
-        self, there: Sandbox, tap: Tap, in_flight: dict[str, Any]
-    ) -> None:
-        in_flight["bookmarks"]["contacts"]["exports"][0]["part"] = "one"
-        run = tap(there, state=in_flight)
-        assert run.code == 0
-        assert "cannot be read" in run.log
-        assert len(run.records) == 50
-
-
-def test_a_run_that_waited_too_long_leaves_the_export_to_the_next(
-    sandbox: Callable[..., Sandbox], tap: Tap
-) -> None:
-    there = sandbox("--contacts", "50", "--pending-polls", "3")
-    first = tap(there, poll_timeout=1)
-    assert first.code == 1
-    assert "`poll_timeout`" in first.error
-    second = tap(there, state=first.state)
-    assert second.code == 0
-    assert len(second.records) == 50
-    assert there.exports_asked_for == 1
-
-
-def test_killed_between_request_and_answer_the_next_run_finds_the_export(
-    sandbox: Callable[..., Sandbox], tap: Tap
-) -> None:
-    there = sandbox("--contacts", "50", "--fault", "post-accepted-hang")
-    process = start(tap, there)
-    # SCHEMA, and the STATE before the request.
-    assert process.stdout is not None
-    lines = [process.stdout.readline() for _ in range(2)]
-    while process.poll() is None and "fault post-accepted-hang" not in there.log:
-        time.sleep(0.05)
-    process.kill()
-    finish(tap, process, b"", torn=True)
-    second = tap(there, state=json.loads(lines[1])["value"])
-    assert second.code == 0, second.log
-    assert "had taken the request" in second.log
-    assert len(second.records) == 50
-    assert there.exports_asked_for == 0  # its 202 was never sent
-
-
-def test_a_request_without_answer_is_not_looked_for_for_ever(
-    sandbox: Callable[..., Sandbox], tap: Tap
-) -> None:
-    there = sandbox("--contacts", "50")
-    state: dict[str, Any] = tap(there).of("STATE")[0]["value"]
-    asked = state["bookmarks"]["contacts"]["exports"][0]
-    assert tap(there, state=state).code == 0
-    assert there.exports_asked_for == 1
-    asked["asked_at"] = "2026-01-01T00:00:00Z"
-    run = tap(there, state=state)
-    assert run.code == 0
-    assert "too long ago" in run.log
-    assert there.exports_asked_for == 2
-
-
-class TestSignals:
-    """Stopped runs end between two lines, with a STATE, and not as a success."""
-
-    @both_types
-    @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-    @pytest.mark.parametrize("slow_path", ["", "slow path"])
-    def test_whole_lines_and_a_last_state(
-        self,
-        sandbox: Callable[..., Sandbox],
-        tap: Tap,
-        file_type: str,
-        stop: signal.Signals,
-        slow_path: str,
-    ) -> None:
-        there = sandbox("--contacts", "20000", "--no-edge-cases", "--parts", "2")
-        settings: dict[str, Any] = {"file_type": file_type}
-        if slow_path:
-            settings["stream_maps"] = {"contacts": {"email": "email"}}
-        run = read_until(tap, start(tap, there, **settings), 5000, stop)
-        assert run.code == 128 + stop
-        assert run.out.endswith(b"\n")
-        assert run.messages[-1]["type"] == "STATE"
-        assert "Traceback" not in run.log
-        at = run.export_state
-        assert at is not None
-        read = at.get("contacts", 0) + at.get("records", 0)
-        assert read <= len(run.records) <= read + BLOCK
-        rest = tap(there, state=run.state, **settings)
-        assert rest.code == 0
-        ids = {record["contact_id"] for record in (*run.records, *rest.records)}
-        assert len(ids) == 20000
-
-    @pytest.mark.parametrize("unbuffered", ["", "1"])
-    def test_blocked_by_a_slow_target(
-        self, sandbox: Callable[..., Sandbox], tap: Tap, unbuffered: str
-    ) -> None:
-        there = sandbox("--contacts", "5000", "--no-edge-cases")
-        process = start(tap, there, {"PYTHONUNBUFFERED": unbuffered})
-        assert process.stdout is not None
-        first = b"".join(islice(process.stdout, 10))
-        time.sleep(1)  # the pipe is full now, and the tap within a write
-        process.send_signal(signal.SIGTERM)
-        time.sleep(0.5)
-        run = finish(tap, process, first)
-        assert run.code == 143, run.log
-        assert run.messages[-1]["type"] == "STATE"
-        assert 0 < len(run.records) < 5000
-
-    def test_while_waiting(self, sandbox: Callable[..., Sandbox], tap: Tap) -> None:
-        there = sandbox("--contacts", "5", "--fault", "never-ready")
-        process = start(tap, there, poll_interval=60)
-        began = time.monotonic()
-        run = read_until(tap, process, 3, signal.SIGTERM)
-        assert run.code == 143
-        assert time.monotonic() - began < 30
-        assert run.export_state is not None
-
-    def test_a_target_that_dies_ends_the_run_quietly(
-        self, sandbox: Callable[..., Sandbox], tap: Tap
-    ) -> None:
-        there = sandbox("--contacts", "5000", "--no-edge-cases")
-        process = start(tap, there)
-        assert process.stdout is not None
-        process.stdout.read(1000)
-        process.stdout.close()
-        assert process.wait(timeout=60) == 1
-        log = tap.log_file.read_text()
-        assert "Traceback" not in log
-        assert "ERROR" not in log
-        assert "Exception ignored" not in log
-
-
-def test_a_slow_target_meets_no_expired_link_and_no_open_connection(
-    sandbox: Callable[..., Sandbox], tap: Tap
-) -> None:
-    # Links live for three seconds; reading all the parts takes five.
-    size = ("--contacts", "6000", "--no-edge-cases", "--parts", "6")
-    there = sandbox(*size, "--url-ttl", "3", "--pending-polls", "0")
-    process = start(tap, there)
-    assert process.stdout is not None
-    lines = 0
-    for _ in process.stdout:
-        lines += 1
-        if lines % 1000 == 0:
-            time.sleep(0.8)
-    assert finish(tap, process, b"").code == 0, tap.log_file.read_text()
-    assert lines > 6000
-    downloads = [line for line in there.log if re.match(r"GET /exports/\S+ ", line)]
-    assert len(downloads) == 6
-    assert all(" 200 " in line for line in downloads)
-
-
-def test_nothing_is_left_on_disk_while_and_after(
-    sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path
-) -> None:
-    there = sandbox("--contacts", "20000", "--no-edge-cases", "--parts", "2")
-    spool = tmp_path / "spool"
-    spool.mkdir()
-    process = start(tap, there, {"TMPDIR": str(spool)})
-    assert process.stdout is not None
-    for _ in range(1000):
-        process.stdout.readline()
-    assert list(spool.iterdir()) == []
-    process.kill()
-    finish(tap, process, b"", torn=True)
-    assert list(spool.iterdir()) == []
-
-
-class TestStates:
-    """What comes back as state is not always what was sent."""
-
-    def test_a_state_merged_as_meltano_does_holds_on_to_nothing(
-        self, sandbox: Callable[..., Sandbox], tap: Tap
-    ) -> None:
-        there = sandbox("--contacts", "60", "--parts", "3")
-        whole = tap(there)
-
-        def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-            # Objects key by key, all else replaced.
-            return {
-                key: merged(old[key], value)
-                if isinstance(value, dict) and isinstance(old.get(key), dict)
-                else value
-                for key, value in {**old, **new}.items()
-            }
-
-        in_flight = whole.of("STATE")[-2]["value"]
-        assert position(in_flight)
-        assert position(merged(in_flight, whole.state)) is None
-        asked_again = tap(there, list_ids=[Account(60).lists[0].id]).of("STATE")[1]["value"]
-        assert position(merged(in_flight, asked_again)) == position(asked_again)
-
-    def test_one_without_an_export_is_not_sent_back(
-        self, sandbox: Callable[..., Sandbox], tap: Tap
-    ) -> None:
-        there = sandbox("--contacts", "60", "--fault", "never-ready")
-        done: dict[str, Any] = {"bookmarks": {"contacts": {"exports": []}}}
-        first = tap(there, state=done, poll_timeout=1)
-        assert first.code == 1
-        # Some targets keep the first one of a load without records.
-        second = tap(there, state=first.of("STATE")[0]["value"], poll_timeout=1)
-        assert position(second.state) == position(first.state)
-        assert there.exports_asked_for == 1
-
-    def test_stopped_before_the_state_is_read_none_is_sent(
-        self, sandbox: Callable[..., Sandbox], tap: Tap
-    ) -> None:
-        there = sandbox("--fault", "hang")
-        process = start(tap, there, state={"bookmarks": {"contacts": {"source": {}}}})
-        while process.poll() is None and "fault hang" not in there.log:
-            time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
-        run = finish(tap, process, b"")
-        assert run.code == 143
-        assert run.of("STATE") == []
+        run = tap(sandbox, state=state, **config)
+        assert run.code == 0, run.log
+        assert f"{changed} changed since the last run; starting a new export" in run.log
+        assert sandbox.exports_created == 2
+        if not setting.endswith("_ids"):
+            assert len(run.records) == 50
 
     @pytest.mark.parametrize(
         ("setting", "value"),
-        [("emit_activate_version_messages", True), ("start_date", "2020-01-01T00:00:00Z")],
+        [("poll_timeout", 60), ("max_file_size", 7), ("allow_count_mismatch", True)],
     )
-    def test_what_changes_which_records_are_sent_asks_anew(
-        self, sandbox: Callable[..., Sandbox], tap: Tap, setting: str, value: object
+    def test_other_settings_resume(
+        self, sandbox: Sandbox, tap: Tap, state: dict[str, Any], setting: str, value: object
     ) -> None:
-        there = sandbox("--contacts", "60", "--parts", "3")
-        in_flight = tap(there).of("STATE")[-3]["value"]
         config: dict[str, Any] = {setting: value}
-        run = tap(there, state=in_flight, **config)
+        run = tap(sandbox, state=state, **config)
+        assert run.code == 0, run.log
+        assert len(run.records) == 50 - contacts_read(state)
+        assert sandbox.exports_created == 1
+
+    def test_changed_selection(self, sandbox: Sandbox, tap: Tap, state: dict[str, Any]) -> None:
+        catalog = tap.discover(sandbox)
+        # All columns, as without a catalog.
+        assert len(tap(sandbox, catalog=catalog, state=state).records) < 50
+        assert sandbox.exports_created == 1
+        run = tap(sandbox, catalog=deselect(catalog, "city"), state=state)
+        assert run.code == 0
+        assert "columns changed since the last run; starting a new export" in run.log
+        assert len(run.records) == 50
+        assert not any("city" in record for record in run.records)
+        assert sandbox.exports_created == 2
+
+    def test_changed_replication_method(
+        self, sandbox: Sandbox, tap: Tap, state: dict[str, Any]
+    ) -> None:
+        run = tap(sandbox, catalog=incremental(tap.discover(sandbox)), state=state)
+        assert run.code == 0
+        assert "replication_method changed" in run.log
+        assert len(run.records) == 50
+
+    def test_unknown_export(
+        self, start_sandbox: Callable[..., Sandbox], tap: Tap, state: dict[str, Any]
+    ) -> None:
+        other = start_sandbox("--contacts", "50", "--no-edge-cases")
+        first_checkpoint(state)["fingerprint"]["api_url"] = other.url
+        run = tap(other, state=state)
+        assert run.code == 0
+        (warning,) = run.lines("starting a new export")
+        assert "no longer exists" in warning
+        assert "HTTP 404" in warning
+        assert len(run.records) == 50
+
+    @pytest.mark.parametrize("fault", ["failure", "expired"])
+    def test_failed_or_expired(
+        self, start_sandbox: Callable[..., Sandbox], tap: Tap, fault: str
+    ) -> None:
+        sandbox = start_sandbox("--contacts", "50", "--no-edge-cases", "--fault", fault)
+        first = tap(sandbox)
+        assert first.code == 1
+        assert first.error.endswith("The next run starts a new export")
+        assert first.checkpoint is not None
+        second = tap(sandbox, state=first.state)
+        assert second.code == 0
+        assert "starting a new export" in second.log
+        assert len(second.records) == 50
+        assert sandbox.exports_created == 2
+
+    @both_file_types
+    def test_fully_read_but_incomplete(
+        self, start_sandbox: Callable[..., Sandbox], tap: Tap, file_type: str
+    ) -> None:
+        sandbox = start_sandbox("--contacts", "50", "--parts", "2", "--fault", "count-high:1")
+        first = tap(sandbox, file_type=file_type)
+        assert first.code == 1
+        assert "The next run starts a new export" in first.error
+        finished = tap(
+            sandbox, file_type=file_type, state=first.state, allow_count_mismatch=True
+        )
+        assert (finished.code, finished.records) == (0, [])
+        assert sandbox.exports_created == 1
+        second = tap(sandbox, file_type=file_type, state=first.state)
+        assert second.code == 0
+        assert "is fully read but incomplete; starting a new export" in second.log
+        assert len(second.records) == 50
+        assert sandbox.exports_created == 2
+
+    @pytest.mark.parametrize(
+        ("key", "value", "reason"),
+        [
+            ("part_count", 3, "changed: expected 3 parts, found 2"),
+            ("finished_parts", "0123456789ab:0123456789ab", "a finished part is gone"),
+        ],
+    )
+    def test_changed_parts(
+        self,
+        start_sandbox: Callable[..., Sandbox],
+        tap: Tap,
+        key: str,
+        value: object,
+        reason: str,
+    ) -> None:
+        # Nothing else would show that some contacts are missing.
+        sandbox = start_sandbox("--contacts", "60", "--parts", "2", "--fault", "count-missing")
+        state = tap(sandbox).states[2]
+        checkpoint = first_checkpoint(state)
+        assert checkpoint["part_count"] == 2
+        assert len(checkpoint["finished_parts"].split()) == 1
+        checkpoint[key] = value
+        run = tap(sandbox, state=state)
+        assert run.code == 0
+        (warning,) = run.lines("starting a new export")
+        assert reason in warning
         assert len(run.records) == 60
-        assert there.exports_asked_for == 2
+
+    def test_repeated_part(
+        self, sandbox: Sandbox, tap: Tap, state: dict[str, Any]
+    ) -> None:
+        # The remaining part has the content of the finished one, under another name.
+        checkpoint = first_checkpoint(state)
+        complete = tap(sandbox).states[-2]
+        both = first_checkpoint(complete)["finished_parts"].split()
+        content = {pair.partition(":")[2] for pair in both}
+        name, _, finished = checkpoint["finished_parts"].partition(":")
+        (other,) = content - {finished}
+        checkpoint["finished_parts"] = f"{name}:{other}"
+        run = tap(sandbox, state=state, emit_activate_version_messages=False)
+        assert run.code == 1
+        assert "repeats the content of another part" in run.error
+        assert run.records == []
+        assert run.checkpoint is None
+        again = tap(sandbox, state=run.state)
+        assert (again.code, len(again.records)) == (0, 50)
+
+    @pytest.mark.parametrize("key", ["part_count", "finished_parts", "requested_at"])
+    def test_invalid_checkpoint(
+        self, sandbox: Sandbox, tap: Tap, state: dict[str, Any], key: str
+    ) -> None:
+        first_checkpoint(state)[key] = ["one"]
+        run = tap(sandbox, state=state)
+        assert run.code == 0
+        (warning,) = run.lines("starting a new export")
+        assert "Invalid export checkpoint in state" in warning
+        assert key in warning
+        assert len(run.records) == 50
+
+    def test_state_of_version_0_1(self, sandbox: Sandbox, tap: Tap) -> None:
+        old = {
+            "asked_at": "2026-01-01T00:00:00Z",
+            "request": {"api_url": sandbox.url, "list_ids": [], "segment_ids": []},
+            "id": "export",
+            "parts": 2,
+            "part": 1,
+            "contacts": 25,
+        }
+        source = {"api_url": sandbox.url}
+        state = {"bookmarks": {"contacts": {"exports": [old], "source": source}}}
+        run = tap(sandbox, state=state)
+        assert run.code == 0
+        (warning,) = run.lines("starting a new export")
+        assert "Invalid export checkpoint in state" in warning
+        assert len(run.records) == 50
+        assert run.checkpoint is None
+
+
+# --- waiting ----------------------------------------------------------------------------------
+
+
+def test_poll_timeout(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
+    sandbox = start_sandbox("--contacts", "50", "--pending-polls", "8")
+    first = tap(sandbox, poll_timeout=20)
+    assert first.code == 1
+    assert "timed out after 20 s (poll_timeout)" in first.error
+    assert "resume it from state" in first.error
+    assert first.records == []
+    second = tap(sandbox, state=first.state)
+    assert second.code == 0
+    assert len(second.records) == 50
+    assert sandbox.exports_created == 1
+
+
+@pytest.mark.parametrize("fault", ["error-503", "html", "reset", "rate-limit"])
+def test_outage_while_polling(
+    start_sandbox: Callable[..., Sandbox], tap: Tap, fault: str
+) -> None:
+    sandbox = start_sandbox("--contacts", "50")
+    catalog = tap.discover(sandbox)
+    # In progress, so that the outage hits nothing but status requests: waits of 1, 1.5, 2.25 …
+    # seconds, and more than 75 in all.
+    state = next(state for state in tap(sandbox).states if "export_id" in first_checkpoint(state))
+    sandbox.inject(f"{fault}:10")
+    run = tap(sandbox, catalog=catalog, state=state, poll_timeout=3600)
+    assert run.code == 0, run.log
+    assert len(run.records) == 50
+    assert len(run.lines("polling again")) == 10
+    sandbox.inject(f"{fault}:0")
+    run = tap(sandbox, catalog=catalog, state=state, poll_timeout=20)
+    assert run.code == 1
+    assert "timed out after 20 s (poll_timeout)" in run.error
+    assert run.checkpoint == first_checkpoint(state)
+    assert sandbox.exports_created == 1
+
+
+def test_rejected_key_ends_polling(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
+    sandbox = start_sandbox("--contacts", "50")
+    catalog = tap.discover(sandbox)
+    state = tap(sandbox).states[1]
+    run = tap(sandbox, catalog=catalog, state=state, api_key="SG.revoked")
+    assert run.code == 1
+    assert "HTTP 401" in run.error
+    assert not run.lines("polling again")
+
+
+# --- unconfirmed requests ---------------------------------------------------------------------
+
+
+def test_killed_before_response(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
+    sandbox = start_sandbox("--contacts", "50", "--fault", "post-accepted-hang")
+    process = tap.start(sandbox)
+    process.read_lines(2)  # SCHEMA, and the STATE before the request
+    sandbox.wait_for("fault post-accepted-hang")
+    process.send_signal(signal.SIGKILL)
+    first = process.finish(torn=True)
+    assert "export_id" not in first_checkpoint(first.state)
+    second = tap(sandbox, state=first.state)
+    assert second.code == 0, second.log
+    assert "adopting export" in second.log
+    assert len(second.records) == 50
+    assert sandbox.exports_created == 0  # its 202 was never sent
+
+
+def test_old_unconfirmed_request(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
+    sandbox = start_sandbox("--contacts", "50")
+    state = tap(sandbox).states[0]
+    assert "export_id" not in first_checkpoint(state)
+    assert tap(sandbox, state=state).code == 0
+    assert sandbox.exports_created == 1
+    first_checkpoint(state)["requested_at"] = "2026-01-01T00:00:00Z"
+    run = tap(sandbox, state=state)
+    assert run.code == 0
+    (warning,) = run.lines("starting a new export")
+    assert "older than 30 min" in warning
+    assert sandbox.exports_created == 2
+
+
+def test_adopted_export_of_other_file_type(
+    start_sandbox: Callable[..., Sandbox], tap: Tap
+) -> None:
+    sandbox = start_sandbox("--contacts", "50")
+    state = copy.deepcopy(tap(sandbox).states[0])
+    # Someone else's: the list of exports does not tell the file type.
+    first_checkpoint(state)["fingerprint"]["file_type"] = "csv"
+    run = tap(sandbox, state=state, file_type="csv")
+    assert run.code == 1
+    assert run.records == []
+    # It is not the export of this state for the hours until it expires.
+    assert run.checkpoint is None
+    again = tap(sandbox, state=run.state, file_type="csv")
+    assert again.code == 0, again.log
+    assert len(again.records) == 50
+    assert sandbox.exports_created == 2
+
+
+# --- states that targets and orchestrators return ---------------------------------------------
+
+
+def test_state_merged_by_meltano(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
+    sandbox = start_sandbox("--contacts", "60", "--parts", "3")
+    complete = tap(sandbox)
+
+    def merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+        # Objects key by key, all else replaced.
+        return {
+            key: merge(old[key], value)
+            if isinstance(value, dict) and isinstance(old.get(key), dict)
+            else value
+            for key, value in {**old, **new}.items()
+        }
+
+    in_progress = complete.states[-2]
+    assert checkpoint_of(in_progress)
+    assert checkpoint_of(merge(in_progress, complete.state)) is None
+    requested = tap(sandbox, list_ids=[Account(60).lists[0].id]).states[1]
+    assert checkpoint_of(merge(in_progress, requested)) == checkpoint_of(requested)
+
+
+def test_state_without_checkpoint_is_not_emitted(
+    start_sandbox: Callable[..., Sandbox], tap: Tap
+) -> None:
+    sandbox = start_sandbox("--contacts", "60", "--fault", "never-ready")
+    done: dict[str, Any] = {"bookmarks": {"contacts": {"exports": []}}}
+    first = tap(sandbox, state=done, poll_timeout=1)
+    assert first.code == 1
+    # Some targets keep the first STATE of a load without records.
+    second = tap(sandbox, state=first.states[0], poll_timeout=1)
+    assert second.checkpoint == {**(first.checkpoint or {}), "adopted": True}
+    assert sandbox.exports_created == 1
+
+
+def test_partitions_in_state_are_ignored(
+    start_sandbox: Callable[..., Sandbox], tap: Tap
+) -> None:
+    sandbox = start_sandbox("--contacts", "20")
+    partitions = [{"context": {"list_id": number}} for number in (1, 2)]
+    run = tap(sandbox, state={"bookmarks": {"contacts": {"partitions": partitions}}})
+    assert run.code == 0, run.log
+    assert len(run.records) == 20
+    assert sandbox.exports_created == 1
+
+
+@pytest.mark.parametrize("state", [{}, {"bookmarks": {}}, {"bookmarks": {"other": {"a": 1}}}])
+def test_state_without_stream(
+    start_sandbox: Callable[..., Sandbox], tap: Tap, state: dict[str, Any]
+) -> None:
+    run = tap(start_sandbox("--contacts", "20"), state=state)
+    assert run.code == 0, run.log
+    assert len(run.records) == 20
