@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import csv
 import fcntl
 import io
@@ -466,19 +467,16 @@ def _restore_logging() -> Iterator[None]:
         named = logging.root.manager.loggerDict.values()
         return [logging.root, *(each for each in named if isinstance(each, logging.Logger))]
 
-    attributes = ("handlers", "filters", "level", "propagate", "disabled")
-    before = {logger: [getattr(logger, name) for name in attributes] for logger in loggers()}
+    new = {"handlers": [], "filters": [], "level": 0, "propagate": True, "disabled": False}
+    before = {logger: {name: getattr(logger, name) for name in new} for logger in loggers()}
     for logger in before:
         logger.handlers, logger.filters = logger.handlers[:], logger.filters[:]
-    new = logging.Logger("new")
     try:
         yield
     finally:
         logging.captureWarnings(capture=False)
         for logger in loggers():
-            values = before.get(logger) or [getattr(new, name) for name in attributes]
-            for name, value in zip(attributes, values, strict=True):
-                setattr(logger, name, value)
+            vars(logger).update(before.get(logger, copy.deepcopy(new)))
         logging.root.setLevel(logging.root.level)  # clears the caches of levels
 
 

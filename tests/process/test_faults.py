@@ -162,9 +162,7 @@ def test_every_fault_has_a_row() -> None:
 def test_recovered(
     start_sandbox: Callable[..., Sandbox], tap: Tap, file_type: str, row: Recovered
 ) -> None:
-    sandbox = start_sandbox(
-        "--contacts", str(CONTACTS), "--parts", "3", *fault_options(row.faults)
-    )
+    sandbox = start_sandbox("--contacts", str(CONTACTS), "--parts", "3", *fault_options(row.faults))
     run = run_tap(tap, sandbox, file_type)
     assert run.code == 0, run.log
     assert run.contact_ids == EVERY_CONTACT_ONCE
@@ -219,9 +217,7 @@ def test_recovered_when_resumed(
 def test_rejected(
     start_sandbox: Callable[..., Sandbox], tap: Tap, file_type: str, row: Rejected
 ) -> None:
-    sandbox = start_sandbox(
-        "--contacts", str(CONTACTS), "--parts", "3", *fault_options(row.faults)
-    )
+    sandbox = start_sandbox("--contacts", str(CONTACTS), "--parts", "3", *fault_options(row.faults))
     first = run_tap(tap, sandbox, file_type)
     assert first.code == 1, first.log
     assert row.error.lower() in first.error.lower()

@@ -70,9 +70,7 @@ def test_resume_from_every_state(
 
 
 @both_file_types
-def test_killed_at_random(
-    start_sandbox: Callable[..., Sandbox], tap: Tap, file_type: str
-) -> None:
+def test_killed_at_random(start_sandbox: Callable[..., Sandbox], tap: Tap, file_type: str) -> None:
     contacts = 30_000
     size = ("--contacts", str(contacts), "--no-edge-cases", "--parts", "3")
     sandbox = start_sandbox(*size, "--fault", "shuffled-parts")
@@ -236,9 +234,7 @@ class TestNewExport:
         first = tap(sandbox, file_type=file_type)
         assert first.code == 1
         assert "The next run starts a new export" in first.error
-        finished = tap(
-            sandbox, file_type=file_type, state=first.state, allow_count_mismatch=True
-        )
+        finished = tap(sandbox, file_type=file_type, state=first.state, allow_count_mismatch=True)
         assert (finished.code, finished.records) == (0, [])
         assert sandbox.exports_created == 1
         second = tap(sandbox, file_type=file_type, state=first.state)
@@ -275,9 +271,7 @@ class TestNewExport:
         assert reason in warning
         assert len(run.records) == 60
 
-    def test_repeated_part(
-        self, sandbox: Sandbox, tap: Tap, state: dict[str, Any]
-    ) -> None:
+    def test_repeated_part(self, sandbox: Sandbox, tap: Tap, state: dict[str, Any]) -> None:
         # The remaining part has the content of the finished one, under another name.
         checkpoint = first_checkpoint(state)
         complete = tap(sandbox).states[-2]
@@ -342,9 +336,7 @@ def test_poll_timeout(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
 
 
 @pytest.mark.parametrize("fault", ["error-503", "html", "reset", "rate-limit"])
-def test_outage_while_polling(
-    start_sandbox: Callable[..., Sandbox], tap: Tap, fault: str
-) -> None:
+def test_outage_while_polling(start_sandbox: Callable[..., Sandbox], tap: Tap, fault: str) -> None:
     sandbox = start_sandbox("--contacts", "50")
     catalog = tap.discover(sandbox)
     # In progress, so that the outage hits nothing but status requests: waits of 1, 1.5, 2.25 …
@@ -405,9 +397,7 @@ def test_old_unconfirmed_request(start_sandbox: Callable[..., Sandbox], tap: Tap
     assert sandbox.exports_created == 2
 
 
-def test_adopted_export_of_other_file_type(
-    start_sandbox: Callable[..., Sandbox], tap: Tap
-) -> None:
+def test_adopted_export_of_other_file_type(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
     sandbox = start_sandbox("--contacts", "50")
     state = copy.deepcopy(tap(sandbox).states[0])
     # Someone else's: the list of exports does not tell the file type.
@@ -459,9 +449,7 @@ def test_state_without_checkpoint_is_not_emitted(
     assert sandbox.exports_created == 1
 
 
-def test_partitions_in_state_are_ignored(
-    start_sandbox: Callable[..., Sandbox], tap: Tap
-) -> None:
+def test_partitions_in_state_are_ignored(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
     sandbox = start_sandbox("--contacts", "20")
     partitions = [{"context": {"list_id": number}} for number in (1, 2)]
     run = tap(sandbox, state={"bookmarks": {"contacts": {"partitions": partitions}}})

@@ -1,4 +1,4 @@
-"""The key goes to the API alone; nothing secret and nobody's data is in a log, at any level."""
+"""The API key goes to the API alone; no log, at any level, has a secret or a contact's data."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tap_sendgrid_contacts.sandbox.account import Account
+from tests.harness import both_file_types
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.conftest import Sandbox, Tap
+    from tests.harness import Run, Sandbox, Tap
 
 KEY = "SG.very-secret.key-that-is-long-enough-to-be-one"
+DEBUG = {"LOGLEVEL": "DEBUG"}
+SIGNATURE = re.compile("X-Amz|Signature|Security-Token")
 
-DRILL = [
+# The faults whose errors and warnings could quote something.
+FAULTS = [
     "html",
     "reset",
     "rate-limit-reset",
@@ -46,7 +50,7 @@ DRILL = [
 
 
 def values_of(account: Account) -> set[str]:
-    """What only a contact has, long enough not to stand in a log by chance."""
+    """Return what only a contact has, long enough not to be in a log by chance."""
     return {
         value
         for contact in account
@@ -55,82 +59,85 @@ def values_of(account: Account) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("file_type", ["json", "csv"])
-@pytest.mark.parametrize("fault", ["", *DRILL])
-def test_logs_hold_no_key_no_signature_and_no_contact(
-    sandbox: Callable[..., Sandbox], tap: Tap, fault: str, file_type: str
-) -> None:
-    there = sandbox(
-        *("--contacts", "60", "--parts", "2", "--api-key", KEY),
-        *(("--fault", fault) if fault else ()),
-    )
-    run = tap(
-        there,
-        file_type=file_type,
-        request_timeout=2,
-        poll_timeout=5,
-        env={"LOGLEVEL": "DEBUG"},
-    )
-    # A run that is refused at once has said nothing yet at that level.
-    assert "DEBUG" in run.log or run.code == 1
-    assert KEY not in run.log
+VALUES = values_of(Account(60))
+
+
+def assert_no_secrets(run: Run) -> None:
     assert "very-secret" not in run.log
-    assert not re.search(r"X-Amz|Signature|Security-Token", run.log)
-    leaked = {value for value in values_of(Account(60)) if value in run.log}
-    assert not leaked
-    # The sandbox's other port says so when the key came along.
-    assert not [line for line in there.log if "LEAK" in line]
+    assert not SIGNATURE.search(run.log)
+    assert not {value for value in VALUES if value in run.log}
 
 
-def test_no_logging_configuration_lets_links_into_the_log(
-    sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path
+@both_file_types
+@pytest.mark.parametrize("fault", ["", *FAULTS])
+def test_log(start_sandbox: Callable[..., Sandbox], tap: Tap, fault: str, file_type: str) -> None:
+    faults = ("--fault", fault) if fault else ()
+    sandbox = start_sandbox("--contacts", "60", "--parts", "2", "--api-key", KEY, *faults)
+    run = tap(sandbox, env=DEBUG, file_type=file_type, request_timeout=1, poll_timeout=5)
+    # A run that is rejected at once logs nothing at that level.
+    assert "DEBUG" in run.log or run.code == 1
+    assert_no_secrets(run)
+    # The sandbox's other port logs it when the key arrives there.
+    assert "LEAK" not in sandbox.log
+
+
+def test_log_of_null_values(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
+    faults = ("--fault", "bad-number", "--fault", "bad-date")
+    sandbox = start_sandbox("--contacts", "60", "--api-key", KEY, *faults)
+    run = tap(sandbox, env=DEBUG, on_invalid_value="null")
+    assert run.code == 0
+    assert_no_secrets(run)
+
+
+def test_log_of_process(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
+    sandbox = start_sandbox("--contacts", "60", "--api-key", KEY, "--fault", "part-reset")
+    run = tap.run_process(sandbox, env=DEBUG)
+    assert run.code == 0
+    assert "DEBUG" in run.log
+    assert_no_secrets(run)
+
+
+def test_logging_configuration_reveals_no_urls(
+    start_sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path
 ) -> None:
-    config = tmp_path / "logging.json"
     handlers = {"all": {"class": "logging.StreamHandler", "stream": "ext://sys.stderr"}}
-    loud = {"level": "DEBUG", "handlers": ["all"]}
-    loggers = {"urllib3": loud, "urllib3.connectionpool": loud, "requests": loud}
-    config.write_text(
-        json.dumps(
-            {
-                "version": 1,
-                "disable_existing_loggers": False,
-                "handlers": handlers,
-                "loggers": loggers,
-                "root": loud,
-            }
-        )
-    )
-    run = tap(sandbox("--contacts", "60"), env={"SINGER_SDK_LOG_CONFIG": str(config)})
+    debug = {"level": "DEBUG", "handlers": ["all"]}
+    config = {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "handlers": handlers,
+        "loggers": dict.fromkeys(("urllib3", "urllib3.connectionpool", "requests"), debug),
+        "root": debug,
+    }
+    path = tmp_path / "logging.json"
+    path.write_text(json.dumps(config))
+    run = tap(start_sandbox("--contacts", "60"), env={"SINGER_SDK_LOG_CONFIG": str(path)})
     assert run.code == 0
     assert "is complete" in run.log
-    assert not re.search(r"X-Amz|Signature|Security-Token", run.log)
+    assert not SIGNATURE.search(run.log)
 
 
 @pytest.mark.parametrize("maps", [{"n": "int(first_name)"}, {"email": "md5(email)"}])
-def test_a_map_that_fails_or_not_quotes_no_contact(
-    sandbox: Callable[..., Sandbox], tap: Tap, maps: dict[str, str]
-) -> None:
-    there = sandbox("--contacts", "60", "--api-key", KEY)
-    run = tap(there, stream_maps={"contacts": maps}, env={"LOGLEVEL": "DEBUG"})
-    assert not {value for value in values_of(Account(60)) if value in run.log}
-    assert KEY not in run.log
+def test_stream_maps(start_sandbox: Callable[..., Sandbox], tap: Tap, maps: dict[str, str]) -> None:
+    sandbox = start_sandbox("--contacts", "60", "--api-key", KEY)
+    run = tap(sandbox, env=DEBUG, stream_maps={"contacts": maps})
+    assert_no_secrets(run)
 
 
-def test_netrc_neither_replaces_the_key_nor_reaches_the_storage(
-    sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path
-) -> None:
+def test_netrc_is_not_used(start_sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login someone password else\n")
     netrc.chmod(0o600)
-    # The sandbox answers 401 to another key, and 400 to any Authorization at a part.
-    run = tap(sandbox("--contacts", "5"), env={"NETRC": str(netrc)})
+    # The sandbox responds with 401 to another key, and 400 to any Authorization at a part.
+    sandbox = start_sandbox("--contacts", "5", "--fault", "redirect-part")
+    run = tap(sandbox, env={"NETRC": str(netrc)})
     assert run.code == 0, run.log
 
 
-def test_a_proxy_with_a_password_that_fails_is_told_without_it(tap: Tap) -> None:
+def test_proxy_password(tap: Tap) -> None:
     config: dict[str, Any] = {"api_key": KEY, "api_url": "https://sendgrid.invalid"}
-    env = {"HTTPS_PROXY": "http://user:very-secret@127.0.0.1:9", "NO_PROXY": ""}
-    run = tap(None, **config, env={**env, "LOGLEVEL": "DEBUG"})
+    proxy = {"HTTPS_PROXY": "http://user:very-secret@127.0.0.1:9", "NO_PROXY": "", "no_proxy": ""}
+    run = tap(None, env={**proxy, **DEBUG}, **config)
     assert run.code == 1
-    assert "the proxy could not be used" in run.error
+    assert "proxy connection failed" in run.error
     assert "very-secret" not in run.log

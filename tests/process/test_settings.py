@@ -1,4 +1,4 @@
-"""Settings: each checked before any request, in one line that shows no value."""
+"""Settings: each is validated before any request, in one line that shows no value."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.conftest import Sandbox, Tap
+    from tests.harness import Sandbox, Tap
 
-# Nobody listens there: whatever gets past the settings runs into retries and the test's timeout.
-NOWHERE: dict[str, Any] = {"api_key": "SG.very-secret", "api_url": "http://127.0.0.1:9"}
+# Nothing listens there: a request would end in another error.
+UNREACHABLE: dict[str, Any] = {"api_key": "SG.very-secret", "api_url": "http://127.0.0.1:9"}
 
-WRONG: list[tuple[str, dict[str, Any]]] = [
-    ("api_key", {"api_key": None}),
+INVALID: list[tuple[str, dict[str, Any]]] = [
+    ("api_key is missing", {"api_key": None}),
     ("api_key", {"api_key": ""}),
     ("api_key", {"api_key": " \n"}),
     ("api_key", {"api_key": "SG.very-secret…"}),
     ("api_key", {"api_key": "SG.very-secret\r\nX-Evil: 1"}),
     ("api_key", {"api_key": 5}),
-    ("list_ids", {"list_ids": ["SG.very-secret"]}),
+    ("list_ids[1]", {"list_ids": ["00000000-0000-0000-0000-000000000000", "SG.very-secret"]}),
     ("list_ids", {"list_ids": "00000000-0000-0000-0000-000000000000"}),
-    ("list_ids", {"list_ids": [5]}),
-    ("segment_ids", {"segment_ids": [""]}),
+    ("list_ids[0]", {"list_ids": [5]}),
+    ("segment_ids[0]", {"segment_ids": [""]}),
     ("segment_ids", {"segment_ids": {}}),
     ("file_type", {"file_type": "xml"}),
     ("file_type", {"file_type": "JSON"}),
@@ -41,39 +41,47 @@ WRONG: list[tuple[str, dict[str, Any]]] = [
     ("api_url", {"api_url": "ftp://127.0.0.1"}),
     ("api_url", {"api_url": "https://"}),
     ("api_url", {"api_url": ""}),
+    ("api_url", {"api_url": "https://someone:very-secret@api.sendgrid.com"}),
+    ("api_url", {"api_url": "https://api.sendgrid.com/?key=very-secret"}),
     ("on_behalf_of", {"on_behalf_of": "a\nb"}),
     ("poll_interval", {"poll_interval": 0}),
     ("poll_timeout", {"poll_timeout": -1}),
     ("request_timeout", {"request_timeout": True}),
     ("allow_count_mismatch", {"allow_count_mismatch": 1}),
+    ("allow_empty_export", {"allow_empty_export": "true"}),
+    ("on_invalid_value", {"on_invalid_value": "ignore"}),
     ("start_date", {"start_date": "yesterday"}),
     ("emit_activate_version_messages", {"emit_activate_version_messages": "true"}),
     ("flattening_max_depth", {"flattening_enabled": True}),
-    ("api_url", {"api_url": "https://someone:very-secret@api.sendgrid.com"}),
-    # What it was to hide would be sent as it is.
+    # What it should hide would be emitted as it is.
     ("stream_maps", {"stream_maps": {"contact": {"email": "__NULL__"}}}),
     ("stream_maps", {"stream_maps": {"hashed": {"__source__": "contact"}}}),
 ]
 
 
 @pytest.mark.parametrize(
-    ("setting", "config"), WRONG, ids=[json.dumps(config) for _, config in WRONG]
+    ("setting", "config"), INVALID, ids=[json.dumps(config) for _, config in INVALID]
 )
-def test_a_wrong_setting_is_named_in_one_line(
-    tap: Tap, setting: str, config: dict[str, Any]
-) -> None:
-    run = tap(None, **{**NOWHERE, **config}, timeout=20)
+def test_invalid(tap: Tap, setting: str, config: dict[str, Any]) -> None:
+    run = tap(None, **{**UNREACHABLE, **config})
     assert run.code == 1
-    assert f"`{setting}`" in run.error
+    assert setting in run.error
+    assert "127.0.0.1:9" not in run.error
     assert "very-secret" not in run.log
     assert run.out == b""
 
 
-@pytest.mark.parametrize("arguments", [("--discover",), ("--test",)])
-def test_discovery_and_the_test_check_settings_too(tap: Tap, arguments: tuple[str, ...]) -> None:
-    run = tap(None, *arguments, **{**NOWHERE, "file_type": "xml"}, timeout=20)
+def test_all_errors_in_one_line(tap: Tap) -> None:
+    run = tap(None, api_key="", file_type="xml", poll_interval=0)
     assert run.code == 1
-    assert "`file_type`" in run.error
+    assert all(name in run.error for name in ("api_key", "file_type", "poll_interval"))
+
+
+@pytest.mark.parametrize("argument", ["--discover", "--test"])
+def test_invalid_without_sync(tap: Tap, argument: str) -> None:
+    run = tap(None, argument, **{**UNREACHABLE, "file_type": "xml"})
+    assert run.code == 1
+    assert "file_type" in run.error
 
 
 @pytest.mark.parametrize(
@@ -89,25 +97,20 @@ def test_discovery_and_the_test_check_settings_too(tap: Tap, arguments: tuple[st
         ("STREAM_MAPS", "{", "stream_maps"),
     ],
 )
-def test_a_wrong_setting_from_the_environment_is_named(
-    tap: Tap, variable: str, value: str, setting: str
-) -> None:
+def test_invalid_in_environment(tap: Tap, variable: str, value: str, setting: str) -> None:
     env = {"TAP_SENDGRID_CONTACTS_API_KEY": "SG.very-secret"}
     env |= {f"TAP_SENDGRID_CONTACTS_{variable}": value}
-    run = tap(None, "--config=ENV", env=env, timeout=20)
+    run = tap(None, "--config=ENV", env=env)
     assert run.code == 1
-    assert f"`{setting}`" in run.error
+    assert setting in run.error
     assert "very-secret" not in run.log
 
 
-def test_all_settings_come_from_the_environment_too(
-    sandbox: Callable[..., Sandbox], tap: Tap
-) -> None:
-    there = sandbox("--contacts", "200")
+def test_all_from_environment(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
+    # As a process: its environment is the point.
+    sandbox = start_sandbox("--contacts", "200")
     list_id = Account(200).lists[0].id
     env = {
-        "API_URL": there.url,
-        "API_KEY": there.api_key,
         "LIST_IDS": json.dumps([list_id]),
         "SEGMENT_IDS": "[]",
         "FILE_TYPE": "csv",
@@ -118,107 +121,157 @@ def test_all_settings_come_from_the_environment_too(
         "POLL_TIMEOUT": "60",
         "REQUEST_TIMEOUT": "20",
         "ALLOW_COUNT_MISMATCH": "False",
+        "ALLOW_EMPTY_EXPORT": "no",
+        "ON_INVALID_VALUE": "null",
         "EMIT_ACTIVATE_VERSION_MESSAGES": "1",
         "START_DATE": "2020-01-01T00:00:00Z",
     }
-    run = tap(
+    run = tap.run_process(
         None,
         "--config=ENV",
-        env={f"TAP_SENDGRID_CONTACTS_{key}": value for key, value in env.items()},
+        env={
+            **sandbox.env,
+            **{f"TAP_SENDGRID_CONTACTS_{key}": value for key, value in env.items()},
+        },
     )
     assert run.code == 0, run.log
     assert len(run.records) == Account(200).count([list_id])
-    assert len(run.of("ACTIVATE_VERSION")) == 1
-    (post,) = [line for line in there.log if line.startswith("POST")]
+    assert len(run.of_type("ACTIVATE_VERSION")) == 1
+    (post,) = [line for line in sandbox.log if line.startswith("POST")]
     assert '"max_file_size": 7' in post
     assert '"notifications": {"email": true}' in post
     assert '"file_type": "csv"' in post
+    assert "Unknown setting" not in run.log
 
 
-def test_an_undeclared_setting_is_a_warning_with_the_nearest_name(
-    sandbox: Callable[..., Sandbox], tap: Tap
-) -> None:
-    run = tap(sandbox("--contacts", "1"), list_id=["x"], _orchestrator=1)
+def test_unknown_setting(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
+    sandbox = start_sandbox("--contacts", "1")
+    run = tap(sandbox, list_id=["x"], _orchestrator=1)
     assert run.code == 0
-    assert "`list_id`" in run.log
-    assert "`list_ids`" in run.log
+    assert "Unknown setting 'list_id' ignored; did you mean 'list_ids'?" in run.log
     env = {"TAP_SENDGRID_CONTACTS_SEGMENT_ID": "x", "TAP_SENDGRID_CONTACTS__LOAD_SCHEMA": "y"}
-    run = tap(sandbox("--contacts", "1"), "--config=ENV", env=env)
+    run = tap(sandbox, "--config=ENV", env=env)
     assert run.code == 0
-    assert "`segment_id`" in run.log
+    assert "'segment_id'" in run.log
     assert "load_schema" not in run.log
 
 
-def test_unset_settings_may_be_null(sandbox: Callable[..., Sandbox], tap: Tap) -> None:
-    run = tap(sandbox("--contacts", "1"), list_ids=None, max_file_size=None, on_behalf_of="")
+def test_null_is_unset(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
+    sandbox = start_sandbox("--contacts", "1")
+    run = tap(sandbox, list_ids=None, max_file_size=None, on_behalf_of="")
     assert run.code == 0, run.log
 
 
-@pytest.mark.parametrize("content", ["", "not json", "[]", '"SG.very-secret"'])
-@pytest.mark.parametrize("option", ["--config", "--catalog", "--state"])
-def test_a_file_that_is_no_json_object_is_named(
-    tap: Tap, tmp_path: Path, option: str, content: str
-) -> None:
-    if option == "--state" and not content:
-        pytest.skip("an empty state is a first run's")
+# --- files ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("option", "content"),
+    [
+        (option, content)
+        for option in ("--config", "--catalog", "--state")
+        for content in ("", "not json", "[]", '"SG.very-secret"')
+        # An empty state is that of a first run.
+        if (option, content) != ("--state", "")
+    ],
+)
+def test_file_without_json_object(tap: Tap, tmp_path: Path, option: str, content: str) -> None:
     path = tmp_path / "file.json"
     path.write_text(content)
-    run = tap(None, option, str(path), **NOWHERE, timeout=20)
+    run = tap(None, option, str(path), **UNREACHABLE)
     assert run.code == 1
-    assert option in run.error
+    assert f"{option}" in run.error
+    assert "expected a JSON object" in run.error
     assert "very-secret" not in run.log
 
 
-def test_a_missing_config_file_is_named(tap: Tap) -> None:
-    run = tap(None, "--config", "nowhere.json", **NOWHERE, timeout=20)
+@pytest.mark.parametrize("option", ["--config", "--catalog", "--state"])
+def test_byte_order_mark(
+    start_sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path, option: str
+) -> None:
+    sandbox = start_sandbox("--contacts", "3")
+    content = tap.discover(sandbox) if option == "--catalog" else {}
+    path = tmp_path / "file.json"
+    path.write_text(json.dumps(content), encoding="utf-8-sig")
+    run = tap(sandbox, option, str(path))
+    assert run.code == 0, run.log
+    assert len(run.records) == 3
+
+
+def test_empty_state_file(start_sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path) -> None:
+    path = tmp_path / "empty.json"
+    path.write_text("\n")
+    run = tap(start_sandbox("--contacts", "3"), "--state", str(path))
+    assert run.code == 0, run.log
+    assert len(run.records) == 3
+
+
+def test_missing_config_file(tap: Tap) -> None:
+    run = tap(None, "--config", "nowhere.json", **UNREACHABLE)
     assert run.code == 1
     assert "nowhere.json" in run.error
 
 
-class TestRights:
-    """What `--test`, discovery and a run say of a key that does not fit."""
+# --- the account ------------------------------------------------------------------------------
 
-    @pytest.mark.parametrize("arguments", [(), ("--discover",), ("--test",)])
-    def test_a_refused_key(
-        self, sandbox: Callable[..., Sandbox], tap: Tap, arguments: tuple[str, ...]
-    ) -> None:
-        there = sandbox("--api-key", "SG.another")
-        there.api_key = "SG.very-secret"
-        run = tap(there, *arguments)
-        assert run.code == 1
-        assert "401" in run.error
-        assert "`api_key`" in run.error
-        assert "very-secret" not in run.log
 
-    def test_a_missing_right(self, sandbox: Callable[..., Sandbox], tap: Tap) -> None:
-        run = tap(sandbox("--fault", "forbidden"))
-        assert run.code == 1
-        assert "403" in run.error
-        assert "Marketing" in run.error
+@pytest.mark.parametrize("arguments", [(), ("--discover",), ("--test",)], ids=str)
+def test_rejected_key(
+    start_sandbox: Callable[..., Sandbox], tap: Tap, arguments: tuple[str, ...]
+) -> None:
+    run = tap(start_sandbox(), *arguments, api_key="SG.very-secret")
+    assert run.code == 1
+    assert "HTTP 401" in run.error
+    assert "api_key" in run.error
+    assert "very-secret" not in run.log
 
-    def test_the_test_starts_no_export(self, sandbox: Callable[..., Sandbox], tap: Tap) -> None:
-        there = sandbox("--contacts", "10")
+
+@pytest.mark.parametrize("arguments", [(), ("--discover",), ("--test",)], ids=str)
+def test_missing_permission(
+    start_sandbox: Callable[..., Sandbox], tap: Tap, arguments: tuple[str, ...]
+) -> None:
+    run = tap(start_sandbox("--fault", "forbidden"), *arguments)
+    assert run.code == 1
+    assert "HTTP 403" in run.error
+    assert "marketing.read" in run.error
+
+
+class TestTest:
+    """`--test`."""
+
+    def test_creates_no_export(self, start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
+        sandbox = start_sandbox("--contacts", "10")
         account = Account(10)
         run = tap(
-            there,
+            sandbox,
             "--test",
             list_ids=[account.lists[0].id.upper()],
             segment_ids=[account.segments[0].id],
         )
         assert run.code == 0, run.log
         assert run.records == []
-        assert there.exports_asked_for == 0
+        assert "lists and segments found" in run.log
+        assert sandbox.exports_created == 0
 
-    @pytest.mark.parametrize("setting", ["list_ids", "segment_ids"])
-    def test_an_unknown_list_is_answered_with_those_there_are(
-        self, sandbox: Callable[..., Sandbox], tap: Tap, setting: str
+    @pytest.mark.parametrize(
+        "settings", [("list_ids",), ("segment_ids",), ("list_ids", "segment_ids")]
+    )
+    def test_unknown_ids(
+        self, start_sandbox: Callable[..., Sandbox], tap: Tap, settings: tuple[str, ...]
     ) -> None:
-        there = sandbox("--contacts", "10")
-        unknown = "00000000-0000-0000-0000-00000000dead"
-        config: dict[str, Any] = {setting: [unknown]}
-        run = tap(there, "--test", **config)
-        assert run.code == 1
-        assert unknown in run.error
+        sandbox = start_sandbox("--contacts", "10")
         account = Account(10)
-        for group in account.lists if setting == "list_ids" else account.segments:
-            assert f"{group.id} ({group.name})" in run.error
+        audiences = {"list_ids": account.lists, "segment_ids": account.segments}
+        unknown = {
+            setting: f"00000000-0000-0000-0000-00000000dea{number}"
+            for number, setting in enumerate(settings)
+        }
+        config: dict[str, Any] = {setting: [unknown[setting]] for setting in settings}
+        run = tap(sandbox, "--test", **config)
+        assert run.code == 1
+        # All of them in the one line.
+        for setting in settings:
+            assert f"{setting}: not found: {unknown[setting]}" in run.error
+            for audience in audiences[setting]:
+                assert f"{audience.id} ({audience.name})" in run.error
+        assert sandbox.exports_created == 0

@@ -106,9 +106,7 @@ def test_request_omits_unset_settings(start_sandbox: Callable[..., Sandbox], tap
 
 
 @both_file_types
-def test_overlapping_lists(
-    start_sandbox: Callable[..., Sandbox], tap: Tap, file_type: str
-) -> None:
+def test_overlapping_lists(start_sandbox: Callable[..., Sandbox], tap: Tap, file_type: str) -> None:
     sandbox = start_sandbox("--contacts", "100", "--duplicates", "keep")
     lists = [audience.id for audience in Account(100).lists[:2]]
     run = tap(sandbox, file_type=file_type, list_ids=lists)
@@ -134,9 +132,7 @@ def test_message_order(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
     assert read[-1] == 25000
     assert max(b - a for a, b in pairwise(read)) <= STATE_INTERVAL + BLOCK
     # A STATE never counts contacts that were not emitted before it.
-    assert all(
-        contacts_read(state) == run.ids_before(state).total() for state in run.states[1:-1]
-    )
+    assert all(contacts_read(state) == run.ids_before(state).total() for state in run.states[1:-1])
     assert run.state == {"bookmarks": {"contacts": {"exports": []}}}
 
 

@@ -1,0 +1,239 @@
+"""BATCH files: the same records as RECORD messages, in files of a limited size."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.harness import both_file_types, checkpoint_of, contacts_read, deselect, incremental
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.harness import Run, Sandbox, Tap
+
+
+def batch_config(folder: Path, compression: str = "gzip", **more: Any) -> dict[str, Any]:
+    return {
+        "encoding": {"format": "jsonl", "compression": compression},
+        "storage": {"root": folder.as_uri(), "prefix": "load-"},
+        **more,
+    }
+
+
+def path_of(message: dict[str, Any]) -> Path:
+    (url,) = message["manifest"]
+    assert "/load-contacts-" in url
+    return Path(urlsplit(url).path)
+
+
+def rows_of(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the records in the file of a BATCH message."""
+    path = path_of(message)
+    content = path.read_bytes()
+    lines = (gzip.decompress(content) if path.suffix == ".gz" else content).splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def batches_of(run: Run) -> list[list[dict[str, Any]]]:
+    return [rows_of(message) for message in run.of_type("BATCH")]
+
+
+@both_file_types
+@pytest.mark.parametrize("compression", ["gzip", "none"])
+def test_files_have_the_records(
+    start_sandbox: Callable[..., Sandbox],
+    tap: Tap,
+    tmp_path: Path,
+    file_type: str,
+    compression: str,
+) -> None:
+    sandbox = start_sandbox("--contacts", "700", "--parts", "3", "--custom-fields", "8")
+    config: dict[str, Any] = {"file_type": file_type}
+    records = tap(sandbox, **config).records
+    for size, files in ((50, 14), (10_000, 1)):
+        run = tap(
+            sandbox, **config, batch_config=batch_config(tmp_path, compression, batch_size=size)
+        )
+        assert run.code == 0, run.log
+        assert run.records == []
+        batches = batches_of(run)
+        assert [row for rows in batches for row in rows] == records
+        assert all(0 < len(rows) <= size for rows in batches)
+        assert len(batches) >= files
+        assert run.of_type("BATCH")[0]["encoding"]["compression"] == compression
+        assert run.checkpoint is None
+        assert "700 emitted by this run" in run.log
+        # Contacts are for the owner only.
+        assert {path_of(message).stat().st_mode & 0o777 for message in run.of_type("BATCH")} == {
+            0o600
+        }
+
+
+def test_files_of_process(start_sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path) -> None:
+    sandbox = start_sandbox("--contacts", "700", "--parts", "3")
+    run = tap.run_process(sandbox, batch_config=batch_config(tmp_path))
+    assert run.code == 0, run.log
+    assert [row for rows in batches_of(run) for row in rows] == tap(sandbox).records
+
+
+def test_selection_and_maps(
+    start_sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path
+) -> None:
+    sandbox = start_sandbox("--contacts", "200", "--no-edge-cases")
+    catalog = deselect(tap.discover(sandbox), "email")
+    (rows,) = batches_of(tap(sandbox, catalog=catalog, batch_config=batch_config(tmp_path)))
+    assert len(rows) == 200
+    assert all("email" not in row and "contact_id" in row for row in rows)
+    maps = {"contacts": {"city": "__NULL__", "__filter__": "country == 'Denmark'"}}
+    run = tap(sandbox, stream_maps=maps, batch_config=batch_config(tmp_path))
+    mapped = [row for rows in batches_of(run) for row in rows]
+    assert 0 < len(mapped) < 200
+    assert all("city" not in row and row["country"] == "Denmark" for row in mapped)
+    assert mapped == tap(sandbox, stream_maps=maps).records
+
+
+def test_state_counts_announced_files_only(
+    start_sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path
+) -> None:
+    sandbox = start_sandbox("--contacts", "500", "--no-edge-cases", "--parts", "3")
+    config: dict[str, Any] = {"batch_config": batch_config(tmp_path, batch_size=90)}
+    run = tap(sandbox, **config)
+    announced = 0
+    for message in run.messages:
+        if message["type"] == "BATCH":
+            announced += len(rows_of(message))
+        elif message["type"] == "STATE":
+            assert contacts_read(message["value"]) <= announced
+    # A run resumes to the rest from any of them.
+    for state in run.states[1:-1]:
+        rest = tap(sandbox, state=state, **config)
+        assert sum(map(len, batches_of(rest))) == 500 - contacts_read(state)
+    assert sandbox.exports_created == 1
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"emit_activate_version_messages": True},
+        {"stream_maps": {"contacts": {}, "more": {"__source__": "contacts"}}},
+    ],
+    ids=str,
+)
+def test_incompatible_settings(
+    start_sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path, config: dict[str, Any]
+) -> None:
+    sandbox = start_sandbox("--contacts", "5")
+    run = tap(sandbox, batch_config=batch_config(tmp_path), **config)
+    assert run.code == 1
+    assert "batch_config" in run.error
+    assert sandbox.exports_created == 0
+
+
+@pytest.mark.parametrize("part", ["encoding", "storage"])
+def test_incomplete_config(
+    start_sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path, part: str
+) -> None:
+    config = batch_config(tmp_path)
+    del config[part]
+    run = tap(start_sandbox("--contacts", "5"), batch_config=config)
+    assert run.code == 1
+    assert "batch_config" in run.error
+
+
+@pytest.mark.parametrize(
+    ("setting", "values", "reason"),
+    [
+        ("encoding", {"format": "parquet"}, "jsonl"),
+        ("storage", {"root": "gs://contacts"}, "gcsfs"),
+        ("storage", {"root": "no://x"}, "no"),
+    ],
+)
+def test_unsupported_config(
+    start_sandbox: Callable[..., Sandbox],
+    tap: Tap,
+    tmp_path: Path,
+    setting: str,
+    values: dict[str, str],
+    reason: str,
+) -> None:
+    sandbox = start_sandbox("--contacts", "5")
+    run = tap(sandbox, batch_config={**batch_config(tmp_path), setting: values})
+    assert run.code == 1
+    assert f"batch_config.{setting}." in run.error
+    assert reason in run.error
+    assert sandbox.exports_created == 0
+
+
+@pytest.mark.parametrize("compression", ["gzip", "none"])
+def test_failed_run_leaves_announced_files_only(
+    monkeypatch: pytest.MonkeyPatch,
+    start_sandbox: Callable[..., Sandbox],
+    tap: Tap,
+    tmp_path: Path,
+    compression: str,
+) -> None:
+    sandbox = start_sandbox("--contacts", "900", "--parts", "3", "--fault", "bad-line")
+    files, temp = tmp_path / "files", tmp_path / "temp"
+    temp.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temp))
+    run = tap(sandbox, batch_config=batch_config(files, compression, batch_size=70))
+    assert run.code == 1
+    assert list(temp.iterdir()) == []
+    announced = {path_of(message) for message in run.of_type("BATCH")}
+    assert announced == set(files.iterdir())
+    assert announced
+
+
+def test_unwritable_storage(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
+    config = {"encoding": {"format": "jsonl"}, "storage": {"root": "file:///dev/null/no"}}
+    run = tap(start_sandbox("--contacts", "5"), batch_config=config)
+    assert run.code == 1
+    assert "batch_config: failed to write batch file: Not a dir" in run.error
+
+
+def test_incremental_files_resume(
+    start_sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path
+) -> None:
+    sandbox = start_sandbox("--contacts", "400", "--no-edge-cases", "--parts", "2")
+    config: dict[str, Any] = {
+        "catalog": incremental(tap.discover(sandbox)),
+        "start_date": "2020-06-01T00:00:00Z",
+        # Smaller than a block of the decoder.
+        "batch_config": batch_config(tmp_path, batch_size=20),
+    }
+
+    def ids(rows: list[dict[str, Any]]) -> set[str]:
+        return {row["contact_id"] for row in rows}
+
+    complete = tap(sandbox, **config)
+    wanted = ids([row for rows in batches_of(complete) for row in rows])
+    assert 0 < len(wanted) < 400
+    emitted: set[str] = set()
+    states = []
+    for message in complete.messages:
+        if message["type"] == "BATCH":
+            emitted |= ids(rows_of(message))
+        elif message["type"] == "STATE" and checkpoint_of(message["value"]):
+            states.append((message["value"], set(emitted)))
+    for state, before in states[1::3]:
+        rest = tap(sandbox, state=state, **config)
+        assert before | ids([row for rows in batches_of(rest) for row in rows]) == wanted
+
+
+def test_test_writes_no_files(
+    start_sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path
+) -> None:
+    sandbox = start_sandbox("--contacts", "5")
+    folder = tmp_path / "files"
+    folder.mkdir()
+    run = tap(sandbox, "--test", batch_config=batch_config(folder))
+    assert run.code == 0
+    assert sandbox.exports_created == 0
+    assert list(folder.iterdir()) == []

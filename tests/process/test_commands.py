@@ -1,0 +1,113 @@
+"""The command line as users run it, with the tap as a process: one run of each kind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tap_sendgrid_contacts.sandbox.account import Account
+from tests.expected import expected
+from tests.harness import SANDBOX, TAP, both_file_types, run_in_process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.harness import Sandbox, Tap
+
+# As Meltano sets it: what a run leaves open must not end in a warning after its error.
+MELTANO = {"PYTHONWARNINGS": "once"}
+
+
+@both_file_types
+def test_sync(start_sandbox: Callable[..., Sandbox], tap: Tap, file_type: str) -> None:
+    sandbox = start_sandbox("--contacts", "700", "--parts", "2")
+    run = tap.run_process(
+        sandbox,
+        env=MELTANO,
+        file_type=file_type,
+        catalog=tap.discover(sandbox),
+        state={"bookmarks": {}},
+        emit_activate_version_messages=True,
+    )
+    assert run.code == 0, run.log
+    records = {record["contact_id"]: record for record in run.records}
+    assert len(records) == len(run.records)
+    assert records == expected(Account(700), run.schema)
+    assert len(run.of_type("ACTIVATE_VERSION")) == 1
+    assert run.state == {"bookmarks": {"contacts": {"exports": []}}}
+    assert run.errors == []
+    assert not run.lines("Warning")
+
+
+def test_error(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
+    sandbox = start_sandbox("--contacts", "20", "--fault", "bad-line")
+    catalog = tap.discover(sandbox)
+    run = tap.run_process(sandbox, env=MELTANO, catalog=catalog, state={})
+    assert run.code == 1
+    assert ", line " in run.error
+    # One error, at the end, and no warning of files that are still open.
+    assert run.log.splitlines()[-1] == run.error
+    assert "ResourceWarning" not in run.log
+
+
+def test_discover(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
+    sandbox = start_sandbox("--contacts", "5")
+    command = [*TAP, *tap.arguments(sandbox, "--discover")]
+    done = subprocess.run(command, capture_output=True, check=True)
+    assert json.loads(done.stdout) == tap.discover(sandbox)
+    assert sandbox.exports_created == 0
+
+
+def test_test(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
+    sandbox = start_sandbox("--contacts", "5")
+    run = tap.run_process(sandbox, "--test")
+    assert (run.code, run.out) == (0, b""), run.log
+    assert "API key valid" in run.log
+    assert sandbox.exports_created == 0
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--about", "--format=json"), ("--version",)], ids=lambda each: each[0]
+)
+def test_no_config_and_no_network(arguments: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [*TAP, *arguments], capture_output=True, check=True, env={"PATH": os.environ["PATH"]}
+    )
+    assert b"tap-sendgrid-contacts" in done.stdout
+
+
+@pytest.mark.parametrize("text_format", ["json", "markdown"])
+def test_about(text_format: str) -> None:
+    run = run_in_process(["--about", f"--format={text_format}"], {}, parse=False)
+    assert run.code == 0, run.log
+    for setting in ("api_key", "allow_empty_export", "on_invalid_value", "batch_config"):
+        assert setting.encode() in run.out
+
+
+@pytest.mark.parametrize("variable", ["API_URL", "API_KEY"])
+def test_sandbox_run_sets_environment(variable: str) -> None:
+    command = f'test -n "$TAP_SENDGRID_CONTACTS_{variable}"'
+    done = subprocess.run([*SANDBOX, "run", "--", "sh", "-c", command], check=False)
+    assert done.returncode == 0
+
+
+def test_memory_does_not_grow(
+    start_sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path
+) -> None:
+    peaks = []
+    for contacts in (2_000, 60_000):
+        sandbox = start_sandbox("--contacts", str(contacts), "--no-edge-cases")
+        command = [*TAP, *tap.arguments(sandbox)]
+        with (tmp_path / "out").open("wb") as out, (tmp_path / "log").open("wb") as log:
+            process = subprocess.Popen(command, stdout=out, stderr=log)
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        peaks.append(usage.ru_maxrss)
+    # Thirty times the contacts, some 40 MB of records.
+    assert peaks[1] < peaks[0] * 1.15

@@ -1,0 +1,162 @@
+"""What a run reports while it works: progress, a summary, metrics; never on standard output."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import threading
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from tests.harness import TAP, Run, Tap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.harness import Sandbox
+
+CONTACTS = 3000
+SIZE = ("--contacts", str(CONTACTS), "--no-edge-cases", "--parts", "3")
+# A frame of the live line; the next one is written over it.
+FRAME = re.compile("([^\r\n]*)\x1b\\[K\r(?!\n)")
+
+
+def on_terminal(command: list[str]) -> Run:
+    """Run the tap with its log on a terminal."""
+    ours, theirs = os.openpty()
+    shown = bytearray()
+
+    def read() -> None:
+        try:
+            while text := os.read(ours, 4096):
+                shown.extend(text)
+        except OSError:
+            pass  # how a terminal ends on Linux
+
+    reader = threading.Thread(target=read)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs) as process:
+        os.close(theirs)
+        reader.start()
+        out, _ = process.communicate(timeout=60)
+    reader.join()
+    os.close(ours)
+    return Run(process.returncode, out, shown.decode())
+
+
+def test_terminal_has_one_live_line(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
+    # A part takes a second and a half.
+    size = ("--contacts", "2000", "--no-edge-cases", "--parts", "2")
+    sandbox = start_sandbox(*size, "--throttle", "0.07", "--pending-polls", "1")
+    run = on_terminal([*TAP, *tap.arguments(sandbox)])
+    assert run.code == 0, run.log
+    assert len(run.records) == 2000
+
+    shapes = {
+        "wait": r"Export \S+ is pending \(0:00:0\d elapsed\); next poll in 1 s",
+        "download": r"Downloading Part [12] of 2: 0\.\d( of 0\.\d)? MB \(0:00:\d\d elapsed\)",
+        "read": r"Part [12] of 2: ([\d,]+) of 2,000 contacts, [\d,]+/s \(0:00:\d\d elapsed\)",
+    }
+    seen: dict[str, list[re.Match[str]]] = {name: [] for name in shapes}
+    for frame in FRAME.findall(run.log):
+        matches = {name: re.fullmatch(shape, frame) for name, shape in shapes.items()}
+        ((name, match),) = [each for each in matches.items() if each[1]] or [(frame, None)]
+        assert match, frame
+        seen[name].append(match)
+    assert all(seen.values()), seen
+    counts = [int(match[1].replace(",", "")) for match in seen["read"]]
+    assert counts == sorted(set(counts))
+    # Log lines are complete, and none of them repeats a frame.
+    lines = FRAME.sub("", run.log).splitlines()
+    assert all(re.match(r"\d{4}-\d\d-\d\d |$", line) for line in lines), lines
+    assert not any("next poll" in line or "/s (" in line for line in lines)
+
+
+def metrics(log: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in re.findall(r"METRIC: ({.*})", log)]
+
+
+def test_log_has_a_summary_and_metrics(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
+    sandbox = start_sandbox(*SIZE, "--pending-polls", "1")
+    # As a process: the metrics are of real time.
+    run = tap.run_process(sandbox)
+    assert run.code == 0, run.log
+    assert len(run.records) == CONTACTS
+    assert "\r" not in run.log
+
+    sandbox.wait_for("GET /exports/", times=3)
+    parts = re.findall(r"GET /exports/\S+ 200 (\d+)", "\n".join(sandbox.log))
+    megabytes = sum(map(int, parts)) / 1e6
+    assert re.search(
+        r"Export \S+ is complete: 3,000 contacts in 3 part\(s\), 3,000 emitted by this run, "
+        rf"{megabytes:.1f} MB downloaded; waited [1-9]\.\d s, read for \d+\.\d s, "
+        r"[1-9][\d,]* contacts/s$",
+        run.log,
+        re.MULTILINE,
+    )
+
+    points: dict[str, list[dict[str, Any]]] = {}
+    for point in metrics(run.log):
+        points.setdefault(point["metric"], []).append(point)
+    (job,) = points["job_duration"]
+    # As long as it was pending.
+    assert job["value"] >= 1
+    assert job["tags"]["job_type"] == "contacts_export"
+    assert job["tags"]["status"] == "succeeded"
+    assert sum(point["value"] for point in points["record_count"]) == CONTACTS
+
+    requests = points["http_request_duration"]
+    assert all(0 < point["value"] < 10 for point in requests)
+    assert Counter(
+        (point["tags"]["endpoint"], point["tags"]["http_status_code"]) for point in requests
+    ) == {
+        ("/v3/marketing/field_definitions", 200): sandbox.count("GET /v3/marketing/field"),
+        ("/v3/marketing/contacts/exports", 202): 1,
+        ("/v3/marketing/contacts/exports/{id}", 200): sandbox.count("GET /v3/marketing/contacts"),
+    }
+
+
+def test_every_line_of_a_structured_log_is_json(
+    start_sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path
+) -> None:
+    # As Meltano configures it.
+    config = tmp_path / "logging.json"
+    config.write_text(
+        json.dumps(
+            {
+                "version": 1,
+                "disable_existing_loggers": False,
+                "formatters": {"structured": {"()": "singer_sdk.logging.StructuredFormatter"}},
+                "handlers": {
+                    "default": {
+                        "class": "logging.StreamHandler",
+                        "formatter": "structured",
+                        "stream": "ext://sys.stderr",
+                    }
+                },
+                "root": {"level": "INFO", "handlers": ["default"]},
+            }
+        )
+    )
+    env = {"SINGER_SDK_LOG_CONFIG": str(config)}
+
+    def log(run: Run) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in run.log.splitlines()]
+
+    sandbox = start_sandbox(*SIZE, "--fault", "count-high")
+    run = tap(sandbox, env=env, allow_count_mismatch=True)
+    assert run.code == 0
+    assert len(run.records) == CONTACTS
+    lines = log(run)
+    assert any("is complete: 3,000 contacts" in line["message"] for line in lines)
+    assert [line["level"] for line in lines if "(contact_count)" in line["message"]] == ["warning"]
+    counts = [line["metric_info"] for line in lines if line.get("metric_info")]
+    assert CONTACTS in [count["value"] for count in counts if count["metric"] == "record_count"]
+
+    run = tap(sandbox, env=env)
+    assert run.code == 1
+    (error,) = [line for line in log(run) if line["level"] in {"error", "critical"}]
+    assert "(contact_count)" in error["message"]
+    assert "exception" not in error
