@@ -89,9 +89,8 @@ def test_about(text_format: str) -> None:
         assert setting.encode() in run.out
 
 
-@pytest.mark.parametrize("variable", ["API_URL", "API_KEY"])
-def test_sandbox_run_sets_environment(variable: str) -> None:
-    command = f'test -n "$TAP_SENDGRID_CONTACTS_{variable}"'
+def test_sandbox_run_sets_environment() -> None:
+    command = 'test -n "$TAP_SENDGRID_CONTACTS_API_URL" -a -n "$TAP_SENDGRID_CONTACTS_API_KEY"'
     done = subprocess.run([*SANDBOX, "run", "--", "sh", "-c", command], check=False)
     assert done.returncode == 0
 
@@ -100,7 +99,7 @@ def test_memory_does_not_grow(
     start_sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path
 ) -> None:
     peaks = []
-    for contacts in (2_000, 60_000):
+    for contacts in (2_000, 40_000):
         sandbox = start_sandbox("--contacts", str(contacts), "--no-edge-cases")
         command = [*TAP, *tap.arguments(sandbox)]
         with (tmp_path / "out").open("wb") as out, (tmp_path / "log").open("wb") as log:
@@ -109,5 +108,5 @@ def test_memory_does_not_grow(
             process.returncode = os.waitstatus_to_exitcode(status)
         assert process.returncode == 0
         peaks.append(usage.ru_maxrss)
-    # Thirty times the contacts, some 40 MB of records.
+    # Twenty times the contacts, some 27 MB of records.
     assert peaks[1] < peaks[0] * 1.15
