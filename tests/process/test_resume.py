@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
 # Contacts in a block of the decoder, which may straddle the interval of STATEs.
 BLOCK = 1000
-# The default is quick; 100 or more are a drill for changes to checkpoints.
-KILLS = int(os.environ.get("TEST_KILLS", "3"))
+KILLS = 3
+# Exports of each file type to kill runs of; 40 are a drill for changes to checkpoints.
+KILLED_EXPORTS = int(os.environ.get("TEST_KILLED_EXPORTS", "1"))
 
 
 def first_checkpoint(state: dict[str, Any]) -> dict[str, Any]:
@@ -78,16 +79,20 @@ def test_resume_from_every_state(
 
 
 @both_file_types
-def test_killed_at_random(start_sandbox: Callable[..., Sandbox], tap: Tap, file_type: str) -> None:
+@pytest.mark.parametrize("seed", range(KILLED_EXPORTS))
+def test_killed_at_random(
+    start_sandbox: Callable[..., Sandbox], tap: Tap, file_type: str, seed: int
+) -> None:
     contacts = 25_000
     size = ("--contacts", str(contacts), "--no-edge-cases", "--parts", "3")
     sandbox = start_sandbox(*size, "--fault", "shuffled-parts")
     everyone = {contact.values["contact_id"] for contact in Account(contacts, edge_cases=False)}
-    chance = random.Random(file_type)
+    chance = random.Random(f"{file_type} {seed}")
     kills = [chance.randrange(2, contacts // 2) for _ in range(KILLS)]
     state: dict[str, Any] | None = None
     emitted: Counter[str] = Counter()
     versions = set()
+    killed = 0
     for lines in [*kills, sys.maxsize]:
         process = tap.start(
             sandbox, file_type=file_type, emit_activate_version_messages=True, state=state
@@ -95,6 +100,7 @@ def test_killed_at_random(start_sandbox: Callable[..., Sandbox], tap: Tap, file_
         process.read_lines(lines)
         process.send_signal(signal.SIGKILL)
         run = process.finish(torn=True)
+        killed += run.code == -signal.SIGKILL
         emitted += run.contact_ids
         versions |= {message["version"] for message in run.of_type("RECORD")}
         if run.of_type("STATE"):
@@ -108,7 +114,8 @@ def test_killed_at_random(start_sandbox: Callable[..., Sandbox], tap: Tap, file_
     (activate,) = run.of_type("ACTIVATE_VERSION")
     assert versions == {activate["version"]}
     assert sandbox.exports_created == 1
-    print(f"\n{len(kills)} kills: 1 export, 0 contacts lost, {again} emitted again")  # noqa: T201
+    # Shown with -s or -rP.
+    print(f"{killed} kills: 1 export, 0 contacts lost, {again} emitted again")  # noqa: T201
 
 
 def test_changed_part_is_read_again(
