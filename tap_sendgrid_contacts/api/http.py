@@ -171,12 +171,13 @@ _TRANSPORT_ERRORS: tuple[tuple[type[BaseException], type[Exception], str], ...] 
     (ssl.SSLError, TransientError, "TLS connection failed"),
     (socket.gaierror, RequestNotProcessedError, "host name not found"),
     (ConnectionRefusedError, RequestNotProcessedError, "connection refused"),
+    # Derived from ConnectTimeoutError, so it comes first.
+    (urllib3.exceptions.NewConnectionError, RequestNotProcessedError, "connection failed"),
     (
         urllib3.exceptions.ConnectTimeoutError,
         RequestNotProcessedError,
         "connection timed out (request_timeout)",
     ),
-    (urllib3.exceptions.NewConnectionError, RequestNotProcessedError, "connection failed"),
     (requests.TooManyRedirects, FatalAPIError, "too many redirects"),
     (TimeoutError, TransientError, "read timed out (request_timeout)"),
     (requests.Timeout, TransientError, "read timed out (request_timeout)"),
