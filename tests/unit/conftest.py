@@ -1,0 +1,80 @@
+"""Fixtures of the unit tests: no waits, no credentials of the machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tap_sendgrid_contacts.api.client import SendGridClient
+from tap_sendgrid_contacts.api.http import RetryPolicy
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+API_KEY = "SG.the-secret.key"
+NO_WAIT = RetryPolicy((0.0,) * 5)
+
+
+class Clock:
+    """A clock that only sleeping advances.
+
+    Attributes:
+        now: The monotonic time.
+        sleeps: The seconds of each sleep.
+    """
+
+    def __init__(self) -> None:
+        self.now = 50_000.0
+        self.sleeps: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.sleeps.append(seconds)
+        self.now += seconds
+
+    def wait(self, seconds: float, _reason: str) -> None:
+        """Sleep, with the signature of `ProgressReporter.wait`."""
+        self.sleep(seconds)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("time.monotonic", clock.monotonic)
+    monkeypatch.setattr("time.sleep", clock.sleep)
+    return clock
+
+
+@pytest.fixture
+def client() -> SendGridClient:
+    """A client whose callers retry without waits."""
+    return SendGridClient(API_KEY, retry=NO_WAIT)
+
+
+@pytest.fixture
+def netrc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Credentials for every host, which must not be sent to any."""
+    file = tmp_path / "netrc"
+    file.write_text("default login somebody password else\n")
+    monkeypatch.setenv("NETRC", str(file))
+
+
+def causes(error: BaseException | None) -> list[BaseException]:
+    """Return the error and all that a traceback would show with it."""
+    chain = []
+    while error is not None:
+        chain.append(error)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return chain
+
+
+def log_of_package(caplog: pytest.LogCaptureFixture) -> str:
+    """Return what the package logged: it is the program that silences the log of urllib3."""
+    return "\n".join(
+        record.getMessage()
+        for record in caplog.records
+        if record.name.startswith("tap_sendgrid_contacts")
+    )

@@ -1,0 +1,52 @@
+"""What the program changes in its process."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import warnings
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tap_sendgrid_contacts.cli import configure_process
+from tap_sendgrid_contacts.decode.lines import MAX_ROW_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def configured() -> Iterator[None]:
+    """Configure this process, and restore what that changes."""
+    limit = csv.field_size_limit()
+    names = ["urllib3.connectionpool", "tap-sendgrid-contacts.contacts"]
+    filters = {name: logging.getLogger(name).filters[:] for name in names}
+    with warnings.catch_warnings():
+        configure_process()
+        yield
+    csv.field_size_limit(limit)
+    for name in names:
+        logging.getLogger(name).filters[:] = filters[name]
+
+
+@pytest.mark.usefixtures("configured")
+def test_signed_urls_in_the_log_of_urllib3_are_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    logging.getLogger("urllib3.connectionpool").debug("GET /part?X-Amz-Signature=secret")
+    assert caplog.text == ""
+
+
+@pytest.mark.usefixtures("configured")
+def test_error_that_the_sdk_logs_before_raising_it_is_dropped(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    logger = logging.getLogger("tap-sendgrid-contacts.contacts")
+    logger.error("An unhandled error occurred while syncing 'contacts'")
+    logger.error("something else")
+    assert caplog.messages == ["something else"]
+
+
+@pytest.mark.usefixtures("configured")
+def test_csv_cells_may_be_as_long_as_a_row() -> None:
+    assert csv.field_size_limit() == MAX_ROW_BYTES

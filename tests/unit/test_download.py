@@ -1,0 +1,639 @@
+"""Downloads of parts: complete, in order, resumed after breaks, without a trace on disk."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import re
+import tempfile
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from queue import Full, Queue
+from typing import IO, TYPE_CHECKING, Any
+
+import pytest
+from singer_sdk.exceptions import FatalAPIError, FatalSyncError
+from typing_extensions import override
+
+from tap_sendgrid_contacts.api.client import SendGridClient
+from tap_sendgrid_contacts.api.download import Part, iter_parts
+from tap_sendgrid_contacts.api.export import ExportJob
+from tap_sendgrid_contacts.api.http import TransientError
+from tests.unit.conftest import API_KEY, NO_WAIT, causes, log_of_package
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+    from email.message import Message
+    from pathlib import Path
+
+    from requests_mock import Mocker
+
+    from tests.unit.conftest import Clock
+
+BODY = bytes(range(256)) * 4
+ETAG = '"one"'
+
+
+@dataclass(frozen=True)
+class Response:
+    """A response of the storage.
+
+    Attributes:
+        status: Its status.
+        body: Its body; the length it announces is that of all of it.
+        headers: Its headers.
+        cut: After how many bytes of the body the connection breaks.
+        stall: Whether it stalls there instead.
+    """
+
+    status: int = 200
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    cut: int | None = None
+    stall: bool = False
+
+
+class Storage(ThreadingHTTPServer):
+    """Sends the scripted responses first, then those of a storage that works.
+
+    The path is the part's number; the content of each part is BODY and its number. None in the
+    script is a response of a storage that works.
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.script: list[Response | None] = []
+        self.requests: list[tuple[str, Message]] = []
+        self.released = threading.Event()
+
+    def respond(self, path: str, headers: Message) -> Response:
+        self.requests.append((path, headers))
+        if self.script and (scripted := self.script.pop(0)):
+            return scripted
+        body, tag = content_of(int(path[1:].partition("?")[0])), {"ETag": ETAG}
+        start = int((headers["Range"] or "bytes=0-")[len("bytes=") : -1])
+        if headers["If-Match"] not in {None, ETAG}:
+            return Response(412)
+        if start:
+            tag["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
+        return Response(206 if start else 200, body[start:], tag)
+
+    @override
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Ignore it: clients that hang up are part of the tests."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Storage
+
+    def do_GET(self) -> None:
+        response = self.server.respond(self.path, self.headers)
+        self.send_response(response.status)
+        for name, value in response.headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(response.body)))
+        self.end_headers()
+        self.wfile.write(response.body[: response.cut])
+        if response.stall:
+            self.server.released.wait(30)
+        self.close_connection = True
+
+    @override
+    def log_message(self, format: str, *args: object) -> None:
+        """Log nothing."""
+
+
+class Job(ExportJob):
+    """An export that is ready; a URL is signed again after `discard_urls` only."""
+
+    def __init__(self, url: str, parts: int) -> None:
+        super().__init__(SendGridClient(API_KEY), "e1")
+        self.part_names = tuple(map(str, range(parts)))
+        self.base = url
+        self.signed: list[str] = []
+        self.signature = 1
+
+    @override
+    def signed_url(self, part_name: str) -> str:
+        self.signed.append(part_name)
+        return f"{self.base}/{part_name}?signature=secret{self.signature}"
+
+    @override
+    def discard_urls(self) -> None:
+        self.signature += 1
+
+
+def download(
+    url: str, parts: int = 1, first: int = 0, client: SendGridClient | None = None
+) -> Generator[Part, None, None]:
+    job = Job(url, parts)
+    return iter_parts(
+        client or SendGridClient(API_KEY, request_timeout=10, retry=NO_WAIT),
+        job,
+        job.part_names[first:],
+    )
+
+
+def contents(storage: Storage, parts: int = 1, first: int = 0) -> list[bytes]:
+    return [part.file.read() for part in download(storage.url, parts, first)]
+
+
+def ranges(storage: Storage) -> list[str | None]:
+    return [headers["Range"] for _, headers in storage.requests]
+
+
+def content_of(part: int) -> bytes:
+    return BODY + b"%d" % part
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+def download_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "download"]
+
+
+def join_downloads() -> None:
+    for thread in download_threads():
+        thread.join(10)
+
+
+@pytest.fixture
+def storage() -> Iterator[Storage]:
+    with Storage() as storage:
+        thread = threading.Thread(target=storage.serve_forever, args=(0.01,))
+        thread.start()
+        yield storage
+        storage.released.set()
+        storage.shutdown()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def _no_sleep(clock: Clock) -> None:
+    """Let no test sleep."""
+
+
+@pytest.fixture(autouse=True)
+def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The folder of temporary files."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def files(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[IO[bytes]]]:
+    """Every temporary file, closed at the latest when the test is over."""
+    files: list[IO[bytes]] = []
+    make = tempfile.TemporaryFile
+
+    def temporary_file(**options: Any) -> IO[bytes]:
+        file: IO[bytes] = make(**options)
+        files.append(file)
+        return file
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", temporary_file)
+    yield files
+    join_downloads()
+    for file in files:
+        file.close()
+
+
+# --- complete and in order ------------------------------------------------------------------
+
+
+def test_parts_are_complete_and_in_order(storage: Storage) -> None:
+    parts = []
+    for part in download(storage.url, 5):
+        assert part.file.tell() == 0
+        parts.append((part.name, part.label, part.file.read(), part.size, part.digest))
+    assert parts == [
+        (
+            str(i),
+            f"Part {i + 1} of 5",
+            content_of(i),
+            len(content_of(i)),
+            digest(content_of(i)),
+        )
+        for i in range(5)
+    ]
+
+
+def test_other_parts_are_not_downloaded(storage: Storage) -> None:
+    assert contents(storage, parts=4, first=2) == [content_of(2), content_of(3)]
+    assert [path[:2] for path, _ in storage.requests] == ["/2", "/3"]
+
+
+def test_labels_number_all_parts_of_the_export(storage: Storage) -> None:
+    assert [part.label for part in download(storage.url, 3, first=1)] == [
+        "Part 2 of 3",
+        "Part 3 of 3",
+    ]
+
+
+@pytest.mark.parametrize(("parts", "first"), [(0, 0), (3, 3)])
+def test_nothing_left_to_download(storage: Storage, parts: int, first: int) -> None:
+    assert contents(storage, parts, first) == []
+    assert storage.requests == []
+
+
+def test_empty_part_is_a_part(storage: Storage) -> None:
+    storage.script = [Response(200)]
+    [part] = download(storage.url)
+    assert (part.size, part.digest) == (0, digest(b""))
+
+
+def test_bytes_are_kept_as_they_are_stored(storage: Storage) -> None:
+    storage.script = [Response(200, b"\x1f\x8bno gzip", {"Content-Encoding": "gzip"})]
+    assert contents(storage) == [b"\x1f\x8bno gzip"]
+    assert storage.requests[0][1]["Accept-Encoding"] == "identity"
+
+
+@pytest.mark.parametrize("tags", [("one", "one", "two"), ("one", "two", "one"), ("", "", "")])
+def test_digest_is_that_of_the_content_whatever_the_etag(
+    storage: Storage, tags: tuple[str, ...]
+) -> None:
+    storage.script = [
+        Response(200, body, {"ETag": f'"{tag}"'} if tag else {})
+        for body, tag in zip((b"abc", b"abc", b"abd"), tags, strict=True)
+    ]
+    [one], [same], [other] = [[part.digest for part in download(storage.url)] for _ in range(3)]
+    assert one == same != other
+
+
+# --- resumed after a break ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cut", [1, 500, len(BODY)])
+def test_download_resumes_where_it_broke(storage: Storage, cut: int) -> None:
+    storage.script = [Response(200, content_of(0), {"ETag": ETAG}, cut=cut)]
+    [part] = [(part.file.read(), part.size, part.digest) for part in download(storage.url)]
+    assert part == (content_of(0), len(content_of(0)), digest(content_of(0)))
+    assert ranges(storage) == [None, f"bytes={cut}-"]
+    assert storage.requests[1][1]["If-Match"] == ETAG
+
+
+def test_each_attempt_has_a_new_signed_url(storage: Storage) -> None:
+    storage.script = [Response(200, content_of(0), {"ETag": ETAG}, cut=5), Response(403)]
+    assert contents(storage) == [content_of(0)]
+    assert [path.partition("=")[2] for path, _ in storage.requests] == [
+        "secret1",
+        "secret2",
+        "secret3",
+    ]
+
+
+def test_signed_urls_are_kept_without_errors(storage: Storage) -> None:
+    contents(storage, parts=3)
+    assert {path.partition("=")[2] for path, _ in storage.requests} == {"secret1"}
+
+
+@pytest.mark.parametrize("tag", [{}, {"ETag": 'W/"weak"'}])
+def test_without_a_strong_etag_the_download_restarts(
+    storage: Storage, tag: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    storage.script = [Response(200, BODY, tag, cut=5), Response(200, NEW, tag)]
+    [part] = [(part.file.read(), part.digest) for part in download(storage.url)]
+    assert part == (NEW, digest(NEW))
+    assert ranges(storage) == [None, None]
+    assert [headers["If-Match"] for _, headers in storage.requests] == [None, None]
+    assert "resuming download at byte 0" in caplog.text
+
+
+NEW = b"a newer file, of another length"
+FULL = Response(200, NEW, {"ETag": '"two"'})
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        pytest.param([FULL], id="all of it instead of the rest"),
+        pytest.param([Response(412), FULL], id="412"),
+        pytest.param([Response(416), FULL], id="416"),
+        pytest.param(
+            [Response(206, NEW[5:], {"ETag": '"two"', "Content-Range": "bytes 5-30/31"}), FULL],
+            id="the rest of another file",
+        ),
+        pytest.param(
+            [Response(206, NEW[5:], {"Content-Range": "bytes 5-30/31"}), FULL], id="no ETag"
+        ),
+        *(
+            pytest.param(
+                [Response(206, NEW, {"ETag": ETAG, "Content-Range": start}), FULL],
+                id=f"another start: {start}",
+            )
+            for start in ("bytes 0-30/31", "bytes 50-80/90", "bytes */31", "lines 5-30/31", "")
+        ),
+    ],
+)
+def test_changed_content_is_downloaded_from_the_start(
+    storage: Storage, then: list[Response]
+) -> None:
+    storage.script = [Response(200, BODY, {"ETag": ETAG}, cut=5), *then]
+    [part] = [(part.file.read(), part.size, part.digest) for part in download(storage.url)]
+    assert part == (NEW, len(NEW), digest(NEW))
+    assert ranges(storage) == [None, "bytes=5-", None][: len(then) + 1]
+
+
+def test_rest_in_pieces_is_put_together(storage: Storage) -> None:
+    pieces = [(5, 100), (100, 300)]
+    storage.script = [
+        Response(200, BODY, {"ETag": ETAG}, cut=5),
+        *(
+            Response(
+                206,
+                BODY[start:end],
+                {"ETag": ETAG, "Content-Range": f"bytes {start}-{end - 1}/{len(content_of(0))}"},
+            )
+            for start, end in pieces
+        ),
+    ]
+    assert contents(storage) == [content_of(0)]
+
+
+def test_read_timeout_is_retried(storage: Storage) -> None:
+    # The chunk in hand may be lost with the connection; what counts is that the file is complete.
+    storage.script = [Response(200, content_of(0), {"ETag": ETAG}, cut=5, stall=True)]
+    client = SendGridClient(API_KEY, request_timeout=0.2, retry=NO_WAIT)
+    assert [part.file.read() for part in download(storage.url, client=client)] == [content_of(0)]
+    assert len(storage.requests) == 2
+
+
+def test_breaks_with_progress_between_them_use_up_no_attempts(storage: Storage) -> None:
+    storage.script = [
+        Response(200, content_of(0), {"ETag": ETAG}, cut=1),
+        *(
+            Response(
+                206,
+                content_of(0)[i:],
+                {"ETag": ETAG, "Content-Range": f"bytes {i}-{len(BODY)}/{len(content_of(0))}"},
+                cut=1,
+            )
+            for i in range(1, 20)
+        ),
+    ]
+    assert contents(storage) == [content_of(0)]
+    assert len(storage.requests) == 21
+
+
+def test_restarting_again_and_again_is_no_progress(storage: Storage) -> None:
+    # A storage that knows no ranges, and whose connections break by turns.
+    storage.script = [Response(200, content_of(0), cut=cut) for cut in (2, 1) * 10]
+    with pytest.raises(TransientError):
+        contents(storage)
+    # One with progress, then as many as any request has.
+    assert len(storage.requests) == 1 + 6
+
+
+# --- errors ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [403, 500, 503, 429])
+def test_retries_end(storage: Storage, caplog: pytest.LogCaptureFixture, status: int) -> None:
+    caplog.set_level("DEBUG")
+    storage.script = [Response(status)] * 10
+    with pytest.raises(TransientError, match=rf"Part 1 of 1.*{status}") as raised:
+        contents(storage)
+    assert len(storage.requests) == 6
+    assert "secret" not in str(raised.value) + log_of_package(caplog)
+
+
+def test_retry_after_of_the_storage_is_respected(storage: Storage, clock: Clock) -> None:
+    storage.script = [Response(503, headers={"Retry-After": "7"})]
+    assert contents(storage) == [content_of(0)]
+    assert clock.sleeps == [7]
+
+
+@pytest.mark.parametrize("status", [201, 202, 203, 204])
+def test_2xx_without_the_file_is_retried(storage: Storage, status: int) -> None:
+    storage.script = [Response(status)] * 2
+    assert contents(storage) == [content_of(0)]
+    assert len(storage.requests) == 3
+
+
+@pytest.mark.parametrize("status", [400, 404, 405])
+def test_4xx_fails_without_retry_and_without_the_url(storage: Storage, status: int) -> None:
+    storage.script = [Response(status, b"<Error>secret</Error>")]
+    with pytest.raises(FatalAPIError, match=f"Part 1 of 1: download: HTTP {status}") as raised:
+        contents(storage)
+    assert len(storage.requests) == 1
+    assert "secret" not in str(raised.value)
+
+
+def test_failed_connection_is_reported_without_the_url(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("DEBUG")
+    with Storage() as closed:
+        url = closed.url
+    with pytest.raises(TransientError, match="connection refused") as raised:
+        list(download(url))
+    assert "secret" not in "".join(map(repr, causes(raised.value))) + log_of_package(caplog)
+    assert raised.value.__suppress_context__
+
+
+def test_error_of_a_later_part_follows_the_parts_before(storage: Storage) -> None:
+    # All of it is known before the first request: the download runs ahead of its reader.
+    storage.script = [None, None, Response(404)]
+    parts = download(storage.url, 3)
+    assert [next(parts).file.read() for _ in range(2)] == [content_of(0), content_of(1)]
+    with pytest.raises(FatalAPIError, match="Part 3 of 3"):
+        next(parts)
+
+
+# --- credentials ----------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("netrc")
+def test_storage_gets_no_credentials(storage: Storage) -> None:
+    assert contents(storage) == [content_of(0)]
+    assert storage.requests[0][1]["Authorization"] is None
+
+
+@pytest.mark.usefixtures("netrc")
+def test_redirect_of_the_storage_gets_no_credentials(storage: Storage) -> None:
+    storage.script = [Response(302, headers={"Location": "/7"})]
+    assert contents(storage) == [content_of(7)]
+    assert [headers["Authorization"] for _, headers in storage.requests] == [None, None]
+
+
+def test_redirect_to_another_https_address_is_followed(requests_mock: Mocker) -> None:
+    requests_mock.get("https://one/0", status_code=302, headers={"Location": "https://two/x"})
+    requests_mock.get("https://two/x", content=b"abc")
+    assert [part.file.read() for part in download("https://one")] == [b"abc"]
+
+
+@pytest.mark.parametrize("target", ["http://two/x?s=secret", "HTTP://two/x?s=secret"])
+def test_redirect_to_plain_http_is_refused(requests_mock: Mocker, target: str) -> None:
+    requests_mock.get("https://one/0", status_code=302, headers={"Location": target})
+    requests_mock.get("http://two/x", content=b"abc")
+    with pytest.raises(FatalAPIError, match="non-HTTPS") as raised:
+        list(download("https://one"))
+    assert "secret" not in str(raised.value)
+    assert [sent.hostname for sent in requests_mock.request_history] == ["one"]
+
+
+# --- disk -----------------------------------------------------------------------------------
+
+
+def test_no_part_is_visible_on_disk(storage: Storage, folder: Path) -> None:
+    seen = []
+    for part in download(storage.url, 3):
+        seen += list(folder.iterdir())
+        part.file.read()
+    assert seen + list(folder.iterdir()) == []
+
+
+def test_part_is_closed_when_the_next_one_is_read(storage: Storage) -> None:
+    parts = download(storage.url, 2)
+    one, two = next(parts), next(parts)
+    assert (one.file.closed, two.file.closed) == (True, False)
+    parts.close()
+    assert two.file.closed
+
+
+class FullDisk(io.BytesIO):
+    @override
+    def write(self, data: object, /) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("fails", ["writing", "opening"])
+def test_full_disk_names_tmpdir(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, folder: Path, fails: str
+) -> None:
+    def temporary_file(**_options: object) -> FullDisk:
+        if fails == "opening":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return FullDisk()
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", temporary_file)
+    with pytest.raises(FatalSyncError, match="TMPDIR") as raised:
+        contents(storage)
+    assert str(folder) in str(raised.value)
+    assert "No space left" in str(raised.value)
+
+
+# --- thread ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefetch_limit", [1, 64])
+def test_reader_that_stops_early_stops_the_thread(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, prefetch_limit: int
+) -> None:
+    monkeypatch.setattr("tap_sendgrid_contacts.api.download._PREFETCH_LIMIT", prefetch_limit)
+    parts = download(storage.url, 500)
+    next(parts)
+    parts.close()
+    join_downloads()
+    assert download_threads() == []
+    assert len(storage.requests) < 500
+
+
+def test_no_thread_is_left_at_the_end(storage: Storage) -> None:
+    contents(storage, parts=2)
+    join_downloads()
+    assert download_threads() == []
+
+
+def test_reader_that_stops_early_leaves_no_file_open(
+    storage: Storage, files: list[IO[bytes]]
+) -> None:
+    parts = download(storage.url, 5)
+    next(parts)
+    parts.close()
+    join_downloads()
+    assert [file.closed for file in files] == [True] * len(files)
+
+
+def test_part_enqueued_after_the_reader_stopped_leaves_no_file_open(
+    storage: Storage, files: list[IO[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second, drained = threading.Event(), threading.Event()
+
+    class LateQueue(Queue[Any]):
+        @override
+        def put(self, item: object, block: bool = True, timeout: float | None = None) -> None:
+            if item.name == "1":  # type: ignore[attr-defined]
+                second.set()
+                assert drained.wait(10)
+            super().put(item)
+
+        @override
+        def get_nowait(self) -> object:
+            try:
+                return super().get_nowait()
+            finally:
+                drained.set()
+
+    monkeypatch.setattr("tap_sendgrid_contacts.api.download.Queue", LateQueue)
+    parts = download(storage.url, 2)
+    next(parts)
+    assert second.wait(10)
+    parts.close()
+    join_downloads()
+    assert [file.closed for file in files] == [True, True]
+
+
+@pytest.mark.parametrize("status", [404, 500])
+def test_failed_part_leaves_no_file_open(
+    storage: Storage, files: list[IO[bytes]], status: int
+) -> None:
+    storage.script = [Response(status)] * 6
+    with pytest.raises((FatalAPIError, TransientError)):
+        contents(storage)
+    assert [file.closed for file in files] == [True]
+
+
+def test_reader_that_waits_gets_progress(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    class ImpatientQueue(Queue[Any]):
+        @override
+        def get(self, block: bool = True, timeout: float | None = None) -> object:
+            return super().get(timeout=0.01)
+
+    monkeypatch.setattr("tap_sendgrid_contacts.api.download.Queue", ImpatientQueue)
+    storage.script = [Response(200, bytes(2_000_000), {"ETag": ETAG}, cut=1_000_000, stall=True)]
+    texts: list[str] = []
+
+    def on_progress(text: str) -> None:
+        texts.append(text)
+        if " of 2.0 MB" in text:
+            storage.script = [Response(200, b"abc", {"ETag": '"two"'})]
+            storage.released.set()
+
+    client, job = SendGridClient(API_KEY, request_timeout=10, retry=NO_WAIT), Job(storage.url, 1)
+    [size] = [part.size for part in iter_parts(client, job, ["0"], on_progress)]
+    assert size == 3
+    assert re.fullmatch(r"Downloading Part 1 of 1: [01]\.\d of 2\.0 MB", texts[-1])
+
+
+def test_prefetched_parts_are_bounded(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = threading.Event()
+
+    class SmallQueue(Queue[Any]):
+        @override
+        def put(self, item: object, block: bool = True, timeout: float | None = None) -> None:
+            try:
+                super().put(item, timeout=0.01)
+            except Full:
+                full.set()
+                raise
+
+    monkeypatch.setattr("tap_sendgrid_contacts.api.download.Queue", SmallQueue)
+    monkeypatch.setattr("tap_sendgrid_contacts.api.download._PREFETCH_LIMIT", 2)
+    client, job = SendGridClient(API_KEY, retry=NO_WAIT), Job(storage.url, 20)
+    parts = iter_parts(client, job, job.part_names)
+    next(parts)
+    full.clear()
+    assert full.wait(10)
+    # With the reader, two waiting, and one in hand.
+    assert job.signed == ["0", "1", "2", "3"]
+    parts.close()
