@@ -1,87 +1,72 @@
-"""INCREMENTAL: what a bookmark leaves out, and where the next one stands."""
+"""INCREMENTAL: which contacts are emitted, and the next bookmark."""
 
 from __future__ import annotations
 
 from datetime import datetime, timezone
-from typing import Any
 
 import pytest
 
-from tap_sendgrid_contacts.decode.contact import contact_type
-from tap_sendgrid_contacts.incremental import picker, set_bookmark
+from tap_sendgrid_contacts.decode.contact import make_contact_class
+from tap_sendgrid_contacts.incremental import emit_all, make_incremental_filter, next_bookmark
 
-SOURCE = {"list_ids": ["a"]}
-contact = contact_type(["contact_id", "updated_at"])
+make_contact = make_contact_class(["contact_id", "updated_at"])
 
 
 def day(number: int) -> datetime:
     return datetime(2020, 1, number, tzinfo=timezone.utc)
 
 
-def state(value: object, source: object = SOURCE) -> dict[str, Any]:
-    return {"replication_key_value": value, "source": source}
-
-
-def picked(state: dict[str, Any], start_date: str | None = None) -> list[int]:
-    contacts = [contact(str(number), day(number)) for number in (1, 2, 3)]
-    found, newest = picker(state, SOURCE, start_date)(contacts, None)
-    assert newest == day(3)
-    return [contacts.index(each) + 1 for each in found]
+def emitted(bookmark: datetime | None, start_date: datetime | None = None) -> list[int]:
+    contacts = [make_contact(str(number), day(number)) for number in (1, 2, 3)]
+    selected, latest = make_incremental_filter(bookmark, start_date)(contacts, None)
+    assert latest == day(3)
+    return [contacts.index(each) + 1 for each in selected]
 
 
 @pytest.mark.parametrize(
     ("bookmark", "start_date", "numbers"),
     [
-        ("2020-01-02T00:00:00Z", None, [2, 3]),
-        ("2020-01-02T00:00:00Z", "2020-01-03", [3]),
-        ("2020-01-02T00:00:00Z", "2020-01-01", [2, 3]),
+        (day(2), None, [2, 3]),
+        (day(2), day(3), [3]),
+        (day(2), day(1), [2, 3]),
+        (None, None, [1, 2, 3]),
+        (None, day(3), [3]),
+        (day(4), None, []),
     ],
 )
-def test_contacts_from_the_bookmark_on_are_sent(
-    bookmark: str, start_date: str | None, numbers: list[int]
+def test_contacts_since_bookmark_or_start_date_are_emitted(
+    bookmark: datetime | None, start_date: datetime | None, numbers: list[int]
 ) -> None:
-    assert picked(state(bookmark), start_date) == numbers
+    assert emitted(bookmark, start_date) == numbers
 
 
-def test_without_a_bookmark_the_start_date_counts() -> None:
-    assert picked({}) == [1, 2, 3]
-    assert picked({}, "2020-01-03") == [3]
+def test_contacts_without_updated_at_are_emitted() -> None:
+    contact = make_contact("a", None)
+    filter_contacts = make_incremental_filter(day(2), None)
+    assert filter_contacts([contact], day(1)) == ([contact], day(1))
+    assert filter_contacts([contact], None) == ([contact], None)
 
 
-@pytest.mark.parametrize("value", ["yesterday", 5, True, None, "0001-01-01T00:00:00+05:00"])
-def test_a_bookmark_that_is_no_date_is_none(
-    value: object, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO")
-    assert picked(state(value)) == [1, 2, 3]
-    assert "or no date: not used" in caplog.text
+@pytest.mark.parametrize("before", [1, 3])
+def test_latest_updated_at_never_decreases(before: int) -> None:
+    filter_contacts = make_incremental_filter(None, None)
+    assert filter_contacts([make_contact("a", day(2))], day(before))[1] == day(max(2, before))
 
 
-def test_a_bookmark_of_other_contacts_is_none() -> None:
-    assert picked(state("2020-01-02T00:00:00Z", {"list_ids": ["b"]})) == [1, 2, 3]
+def test_latest_updated_at_includes_contacts_that_are_not_emitted() -> None:
+    assert make_incremental_filter(day(3), None)([make_contact("a", day(2))], None) == ([], day(2))
 
 
-def test_contacts_without_a_time_are_sent() -> None:
-    nameless = contact("a", None)
-    pick = picker(state("2020-01-02T00:00:00Z"), SOURCE, None)
-    assert pick([nameless], day(1)) == ([nameless], day(1))
+def test_full_table_emits_all_contacts() -> None:
+    contacts = [make_contact("a", day(2))]
+    assert emit_all(contacts, None) == (contacts, None)
 
 
 @pytest.mark.parametrize(
-    ("before", "newest", "created", "after"),
-    [
-        (None, day(3), None, "2020-01-03T00:00:00Z"),
-        (None, day(3), day(2), "2020-01-02T00:00:00Z"),
-        ("2020-01-04T00:00:00Z", day(3), None, "2020-01-04T00:00:00Z"),
-    ],
+    ("latest", "created_at", "bookmark"),
+    [(day(3), None, day(3)), (day(3), day(2), day(2)), (day(3), day(4), day(3))],
 )
-def test_the_bookmark_goes_as_far_as_the_export_and_never_back(
-    before: str | None, newest: datetime, created: datetime | None, after: str
+def test_bookmark_is_not_later_than_the_export(
+    latest: datetime, created_at: datetime | None, bookmark: datetime
 ) -> None:
-    there = state(before)
-    set_bookmark(there, SOURCE, newest, created)
-    assert there == {
-        "replication_key": "updated_at",
-        "replication_key_value": after,
-        "source": SOURCE,
-    }
+    assert next_bookmark(latest, created_at) == bookmark

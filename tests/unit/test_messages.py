@@ -1,4 +1,4 @@
-"""Messages: the SDK's own bytes, in lines that nothing tears."""
+"""Messages: the bytes of the SDK, in complete lines."""
 
 from __future__ import annotations
 
@@ -19,20 +19,22 @@ from singer_sdk.contrib.msgspec import MsgSpecWriter
 from singer_sdk.singerlib import RecordMessage, StateMessage
 from typing_extensions import Buffer, override
 
-from tap_sendgrid_contacts.decode.contact import contact_type
-from tap_sendgrid_contacts.messages import MessageWriter, RecordEncoder
+from tap_sendgrid_contacts.decode.contact import make_contact_class
+from tap_sendgrid_contacts.messages import MessageWriter, RecordMessageEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tap_sendgrid_contacts.decode.contact import Contact
 
-contact = contact_type(["contact_id", "email", "custom_seats", "alternate_emails", "updated_at"])
+make_contact = make_contact_class(
+    ["contact_id", "email", "custom_seats", "alternate_emails", "updated_at"]
+)
 
 UNICODE = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1)
 CONTACTS = st.lists(
     st.builds(
-        contact,
+        make_contact,
         UNICODE,
         st.none() | UNICODE,
         st.none() | st.integers() | st.floats(allow_nan=False, allow_infinity=False),
@@ -44,11 +46,11 @@ CONTACTS = st.lists(
 
 
 class Pipe(io.RawIOBase):
-    """A bare standard output, as with PYTHONUNBUFFERED: takes a few bytes at a time."""
+    """Standard output as with PYTHONUNBUFFERED: each write accepts a few bytes."""
 
     def __init__(self) -> None:
-        self.taken = b""
-        self.at_first_write: Callable[[], None] | None = None
+        self.received = b""
+        self.on_first_write: Callable[[], None] | None = None
 
     @override
     def writable(self) -> bool:
@@ -56,17 +58,17 @@ class Pipe(io.RawIOBase):
 
     @override
     def write(self, data: Buffer, /) -> int:
-        if self.at_first_write is not None:
-            act, self.at_first_write = self.at_first_write, None
+        if self.on_first_write is not None:
+            act, self.on_first_write = self.on_first_write, None
             act()
-        taken = bytes(data)[:7]
-        self.taken += taken
-        return len(taken)
+        accepted = bytes(data)[:7]
+        self.received += accepted
+        return len(accepted)
 
 
 @contextlib.contextmanager
 def unbuffered() -> Iterator[Pipe]:
-    """Make standard output a bare one; within a test, since pytest sets its own before each."""
+    """Make standard output unbuffered; within a test, since pytest sets its own before each."""
     pipe = Pipe()
     out = io.TextIOWrapper(pipe, write_through=True)  # type: ignore[type-var]
     with contextlib.redirect_stdout(out):
@@ -98,15 +100,13 @@ def sdk_lines(contacts: list[Contact], version: int | None) -> bytes:
 
 @pytest.mark.parametrize("version", [None, 1700000000])
 @given(contacts=CONTACTS)
-def test_records_are_the_bytes_the_sdk_would_write(
-    version: int | None, contacts: list[Contact]
-) -> None:
-    lines = RecordEncoder("contacts", version).encode(contacts)
+def test_records_are_the_bytes_of_the_sdk(version: int | None, contacts: list[Contact]) -> None:
+    lines = RecordMessageEncoder("contacts", version).encode(contacts)
     assert without_time(lines) == without_time(sdk_lines(contacts, version))
 
 
-def test_record_says_when_it_was_extracted() -> None:
-    line = RecordEncoder("contacts", None).encode([contact("a", *[None] * 4)])
+def test_record_has_time_extracted() -> None:
+    line = RecordMessageEncoder("contacts", None).encode([make_contact("a", *[None] * 4)])
     extracted = datetime.fromisoformat(
         json.loads(line)["time_extracted"].replace("Z", "+00:00"),
     )
@@ -115,7 +115,9 @@ def test_record_says_when_it_was_extracted() -> None:
 
 def test_empty_values_are_null_and_dates_end_in_z() -> None:
     moment = datetime(2020, 6, 19, 10, 5, 25, tzinfo=timezone.utc)
-    line = RecordEncoder("contacts", None).encode([contact("a", None, 10**30, None, moment)])
+    line = RecordMessageEncoder("contacts", None).encode(
+        [make_contact("a", None, 10**30, None, moment)]
+    )
     assert json.loads(line)["record"] == {
         "contact_id": "a",
         "email": None,
@@ -129,75 +131,84 @@ def test_lines_are_written_as_given_and_flushed(
     capsysbinary: pytest.CaptureFixture[bytes],
 ) -> None:
     writer = MessageWriter()
-    writer.write(b'{"type":"RECORD"}\n')
+    writer.write_lines(b'{"type":"RECORD"}\n')
     writer.write_message(StateMessage({"a": 1}))
     assert capsysbinary.readouterr().out == (
         b'{"type":"RECORD"}\n{"type":"STATE","value":{"a":1}}\n'
     )
 
 
-def test_bare_standard_output_gets_whole_lines() -> None:
+def test_unbuffered_standard_output_gets_complete_lines() -> None:
     lines = b"".join(b"%d a line longer than the pipe takes\n" % i for i in range(1000))
     with unbuffered() as pipe:
         writer = MessageWriter()
-        writer.write(lines)
+        writer.write_lines(lines)
         writer.write_message(StateMessage({"a": 1}))
-        assert pipe.taken == lines + b'{"type":"STATE","value":{"a":1}}\n'
+        assert pipe.received == lines + b'{"type":"STATE","value":{"a":1}}\n'
 
 
-def test_writer_that_goes_leaves_standard_output_open() -> None:
+def test_deleted_writer_leaves_standard_output_open() -> None:
     with unbuffered() as pipe:
         writer = MessageWriter()
-        writer.write(b"a line\n")
+        writer.write_lines(b"a line\n")
         del writer
         gc.collect()
         assert not pipe.closed
 
 
-def test_action_between_lines_is_done_at_once() -> None:
+def test_emitted_records_are_counted(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    writer = MessageWriter()
+    writer.write_lines(b"{}\n{}\n", 2)
+    writer.write_message(StateMessage({}))
+    writer.write_message(RecordMessage(stream="contacts", record={}))
+    assert writer.records_emitted == 3
+    assert len(capsysbinary.readouterr().out.splitlines()) == 4
+
+
+def test_action_runs_at_once_when_idle() -> None:
     done: list[int] = []
-    MessageWriter().between_lines(lambda: done.append(1))
+    MessageWriter().run_when_idle(lambda: done.append(1))
     assert done == [1]
 
 
-def test_action_while_writing_waits_for_the_end_and_is_done_once() -> None:
+def test_action_while_writing_runs_once_after_the_line() -> None:
     written_before: list[bytes] = []
     with unbuffered() as pipe:
         writer = MessageWriter()
-        pipe.at_first_write = lambda: writer.between_lines(
-            lambda: written_before.append(pipe.taken)
+        pipe.on_first_write = lambda: writer.run_when_idle(
+            lambda: written_before.append(pipe.received)
         )
-        writer.write(b"the line that was being written\n")
-        writer.write(b"another\n")
+        writer.write_lines(b"the line that was being written\n")
+        writer.write_lines(b"another\n")
     assert written_before == [b"the line that was being written\n"]
 
 
-def test_action_may_write_a_last_line_and_leave() -> None:
+def test_deferred_action_may_write_a_last_line_and_exit() -> None:
     with unbuffered() as pipe:
         writer = MessageWriter()
 
         def leave() -> None:
-            writer.write(b"the last state\n")
+            writer.write_lines(b"the last state\n")
             sys.exit(143)
 
-        pipe.at_first_write = lambda: writer.between_lines(leave)
+        pipe.on_first_write = lambda: writer.run_when_idle(leave)
         with pytest.raises(SystemExit) as leaving:
-            writer.write(b"the line that was being written\n")
+            writer.write_lines(b"the line that was being written\n")
         assert leaving.value.code == 143
-        assert pipe.taken == b"the line that was being written\nthe last state\n"
+        assert pipe.received == b"the line that was being written\nthe last state\n"
 
 
-def test_target_that_is_gone_is_an_error_and_holds_up_no_signal(
+def test_broken_pipe_is_an_error_and_defers_no_action(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class Gone(io.BytesIO):
+    class Broken(io.BytesIO):
         @override
         def write(self, data: object, /) -> int:
             raise BrokenPipeError
 
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(Gone()))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(Broken()))
     writer, done = MessageWriter(), list[int]()
     with pytest.raises(BrokenPipeError):
-        writer.write(b"a line\n")
-    writer.between_lines(lambda: done.append(1))
+        writer.write_lines(b"a line\n")
+    writer.run_when_idle(lambda: done.append(1))
     assert done == [1]

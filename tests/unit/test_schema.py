@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from singer_sdk.exceptions import ConfigurationError
 from singer_sdk.singerlib import Schema
 
-from tap_sendgrid_contacts.client import FieldDefinition
-from tap_sendgrid_contacts.schema import Column, columns_of, contacts_schema
+from tap_sendgrid_contacts.api.client import FieldDefinition
+from tap_sendgrid_contacts.schema import Column, build_schema, columns_from_schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,19 +52,19 @@ FIELDS = [
 
 
 def custom_columns(*fields: FieldDefinition) -> list[str]:
-    return list(contacts_schema(fields)["properties"])[len(RESERVED) :]
+    return list(build_schema(fields)["properties"])[len(RESERVED) :]
 
 
-def everything(_name: str) -> bool:
+def select_all(_name: str) -> bool:
     return True
 
 
-def test_reserved_columns_stand_in_the_documented_order() -> None:
-    assert list(contacts_schema([])["properties"]) == RESERVED
+def test_reserved_columns_are_in_the_documented_order() -> None:
+    assert list(build_schema([])["properties"]) == RESERVED
 
 
 def test_reserved_columns_are_strings_dates_and_one_list() -> None:
-    properties = contacts_schema([])["properties"]
+    properties = build_schema([])["properties"]
     text = {"type": ["string", "null"]}
     date = {"type": ["string", "null"], "format": "date-time"}
     emails = {"type": ["array", "null"], "items": {"type": "string"}}
@@ -82,7 +82,7 @@ def test_reserved_columns_are_strings_dates_and_one_list() -> None:
     ],
 )
 def test_custom_field_is_typed_and_described(field_type: str, expected: dict[str, Any]) -> None:
-    column = contacts_schema([FieldDefinition("e7_X", "My_Field", field_type)])["properties"][
+    column = build_schema([FieldDefinition("e7_X", "My_Field", field_type)])["properties"][
         "custom_my_field"
     ]
     assert column.pop("title") == "My_Field"
@@ -92,14 +92,14 @@ def test_custom_field_is_typed_and_described(field_type: str, expected: dict[str
 
 
 @pytest.mark.parametrize("length", [1, 56])
-def test_name_that_fits_is_kept_whole(length: int) -> None:
+def test_short_name_is_kept(length: int) -> None:
     assert custom_columns(FieldDefinition("e1_T", "A" * length, "Text")) == [
         "custom_" + "a" * length
     ]
 
 
 @pytest.mark.parametrize("name", ["a" * 57, "a" * 100, "caf\u00e9", "with blank", "\u0130x"])
-def test_name_that_targets_would_change_ends_in_a_hash_of_the_id(name: str) -> None:
+def test_name_that_targets_would_change_ends_in_a_digest_of_the_id(name: str) -> None:
     [one] = custom_columns(FieldDefinition("e1_T", name, "Text"))
     [again] = custom_columns(FieldDefinition("e1_T", name, "Number"))
     [other] = custom_columns(FieldDefinition("e2_T", name, "Text"))
@@ -107,7 +107,7 @@ def test_name_that_targets_would_change_ends_in_a_hash_of_the_id(name: str) -> N
     assert one == again != other
 
 
-def test_names_that_share_80_characters_stay_apart() -> None:
+def test_names_with_a_long_common_prefix_are_distinct() -> None:
     names = custom_columns(*FIELDS[3:])
     assert len(set(names)) == 2
     assert {len(name) for name in names} == {63}
@@ -120,7 +120,7 @@ def test_names_that_share_80_characters_stay_apart() -> None:
         max_size=5,
     )
 )
-def test_names_are_what_every_target_keeps(names: list[str]) -> None:
+def test_names_are_valid_in_every_target(names: list[str]) -> None:
     columns = custom_columns(
         *(FieldDefinition(f"e{i}_T", name, "Text") for i, name in enumerate(names))
     )
@@ -129,7 +129,7 @@ def test_names_are_what_every_target_keeps(names: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "travel",
+    "transfer",
     [
         pytest.param(lambda schema: schema, id="as it is"),
         pytest.param(lambda schema: json.loads(json.dumps(schema)), id="through a file"),
@@ -137,34 +137,38 @@ def test_names_are_what_every_target_keeps(names: list[str]) -> None:
     ],
 )
 def test_columns_are_read_back_from_the_schema(
-    travel: Callable[[dict[str, Any]], dict[str, Any]],
+    transfer: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> None:
-    columns = columns_of(travel(contacts_schema(FIELDS)), everything)
+    columns = columns_from_schema(transfer(build_schema(FIELDS)), select_all)
     assert [column.name for column in columns[: len(RESERVED)]] == RESERVED
     assert [column.field for column in columns[: len(RESERVED)]] == RESERVED
-    assert {column.name: column.kind for column in columns if not column.custom} == {
+    assert {column.name: column.type for column in columns if not column.is_custom} == {
         **dict.fromkeys(RESERVED, "text"),
         "alternate_emails": "list",
         "created_at": "date",
         "updated_at": "date",
     }
-    assert [(c.field, c.kind, c.custom) for c in columns[len(RESERVED) :]] == [
-        (field.name, kind, True)
-        for field, kind in zip(FIELDS, ["text", "number", "date", "text", "text"], strict=True)
+    assert [(c.field, c.type, c.is_custom) for c in columns[len(RESERVED) :]] == [
+        (field.name, column_type, True)
+        for field, column_type in zip(
+            FIELDS, ["text", "number", "date", "text", "text"], strict=True
+        )
     ]
 
 
 def test_catalog_without_titles_still_finds_the_fields() -> None:
-    schema = contacts_schema(FIELDS)
+    schema = build_schema(FIELDS)
     for definition in schema["properties"].values():
         definition.pop("title", None)
         definition.pop("description", None)
-    fields = [column.field for column in columns_of(schema, everything) if column.custom]
+    fields = [
+        column.field for column in columns_from_schema(schema, select_all) if column.is_custom
+    ]
     assert fields[:3] == ["plan", "seats", "since"]
 
 
 @pytest.mark.parametrize(
-    ("definition", "kind"),
+    ("definition", "column_type"),
     [
         ({"type": "string"}, "text"),
         ({"type": "integer"}, "number"),
@@ -174,21 +178,21 @@ def test_catalog_without_titles_still_finds_the_fields() -> None:
         ({}, "text"),
     ],
 )
-def test_edited_types_are_understood(definition: dict[str, Any], kind: str) -> None:
+def test_edited_types_are_understood(definition: dict[str, Any], column_type: str) -> None:
     schema = {"properties": {"contact_id": {"type": "string"}, "custom_x": definition}}
-    assert columns_of(schema, everything)[1].kind == kind
+    assert columns_from_schema(schema, select_all)[1].type == column_type
 
 
-def test_reserved_columns_come_first_whatever_the_order_of_the_catalog() -> None:
-    schema = contacts_schema(FIELDS[:2])
+def test_reserved_columns_are_first_whatever_the_order_of_the_catalog() -> None:
+    schema = build_schema(FIELDS[:2])
     turned = {"properties": dict(reversed(schema["properties"].items()))}
-    names = [column.name for column in columns_of(turned, everything)]
+    names = [column.name for column in columns_from_schema(turned, select_all)]
     assert names == [*reversed(RESERVED), "custom_seats", "custom_plan"]
 
 
-def test_only_what_is_selected_is_selected_and_the_key_always() -> None:
-    columns = columns_of(contacts_schema(FIELDS[:1]), {"email", "custom_plan"}.__contains__)
-    assert [column.name for column in columns if column.selected] == [
+def test_key_is_always_selected() -> None:
+    columns = columns_from_schema(build_schema(FIELDS[:1]), {"email", "custom_plan"}.__contains__)
+    assert [column.name for column in columns if column.is_selected] == [
         "contact_id",
         "email",
         "custom_plan",
@@ -198,34 +202,38 @@ def test_only_what_is_selected_is_selected_and_the_key_always() -> None:
 
 @pytest.mark.parametrize("title", ["seats", "SEATS"])
 def test_two_columns_of_one_field_are_an_error(title: str) -> None:
-    schema = contacts_schema(FIELDS)
+    schema = build_schema(FIELDS)
     schema["properties"]["custom_plan"]["title"] = title
-    with pytest.raises(ConfigurationError, match="custom_plan and custom_seats are"):
-        columns_of(schema, everything)
+    with pytest.raises(
+        ConfigurationError, match="custom_plan and custom_seats map to the same field"
+    ):
+        columns_from_schema(schema, select_all)
 
 
 @pytest.mark.parametrize("name", ['custom_q"x', "custom_\\", "custom_\n", "custom_\ud800"])
-def test_name_that_no_column_can_have_is_an_error(name: str) -> None:
-    schema = contacts_schema(FIELDS)
+def test_invalid_column_name_is_an_error(name: str) -> None:
+    schema = build_schema(FIELDS)
     schema["properties"][name] = {"type": "string"}
-    with pytest.raises(ConfigurationError, match="cannot have that name"):
-        columns_of(schema, everything)
+    with pytest.raises(ConfigurationError, match="Invalid column name"):
+        columns_from_schema(schema, select_all)
 
 
-def test_the_key_is_text_whatever_the_catalog_says() -> None:
-    schema = contacts_schema(FIELDS)
+def test_key_is_text_whatever_the_catalog_says() -> None:
+    schema = build_schema(FIELDS)
     schema["properties"]["contact_id"] = {"type": "integer"}
-    assert columns_of(schema, everything)[0].kind == "text"
+    assert columns_from_schema(schema, select_all)[0].type == "text"
 
 
 def test_catalog_without_the_key_is_an_error() -> None:
-    with pytest.raises(ConfigurationError, match="no contact_id; discover again"):
-        columns_of({"type": "object"}, everything)
+    with pytest.raises(ConfigurationError, match=r"contact_id missing.*re-run discovery"):
+        columns_from_schema({"type": "object"}, select_all)
 
 
 def test_column_removed_from_the_catalog_is_no_column() -> None:
-    schema = contacts_schema(FIELDS[:1])
+    schema = build_schema(FIELDS[:1])
     del schema["properties"]["city"]
-    columns = columns_of(schema, everything)
+    columns = columns_from_schema(schema, select_all)
     assert "city" not in {column.name for column in columns}
-    assert columns[-1] == Column("custom_plan", "Plan", custom=True, kind="text", selected=True)
+    assert columns[-1] == Column(
+        "custom_plan", "Plan", is_custom=True, type="text", is_selected=True
+    )
