@@ -1,0 +1,179 @@
+"""BATCH files: complete or not there, of a capped size; errors of any storage."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import pytest
+from singer_sdk.exceptions import ConfigurationError, FatalSyncError
+from singer_sdk.helpers._batch import BatchConfig
+from typing_extensions import Buffer, override
+
+from tap_sendgrid_contacts.batches import EncodedChunk, validate_batch_config, write_batch_files
+from tap_sendgrid_contacts.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NOW = datetime.now(timezone.utc)
+
+
+def batch_config(folder: Path, compression: str = "gzip", **more: Any) -> BatchConfig:
+    return BatchConfig.from_dict(
+        {
+            "encoding": {"format": "jsonl", "compression": compression},
+            "storage": {"root": folder.as_uri(), "prefix": "load-"},
+            **more,
+        }
+    )
+
+
+def chunk(*rows: int) -> EncodedChunk:
+    """Return a chunk, whose checkpoint is after its last row."""
+    lines = b"".join(b"%d\n" % row for row in rows)
+    return EncodedChunk(
+        lines, len(rows), Checkpoint(NOW, {}, part_offset=max(rows, default=-1) + 1)
+    )
+
+
+def rows_of(url: str) -> list[int]:
+    content = Path(urlsplit(url).path).read_bytes()
+    lines = gzip.decompress(content) if url.endswith(".gz") else content
+    return [json.loads(line) for line in lines.splitlines()]
+
+
+# --- files ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("compression", ["gzip", "none"])
+def test_chunks_are_written_to_files_of_batch_size(tmp_path: Path, compression: str) -> None:
+    chunks = [chunk(0, 1), chunk(2), chunk(3, 4, 5), chunk(6, 7), chunk(8)]
+    config = batch_config(tmp_path, compression, batch_size=3)
+    files = list(write_batch_files(chunks, config, "contacts"))
+    assert [(rows_of(url), rows) for [url], rows, _ in files] == [
+        ([0, 1, 2], 3),
+        ([3, 4, 5], 3),
+        ([6, 7, 8], 3),
+    ]
+    assert [checkpoint.part_offset for *_, checkpoint in files] == [3, 6, 9]
+    names = [Path(urlsplit(url).path).name for [url], *_ in files]
+    suffix = ".jsonl.gz" if compression == "gzip" else ".jsonl"
+    assert all(name.startswith("load-contacts-") and name.endswith(suffix) for name in names)
+    assert {path.name for path in tmp_path.iterdir()} == set(names)
+
+
+def test_chunk_without_rows_has_a_checkpoint_but_no_file(tmp_path: Path) -> None:
+    end_of_part = chunk()._replace(checkpoint=Checkpoint(NOW, {}, finished_parts="a:b"))
+    chunks = [end_of_part, chunk(0, 1), end_of_part, chunk(2), end_of_part]
+    config = batch_config(tmp_path, batch_size=2)
+    files = list(write_batch_files(chunks, config, "contacts"))
+    # After a file, its checkpoint is that of the file.
+    assert [(rows, checkpoint.finished_parts) for _, rows, checkpoint in files] == [
+        (0, "a:b"),
+        (2, "a:b"),
+        (1, "a:b"),
+    ]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_file_is_complete_before_it_is_announced(tmp_path: Path) -> None:
+    chunks = [chunk(0, 1), chunk(2, 3)]
+    config = batch_config(tmp_path, batch_size=2)
+    for [url], rows, _ in write_batch_files(chunks, config, "contacts"):
+        assert len(rows_of(url)) == rows
+
+
+def test_files_are_for_their_owner_only(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        list(write_batch_files([chunk(0)], batch_config(tmp_path), "contacts"))
+    finally:
+        os.umask(before)
+    (path,) = tmp_path.iterdir()
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+# --- errors ---------------------------------------------------------------------------------
+
+
+class CredentialsError(Exception):
+    """Object stores raise what is not an OSError."""
+
+
+@pytest.mark.parametrize("when", ["open", "write", "commit"])
+@pytest.mark.parametrize("compression", ["gzip", "none"])
+def test_storage_error_is_mapped_without_its_message(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, when: str, compression: str
+) -> None:
+    class File(io.BytesIO):
+        @override
+        def write(self, data: Buffer, /) -> int:
+            # The header of gzip passes; when it is closed, it writes again.
+            if when == "write" and self.tell() + len(bytes(data)) > 20:
+                raise CredentialsError("private")
+            return super().write(data)
+
+        def commit(self) -> None:
+            raise CredentialsError("private")
+
+        def discard(self) -> None:
+            pass
+
+    def open_file(*_: object, **_options: object) -> File:
+        if when == "open":
+            raise CredentialsError("private")
+        return File()
+
+    monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem._open", open_file)
+    big = EncodedChunk(os.urandom(2**20), 1, Checkpoint(NOW, {}))
+    with pytest.raises(FatalSyncError, match=r"batch_config: .*: CredentialsError$"):
+        list(write_batch_files([big], batch_config(tmp_path, compression), "contacts"))
+
+
+def test_storage_error_has_the_reason_of_the_system(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FatalSyncError, match=r"batch_config: .*: Not a directory$"):
+        list(write_batch_files([chunk(0)], batch_config(tmp_path / "file" / "no"), "contacts"))
+
+
+def test_error_of_the_contacts_is_not_one_of_the_storage(tmp_path: Path) -> None:
+    def chunks() -> Iterator[EncodedChunk]:
+        yield chunk(0)
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        list(write_batch_files(chunks(), batch_config(tmp_path), "contacts"))
+    # It is not complete, so it is not there.
+    assert not list(tmp_path.iterdir())
+
+
+# --- config ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("compression", ["gzip", "none", None])
+def test_batch_config_is_valid(tmp_path: Path, compression: Any) -> None:  # noqa: ANN401 - text or None
+    validate_batch_config(batch_config(tmp_path, compression))
+
+
+@pytest.mark.parametrize(
+    ("setting", "changes"),
+    [
+        ("encoding.format", {"encoding": {"format": "parquet"}}),
+        ("encoding.compression", {"encoding": {"format": "jsonl", "compression": "xz"}}),
+        ("batch_size", {"batch_size": 0}),
+        ("storage.root", {"storage": {"root": "gs://contacts"}}),
+        ("storage.root", {"storage": {"root": "no-such-protocol://x"}}),
+    ],
+)
+def test_invalid_batch_config_names_the_setting(
+    tmp_path: Path, setting: str, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"^batch_config.{setting}"):
+        validate_batch_config(batch_config(tmp_path, **changes))
