@@ -84,10 +84,11 @@ class ColumnLayout:
             DataError: If invalid values are errors.
         """
         if self._on_invalid_value == "fail":
+            # Not chained: the original may contain the value.
             raise DataError(
                 f"{location}, column {column.name}: invalid {column.type} value. To emit null "
                 "instead, set on_invalid_value to null; or deselect the column"
-            )
+            ) from None
         if column not in self._invalid_values:
             logger.warning(
                 "%s, column %s: invalid %s value; emitting null for such values",
