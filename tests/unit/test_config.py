@@ -1,0 +1,363 @@
+"""Settings: normalized, validated before any request, never quoted."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from singer_sdk.exceptions import ConfigurationError
+
+from tap_sendgrid_contacts.config import (
+    from_environment,
+    normalize,
+    read_config_file,
+    read_json_object,
+    unknown_settings,
+    validate,
+)
+from tap_sendgrid_contacts.tap import TapSendGridContacts
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PREFIX = "TAP_SENDGRID_CONTACTS_"
+VALID: dict[str, Any] = {"api_key": "SG.very-secret"}
+LIST_ID = "00000000-0000-0000-0000-00000000000a"
+
+
+@pytest.fixture(scope="module")
+def schema() -> dict[str, Any]:
+    schema = copy.deepcopy(TapSendGridContacts.config_jsonschema)
+    TapSendGridContacts.append_builtin_config(schema)
+    return schema
+
+
+def errors_of(schema: dict[str, Any], **config: Any) -> list[str]:
+    return validate(normalize({**VALID, **config}), schema, "contacts")
+
+
+# --- validate -------------------------------------------------------------------------------
+
+INVALID: list[tuple[str, dict[str, Any]]] = [
+    ("api_key", {"api_key": None}),
+    ("api_key", {"api_key": ""}),
+    ("api_key", {"api_key": " \n"}),
+    ("api_key", {"api_key": "SG.very-secret…"}),
+    ("api_key", {"api_key": "SG.very-secret\r\nX-Evil: 1"}),
+    ("api_key", {"api_key": "SG. very-secret"}),
+    ("api_key", {"api_key": 5}),
+    ("list_ids[0]", {"list_ids": ["SG.very-secret"]}),
+    ("list_ids[1]", {"list_ids": [LIST_ID, "SG.very-secret"]}),
+    ("list_ids", {"list_ids": LIST_ID}),
+    ("list_ids[0]", {"list_ids": [5]}),
+    ("segment_ids[0]", {"segment_ids": [""]}),
+    ("segment_ids", {"segment_ids": {}}),
+    ("file_type", {"file_type": "xml"}),
+    ("file_type", {"file_type": "JSON"}),
+    ("max_file_size", {"max_file_size": 0}),
+    ("max_file_size", {"max_file_size": "10"}),
+    ("max_file_size", {"max_file_size": 1.5}),
+    ("notify_email", {"notify_email": "yes"}),
+    ("api_url", {"api_url": "http://api.sendgrid.com"}),
+    ("api_url", {"api_url": "http://127.0.0.1.example.com"}),
+    ("api_url", {"api_url": "ftp://127.0.0.1"}),
+    ("api_url", {"api_url": "https://"}),
+    ("api_url", {"api_url": ""}),
+    ("api_url", {"api_url": "https://someone:very-secret@api.sendgrid.com"}),
+    ("api_url", {"api_url": "https://api.sendgrid.com?key=very-secret"}),
+    ("api_url", {"api_url": "https://api.sendgrid.com/#very-secret"}),
+    ("api_url", {"api_url": "https://api.sendgrid.com/very secret"}),
+    ("api_url", {"api_url": 5}),
+    ("on_behalf_of", {"on_behalf_of": "a\nb"}),
+    ("on_behalf_of", {"on_behalf_of": "a b"}),
+    ("poll_interval", {"poll_interval": 0}),
+    ("poll_timeout", {"poll_timeout": -1}),
+    ("request_timeout", {"request_timeout": True}),
+    ("allow_count_mismatch", {"allow_count_mismatch": 1}),
+    ("allow_empty_export", {"allow_empty_export": "no"}),
+    ("on_invalid_value", {"on_invalid_value": "ignore"}),
+    ("start_date", {"start_date": "yesterday"}),
+    ("start_date", {"start_date": "0001-01-01T00:00:00+05:00"}),
+    ("start_date", {"start_date": 5}),
+    ("emit_activate_version_messages", {"emit_activate_version_messages": "true"}),
+    ("flattening_max_depth", {"flattening_enabled": True}),
+    # What it was to hide would be emitted as it is.
+    ("stream_maps", {"stream_maps": {"contact": {"email": "__NULL__"}}}),
+    ("stream_maps", {"stream_maps": {"hashed": {"__source__": "contact"}}}),
+    ("stream_maps", {"stream_maps": []}),
+]
+
+
+@pytest.mark.parametrize(
+    ("setting", "config"), INVALID, ids=[json.dumps(config) for _, config in INVALID]
+)
+def test_invalid_setting_is_named_without_its_value(
+    schema: dict[str, Any], setting: str, config: dict[str, Any]
+) -> None:
+    (error,) = errors_of(schema, **config)
+    assert re.search(rf"(^|\s){re.escape(setting)}(\s|$)", error)
+    assert "secret" not in error
+    assert "\n" not in error
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"api_key": " SG.key\n"},
+        {"list_ids": [LIST_ID, LIST_ID.upper()], "segment_ids": ["any text"]},
+        {"list_ids": None, "max_file_size": None, "on_behalf_of": "", "start_date": None},
+        {"api_url": "https://api.eu.sendgrid.com/ "},
+        {"api_url": "http://127.0.0.1:8000"},
+        {"file_type": "csv", "max_file_size": 1, "notify_email": True},
+        {"on_invalid_value": "null", "allow_empty_export": True},
+        {"start_date": "2024-01-31"},
+        {"start_date": "2024-01-31T00:00:00Z"},
+        {"flattening_enabled": True, "flattening_max_depth": 1},
+        {"flattening_enabled": False},
+        {"stream_maps": {"contacts": {"email": "__NULL__"}}},
+        {"stream_maps": {"contacts": None, "__else__": None}},
+        {"stream_maps": {"hashed": {"__source__": "contacts"}}},
+        {"stream_maps": {"*": {"email": "__NULL__"}, "cont*": {}}},
+    ],
+    ids=json.dumps,
+)
+def test_valid_settings(schema: dict[str, Any], config: dict[str, Any]) -> None:
+    assert errors_of(schema, **config) == []
+
+
+def test_all_errors_of_the_schema_are_returned(schema: dict[str, Any]) -> None:
+    errors = errors_of(schema, file_type="xml", poll_interval=0, list_ids=["a", "b"])
+    assert sorted(error.split()[0] for error in errors) == [
+        "file_type",
+        "list_ids[0]",
+        "list_ids[1]",
+        "poll_interval",
+    ]
+
+
+def test_missing_api_key_says_what_to_set(schema: dict[str, Any]) -> None:
+    assert validate({}, schema, "contacts") == ["api_key is missing: set it to a SendGrid API key"]
+
+
+def test_choices_and_limits_are_in_the_message(schema: dict[str, Any]) -> None:
+    assert errors_of(schema, file_type="xml") == ["file_type must be one of json, csv"]
+    assert errors_of(schema, poll_interval=0) == ["poll_interval must be at least 1"]
+    assert errors_of(schema, poll_interval="2") == ["poll_interval must be of type integer"]
+
+
+def test_missing_key_of_an_object_is_named_with_its_path() -> None:
+    schema = {"properties": {"a": {"items": {"type": "object", "required": ["b", "c"]}}}}
+    assert validate({"a": [{"b": 1, "c": 1}, {"b": 1}]}, schema, "contacts") == [
+        "a[1].c is missing"
+    ]
+
+
+def test_defaults_are_added(schema: dict[str, Any]) -> None:
+    config = normalize(VALID)
+    assert validate(config, schema, "contacts") == []
+    declared = {
+        key: definition["default"]
+        for key, definition in TapSendGridContacts.config_jsonschema["properties"].items()
+        if "default" in definition
+    }
+    assert {key: config[key] for key in declared} == declared
+    assert config["poll_timeout"] == 3600
+    assert "start_date" not in config
+    assert "max_file_size" not in config
+
+
+# --- normalize ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "normalized"),
+    [
+        ({"api_key": None, "list_ids": None}, {}),
+        ({"api_key": " SG.key\r\n"}, {"api_key": "SG.key"}),
+        ({"api_url": "\thttps://x "}, {"api_url": "https://x"}),
+        ({"list_ids": ["b", "a", "b"]}, {"list_ids": ["b", "a"]}),
+        ({"segment_ids": ["b", "a", "b"]}, {"segment_ids": ["b", "a"]}),
+        ({"list_ids": "text"}, {"list_ids": "text"}),
+        ({"list_ids": [{}, {}]}, {"list_ids": [{}, {}]}),
+        ({"on_behalf_of": ""}, {}),
+        ({"on_behalf_of": "a"}, {"on_behalf_of": "a"}),
+        ({"api_key": 5, "other": 0}, {"api_key": 5, "other": 0}),
+    ],
+)
+def test_normalized_settings(config: dict[str, Any], normalized: dict[str, Any]) -> None:
+    before = copy.deepcopy(config)
+    assert normalize(config) == normalized
+    assert config == before
+
+
+# --- unknown settings -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setting", "suggestion"),
+    [("list_id", "list_ids"), ("apikey", "api_key"), ("pol_timeout", "poll_timeout")],
+)
+def test_unknown_setting_is_warned_of_with_the_closest(
+    schema: dict[str, Any], setting: str, suggestion: str
+) -> None:
+    (warning,) = unknown_settings({**VALID, setting: "very-secret"}, schema)
+    assert f"'{setting}'" in warning
+    assert f"'{suggestion}'" in warning
+    assert "secret" not in warning
+
+
+@pytest.mark.parametrize("setting", ["", "…\n", "x" * 1000, "\x1b[31m"])
+def test_unknown_setting_of_any_name_is_one_line(schema: dict[str, Any], setting: str) -> None:
+    (warning,) = unknown_settings({setting: 1}, schema)
+    assert warning.isascii()
+    assert warning.isprintable()
+    assert len(warning) < 200
+
+
+def test_declared_settings_are_not_warned_of(schema: dict[str, Any]) -> None:
+    assert list(unknown_settings(dict.fromkeys(schema["properties"]), schema)) == []
+    assert {"stream_maps", "batch_config", "flattening_enabled"} <= schema["properties"].keys()
+
+
+# --- environment ----------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith(PREFIX):
+            monkeypatch.delenv(name)
+
+
+def from_variables(
+    monkeypatch: pytest.MonkeyPatch, schema: dict[str, Any], **variables: str
+) -> dict[str, Any]:
+    for name, text in variables.items():
+        monkeypatch.setenv(PREFIX + name, text)
+    return from_environment(os.environ, schema, PREFIX)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "value"),
+    [
+        ("API_KEY", "SG.key", "SG.key"),
+        ("API_KEY", "", ""),
+        ("API_URL", "https://x", "https://x"),
+        ("LIST_IDS", f'["{LIST_ID}"]', [LIST_ID]),
+        ("LIST_IDS", "a,b", ["a", "b"]),
+        ("SEGMENT_IDS", "[]", []),
+        ("MAX_FILE_SIZE", "7", 7),
+        ("MAX_FILE_SIZE", "large", "large"),
+        ("POLL_INTERVAL", "2.5", "2.5"),
+        ("NOTIFY_EMAIL", "true", True),
+        ("NOTIFY_EMAIL", "1", True),
+        ("NOTIFY_EMAIL", "ON", True),
+        ("NOTIFY_EMAIL", "False", False),
+        ("NOTIFY_EMAIL", "off", False),
+        ("NOTIFY_EMAIL", "perhaps", "perhaps"),
+        ("START_DATE", "2020-01-01T00:00:00Z", "2020-01-01T00:00:00Z"),
+        ("STREAM_MAPS", '{"contacts": {}}', {"contacts": {}}),
+        ("STREAM_MAPS", "{", "{"),
+        ("FLATTENING_MAX_DEPTH", "3", 3),
+    ],
+)
+def test_setting_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+    schema: dict[str, Any],
+    variable: str,
+    text: str,
+    value: object,
+) -> None:
+    config = from_variables(monkeypatch, schema, **{variable: text})
+    assert config == {variable.lower(): value}
+    assert type(config[variable.lower()]) is type(value)
+
+
+@pytest.mark.parametrize("variable", ["ON_BEHALF_OF", "LIST_IDS", "MAX_FILE_SIZE", "NOTIFY_EMAIL"])
+def test_empty_variable_is_unset(
+    monkeypatch: pytest.MonkeyPatch, schema: dict[str, Any], variable: str
+) -> None:
+    assert from_variables(monkeypatch, schema, **{variable: ""}) == {}
+
+
+def test_unknown_variables_are_passed_on_except_those_of_orchestrators(
+    monkeypatch: pytest.MonkeyPatch, schema: dict[str, Any]
+) -> None:
+    config = from_variables(
+        monkeypatch, schema, SEGMENT_ID="x", _LOAD_SCHEMA="y", LOGLEVEL="DEBUG", LOGLEVEL_X="z"
+    )
+    assert config == {"segment_id": "x"}
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "setting"),
+    [
+        ("API_KEY", "", "api_key"),
+        ("MAX_FILE_SIZE", "large", "max_file_size"),
+        ("MAX_FILE_SIZE", "0", "max_file_size"),
+        ("POLL_INTERVAL", "2.5", "poll_interval"),
+        ("NOTIFY_EMAIL", "perhaps", "notify_email"),
+        ("LIST_IDS", '["no-uuid"]', "list_ids[0]"),
+        ("FILE_TYPE", "xml", "file_type"),
+        ("STREAM_MAPS", "{", "stream_maps"),
+    ],
+)
+def test_invalid_setting_from_the_environment_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+    schema: dict[str, Any],
+    variable: str,
+    text: str,
+    setting: str,
+) -> None:
+    config = from_variables(monkeypatch, schema, **{"API_KEY": "SG.very-secret", variable: text})
+    (error,) = validate(normalize(config), schema, "contacts")
+    assert error.startswith(f"{setting} ")
+    assert "very-secret" not in error
+
+
+# --- files ----------------------------------------------------------------------------------
+
+
+def test_config_file_may_have_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    for encoding in ("utf-8", "utf-8-sig"):
+        path.write_text('{"api_key": "SG.ä"}', encoding=encoding)
+        assert read_config_file(str(path)) == {"api_key": "SG.ä"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"not json", b"[]", b'"SG.very-secret"', b"{" * 100_000, b'{"api_key": "SG.very-secret'],
+    ids=lambda content: ascii(content)[:20],
+)
+def test_file_that_is_not_a_json_object_is_named_without_its_content(
+    tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError) as raised:
+        read_config_file(str(path))
+    assert str(raised.value) == f"--config {path}: expected a JSON object"
+
+
+def test_config_file_in_another_encoding_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(b'{"api_key": "\xff"}')
+    with pytest.raises(ConfigurationError, match=r"config\.json: not UTF-8"):
+        read_config_file(str(path))
+
+
+def test_missing_config_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"nowhere\.json: No such file or directory"):
+        read_config_file(str(tmp_path / "nowhere.json"))
+
+
+def test_json_object_of_an_option_is_read() -> None:
+    assert read_json_object("--state", '{"a": [1]}') == {"a": [1]}
+    with pytest.raises(ConfigurationError, match=r"^--state: expected a JSON object$"):
+        read_json_object("--state", "[")
