@@ -5,16 +5,19 @@ Nothing else reads, writes or emits state.
 
 from __future__ import annotations
 
+import logging
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec.structs import replace
 
-from tap_sendgrid_contacts.decode.values import COERCION_ERRORS, parse_date
+from tap_sendgrid_contacts.dates import parse_date
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINT_KEY = "exports"
 """State key of the checkpoint: a list with one element, or none.
@@ -147,23 +150,27 @@ class CheckpointStore:
         """Remove the checkpoint: its export is complete."""
         self._state[CHECKPOINT_KEY] = []
 
-    @property
-    def has_bookmark(self) -> bool:
-        """Whether there is any bookmark, also an invalid one or one of another scope."""
-        return "replication_key_value" in self._state
-
     def bookmark(self) -> datetime | None:
         """Return the bookmark, if it is valid and of the same scope."""
+        bookmark = self._read_bookmark()
+        if bookmark is None and "replication_key_value" in self._state:
+            logger.info(
+                "Ignoring bookmark: it belongs to other lists, segments or account, or is not a "
+                "valid timestamp"
+            )
+        return bookmark
+
+    def _read_bookmark(self) -> datetime | None:
         if self._state.get("scope") != self._scope:
             return None
         try:
             return parse_date(self._state["replication_key_value"])
-        except (LookupError, *COERCION_ERRORS):
+        except (LookupError, TypeError, ValueError, OverflowError):
             return None
 
     def advance_bookmark(self, replication_key: str, value: datetime) -> None:
         """Advance the bookmark; never move it backwards."""
-        value = max(value, self.bookmark() or value)
+        value = max(value, self._read_bookmark() or value)
         self._state["replication_key"] = replication_key
         self._state["replication_key_value"] = value.isoformat().replace("+00:00", "Z")
         self._state["scope"] = self._scope

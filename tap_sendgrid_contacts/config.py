@@ -18,7 +18,7 @@ from singer_sdk.exceptions import ConfigurationError
 from singer_sdk.plugin_base import JSONSchemaValidator
 
 from tap_sendgrid_contacts.api.urls import is_safe_url
-from tap_sendgrid_contacts.decode.values import parse_date
+from tap_sendgrid_contacts.dates import parse_date
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

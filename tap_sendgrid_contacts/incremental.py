@@ -6,13 +6,10 @@ import logging
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from tap_sendgrid_contacts.decode.values import parse_date
-
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from tap_sendgrid_contacts.checkpoint import CheckpointStore
     from tap_sendgrid_contacts.decode.contact import Contact
 
     ContactFilter = Callable[
@@ -31,25 +28,20 @@ def emit_all(
     return contacts, max_updated_at
 
 
-def make_incremental_filter(store: CheckpointStore, start_date: str | None) -> ContactFilter:
+def make_incremental_filter(
+    bookmark: datetime | None, start_date: datetime | None
+) -> ContactFilter:
     """Make the filter of INCREMENTAL.
 
     Args:
-        store: Contains the bookmark of the last run, if any.
+        bookmark: The bookmark of the last run, if any.
         start_date: The earliest `updated_at` to emit, if any.
 
     Returns:
         A function from contacts and the latest `updated_at` so far to the contacts to emit and
         the latest `updated_at` including theirs.
     """
-    bookmark = store.bookmark()
-    if bookmark is None and store.has_bookmark:
-        logger.info(
-            "Ignoring bookmark: it belongs to other lists, segments or account, or is not a valid "
-            "timestamp"
-        )
-    start = parse_date(start_date) if start_date else None
-    since = max(filter(None, (bookmark, start)), default=None)
+    since = max(filter(None, (bookmark, start_date)), default=None)
     logger.info(
         "Emitting %s. INCREMENTAL misses contacts that join a list or segment with updated_at "
         "unchanged, and never reports contacts that left; FULL_TABLE with "

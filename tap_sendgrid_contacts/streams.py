@@ -17,6 +17,7 @@ from typing_extensions import override
 from tap_sendgrid_contacts import outputs
 from tap_sendgrid_contacts.batches import validate_batch_config
 from tap_sendgrid_contacts.checkpoint import CheckpointStore
+from tap_sendgrid_contacts.dates import parse_date
 from tap_sendgrid_contacts.decode import make_decoder
 from tap_sendgrid_contacts.incremental import (
     REPLICATION_KEY,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from tap_sendgrid_contacts.api.client import SendGridClient
     from tap_sendgrid_contacts.api.export import ExportRequest
     from tap_sendgrid_contacts.decode.contact import Contact
+    from tap_sendgrid_contacts.incremental import ContactFilter
     from tap_sendgrid_contacts.messages import MessageWriter
     from tap_sendgrid_contacts.schema import Column
 
@@ -218,10 +220,12 @@ class ContactsStream(Stream):
             "segment_ids": sorted(self._request.segment_ids),
         }
         store = CheckpointStore(self.get_context_state(context), self._emit_state, scope)
-        is_incremental = self.replication_method == "INCREMENTAL"
-        filter_contacts = (
-            make_incremental_filter(store, config.get("start_date")) if is_incremental else emit_all
-        )
+        filter_contacts: ContactFilter = emit_all
+        if self.replication_method == "INCREMENTAL":
+            start_date = config.get("start_date")
+            filter_contacts = make_incremental_filter(
+                store.bookmark(), parse_date(start_date) if start_date else None
+            )
         version = self._tap.initialized_at // 1000 if self._should_activate_version() else None
         sync = ExportSync(
             self._client,

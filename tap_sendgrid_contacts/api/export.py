@@ -10,10 +10,9 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from singer_sdk.exceptions import FatalAPIError
 from typing_extensions import override
 
@@ -24,6 +23,7 @@ from tap_sendgrid_contacts.api.http import (
     sanitize_message,
 )
 from tap_sendgrid_contacts.api.urls import is_safe_url, url_lifetime, urls_by_part_name
+from tap_sendgrid_contacts.dates import parse_date
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -284,9 +284,7 @@ class ExportJob:
 
 
 def _parse_timestamp(text: str | None) -> datetime | None:
-    """Return a time of the API, which are all in RFC 3339; None if it is not one."""
     try:
-        parsed = msgspec.convert(text, datetime | None)
-    except msgspec.ValidationError:
+        return parse_date(text) if text else None
+    except (ValueError, OverflowError):
         return None
-    return parsed.replace(tzinfo=timezone.utc) if parsed and not parsed.tzinfo else parsed

@@ -208,9 +208,12 @@ def _describe_certificate_error(
     error: ssl.SSLCertVerificationError, causes: Sequence[BaseException]
 ) -> str:
     is_proxy = any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in causes)
-    owner = f"the proxy's certificate ({_proxy_variable()})" if is_proxy else "certificate"
-    reason, hint = _CERTIFICATE_ERRORS.get(error.verify_code, (error.verify_message, ""))
-    return f"TLS certificate verification failed: {owner}: {reason}{hint}"
+    owner = f" of the proxy ({_proxy_variable()})" if is_proxy else ""
+    reason, hint = _CERTIFICATE_ERRORS.get(
+        getattr(error, "verify_code", 0),
+        (getattr(error, "verify_message", "unknown reason"), ""),
+    )
+    return f"TLS certificate verification failed{owner}: {reason}{hint}"
 
 
 # By OpenSSL's verification result, X509_V_ERR_*.

@@ -14,11 +14,11 @@ from msgspec.structs import astuple
 from singer_sdk.exceptions import DataError
 from typing_extensions import override
 
+from tap_sendgrid_contacts.dates import UTC
 from tap_sendgrid_contacts.decode.contact import duplicate_field_error, warn_unmapped_field
 from tap_sendgrid_contacts.decode.lines import DAMAGED_PART_HINT, iter_line_blocks
 from tap_sendgrid_contacts.decode.values import (
     COERCION_ERRORS,
-    UTC,
     AwareDatetime,
     are_utc,
     coerce,

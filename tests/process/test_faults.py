@@ -78,6 +78,14 @@ RECOVERED = [
     Recovered("count-missing", activates=False),
     Recovered("shuffled-parts"),
     Recovered("shuffled-parts part-expired:3"),
+    Recovered("same-path"),
+    Recovered("same-path part-expired:3"),
+    Recovered("renamed-parts", resumes=False),
+    Recovered("status-429"),
+    Recovered("status-503"),
+    Recovered("status-html"),
+    Recovered("status-reset"),
+    Recovered("control-characters"),
     Recovered("unknown-field"),
     Recovered("part-reset"),
     Recovered("part-reset:3"),
@@ -115,6 +123,13 @@ REJECTED = [
     Rejected("part-500:0", "Part 1 of 3: download: HTTP 500", "resumes"),
     Rejected("part-expired:0", "Part 1 of 3: signed URL rejected (HTTP 403)", "resumes"),
     Rejected("part-reset:0", "Part 1 of 3", "resumes"),
+    Rejected("renamed-parts part-expired", "changed", "restarts"),
+    Rejected("vanished-part part-expired", "changed", "restarts"),
+    Rejected("repeated-part", "repeats the content", "restarts"),
+    Rejected("copied-part", "repeats the content", "restarts"),
+    Rejected("redirect-loop-part", "too many redirects", "resumes"),
+    Rejected("redirect-empty-part", "HTTP 302", "resumes"),
+    Rejected("redirect-relative-part", "non-HTTPS URL", "resumes"),
     Rejected("truncated-gzip", "Part 3 of 3: truncated gzip", "fails"),
     Rejected("bad-crc", "Part 3 of 3: corrupt gzip", "fails"),
     Rejected("bad-line", ", line ", "fails"),
@@ -127,7 +142,7 @@ REJECTED = [
 ]
 
 # Faults that fit neither table, with a test of their own.
-SHOWN_ELSEWHERE: set[str] = set()
+SHOWN_ELSEWHERE = {"empty-once", "huge-response", "huge-gzip-response"}
 
 
 def stage_of(fault: str) -> str:

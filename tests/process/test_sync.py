@@ -49,12 +49,20 @@ def request_body(sandbox: Sandbox) -> dict[str, Any]:
     [
         (),
         ("--parts", "4", "--gzip-members", "3"),
+        ("--compression", "gzip"),
         ("--compression", "plain-gzip"),
         ("--compression", "none", "--bom"),
         ("--number-format", "text", "--date-format", "iso", "--alternate-emails", "comma"),
         ("--date-format", "us", "--alternate-emails", "semicolon"),
         ("--alternate-emails", "space", "--fault", "chunked"),
         ("--header-case", "upper"),
+        ("--date-format", "space"),
+        ("--date-format", "fraction"),
+        ("--date-format", "offset"),
+        ("--date-format", "go"),
+        # Not with edge cases: large numbers are rounded, the year 9999 is no epoch seconds.
+        ("--date-format", "epoch", "--number-format", "exponent", "--no-edge-cases"),
+        ("--number-format", "decimal", "--no-edge-cases"),
     ],
     ids=" ".join,
 )
@@ -181,6 +189,21 @@ def test_empty_export(start_sandbox: Callable[..., Sandbox], tap: Tap, file_type
     assert allowed.code == 0
     assert len(allowed.of_type("ACTIVATE_VERSION")) == 1
     assert "withheld" not in allowed.log
+
+
+@both_file_types
+def test_transient_empty_export(
+    start_sandbox: Callable[..., Sandbox], tap: Tap, file_type: str
+) -> None:
+    sandbox = start_sandbox("--contacts", "100", "--fault", "empty-once")
+    config: dict[str, Any] = {"file_type": file_type, "emit_activate_version_messages": True}
+    empty = tap(sandbox, **config)
+    assert (empty.code, empty.records) == (0, [])
+    assert empty.of_type("ACTIVATE_VERSION") == []
+    assert "ACTIVATE_VERSION withheld" in empty.log
+    run = tap(sandbox, **config, state=empty.state)
+    assert len(run.records) == 100
+    assert len(run.of_type("ACTIVATE_VERSION")) == 1
 
 
 @pytest.mark.parametrize(

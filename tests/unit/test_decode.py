@@ -22,9 +22,9 @@ from singer_sdk.exceptions import DataError
 from typing_extensions import override
 
 from tap_sendgrid_contacts.api.client import FieldDefinition
+from tap_sendgrid_contacts.dates import parse_date
 from tap_sendgrid_contacts.decode import make_decoder
 from tap_sendgrid_contacts.decode.lines import MAX_ROW_BYTES
-from tap_sendgrid_contacts.decode.values import parse_date
 from tap_sendgrid_contacts.schema import Column, build_schema, columns_from_schema
 from tests.harness import both_file_types
 

@@ -444,7 +444,7 @@ def test_finished_part_that_is_gone_starts_a_new_export(
     parts["new"] = parts.pop("a")
     assert run() == IDS
     assert sendgrid.created == 3
-    assert "a finished part is gone; starting a new export" in caplog.text
+    assert "not those of the last run (expected 3, found 3); starting a new export" in caplog.text
 
 
 def test_renamed_parts_start_a_new_export(sendgrid: FakeSendGrid, run: Runs) -> None:
@@ -468,7 +468,7 @@ def test_other_number_of_parts_starts_a_new_export(
     assert run() == IDS
     assert sendgrid.created == 2
     found = 4 if change == "more" else 2
-    assert f"expected 3 parts, found {found}; starting a new export" in caplog.text
+    assert f"(expected 3, found {found}); starting a new export" in caplog.text
 
 
 def test_order_of_the_parts_does_not_matter(sendgrid: FakeSendGrid, run: Runs) -> None:
