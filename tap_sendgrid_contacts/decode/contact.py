@@ -92,7 +92,8 @@ class ColumnLayout:
         if column not in self._invalid_values:
             logger.warning(
                 "%s, column %s: invalid %s value; emitting null for such values",
-                location,
+                # A log handler may format it later, when the part is closed.
+                str(location),
                 column.name,
                 column.type,
             )
