@@ -332,7 +332,14 @@ def test_config_file_may_have_a_byte_order_mark(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"not json", b"[]", b'"SG.very-secret"', b"{" * 100_000, b'{"api_key": "SG.very-secret'],
+    [
+        b"",
+        b"not json",
+        b"[]",
+        b'"SG.very-secret"',
+        b'{"a":' * 100_000,
+        b'{"api_key": "SG.very-secret',
+    ],
     ids=lambda content: ascii(content)[:20],
 )
 def test_file_that_is_not_a_json_object_is_named_without_its_content(

@@ -535,6 +535,8 @@ def test_signature_is_not_part_of_a_name(
         ("https://x/a?part=", "https://x/a"),
         ("https://x/a", "https://x/A"),
         ("https://x/a?part=1", "https://x/a?part=1&part=2"),
+        ("https://x/a?seq=1&s=1", "https://x/a?seq=2&s=1"),
+        ("https://x/a?policyx=1", "https://x/a?policyx=2"),
     ],
 )
 def test_path_and_other_query_are_the_name(

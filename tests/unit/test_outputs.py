@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from datetime import datetime, timezone
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -233,10 +234,20 @@ def test_state_follows_each_file(tmp_path: Path, store: Store) -> None:
     ]
 
 
+def test_end_of_a_part_has_its_checkpoint(tmp_path: Path) -> None:
+    (block,) = blocks_of(1)
+    finished = block.checkpoint.finish_part("name", "content")
+    end = Block([], finished, block.checkpoint)
+    output = outputs.batch_files(
+        [block, end], MessageWriter(), batch_config(tmp_path, 10), "contacts"
+    )
+    assert [checkpoint for _, checkpoint in output] == [finished]
+
+
 def test_mapped_contacts_are_written_and_counted(tmp_path: Path) -> None:
     def map_contacts(contacts: list[Contact]) -> list[dict[str, Any]]:
         return [
-            {"id": 2**70}
+            {"id": Decimal("1.10")}
             for contact in contacts
             if msgspec.to_builtins(contact)["contact_id"] != "1"
         ]
@@ -246,7 +257,7 @@ def test_mapped_contacts_are_written_and_counted(tmp_path: Path) -> None:
         blocks_of(3), writer, batch_config(tmp_path, 10), "contacts", map_contacts
     )
     ((manifests, checkpoint),) = output
-    assert [rows_of(manifest) for manifest in manifests] == [[{"id": 2**70}] * 2]
+    assert [rows_of(manifest) for manifest in manifests] == [[{"id": 1.1}] * 2]
     assert writer.records_emitted == 2
     assert checkpoint.part_offset == 3
 

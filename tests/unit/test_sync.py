@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import re
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from requests_mock import Mocker
 
     from tap_sendgrid_contacts.api.client import SendGridClient
+    from tap_sendgrid_contacts.decode.contact import Contact, OnInvalidValue
     from tap_sendgrid_contacts.incremental import ContactFilter
     from tests.unit.conftest import Clock
 
@@ -197,6 +199,7 @@ class Runs:
         blocks: int | None = None,
         fingerprint: dict[str, Any] = FINGERPRINT,
         file_type: str = "json",
+        on_invalid_value: OnInvalidValue = "fail",
         filter_contacts: ContactFilter = emit_all,
         **options: Any,
     ) -> list[int]:
@@ -211,7 +214,7 @@ class Runs:
             ExportRequest(),
             fingerprint,
             store,
-            make_decoder(file_type, COLUMNS),
+            make_decoder(file_type, COLUMNS, on_invalid_value),
             SyncOptions(**options),
             filter_contacts,
         )
@@ -316,6 +319,61 @@ def test_resume_after_any_block_emits_the_rest(sendgrid: FakeSendGrid, run: Runs
         assert before + run(state) == IDS
         assert sendgrid.created == created
         assert run.sync.checkpoint.contacts_read == 30
+
+
+@pytest.mark.parametrize("block_bytes", [50, 150, 10_000])
+def test_resume_with_blocks_of_another_size_emits_the_rest(
+    sendgrid: FakeSendGrid,
+    run: Runs,
+    monkeypatch: pytest.MonkeyPatch,
+    block_bytes: int,
+) -> None:
+    filtered: list[int] = []
+
+    def count(contacts: list[Contact], latest: datetime | None) -> Any:  # noqa: ANN401 - a filter's
+        filtered.append(len(contacts))
+        return contacts, latest
+
+    before = run(blocks=2)
+    monkeypatch.setattr("tap_sendgrid_contacts.decode.lines._BLOCK_BYTES", block_bytes)
+    rest = run(filter_contacts=count)
+    assert before + rest == IDS
+    assert sum(filtered) == len(rest)
+    assert run.blocks[0].previous.contacts_read == len(before)
+    assert sendgrid.created == 1
+
+
+def test_new_export_may_be_404_at_first(
+    sendgrid: FakeSendGrid, run: Runs, requests_mock: Mocker, clock: Clock
+) -> None:
+    url = f"{STORAGE}/e1/a?X-Amz-Expires=300"
+    ready = {"status": "ready", "contact_count": 10, "urls": [url]}
+    requests_mock.get(re.compile(f"{EXPORTS}/"), [{"status_code": 404}, {"json": ready}])
+    assert run() == list(range(10))
+    assert clock.sleeps == [2]
+    assert sendgrid.created == 1
+
+
+def test_rate_counts_the_contacts_of_this_run(sendgrid: FakeSendGrid, run: Runs) -> None:
+    before = run(blocks=2)
+    run()
+    # The clock stands still: a millisecond is the least.
+    assert f" {30 - len(before)},000 contacts/s" in run.sync.progress.summary(30, 3, 0)
+    assert sendgrid.created == 1
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_invalid_values_are_counted_at_the_end(
+    sendgrid: FakeSendGrid,
+    run: Runs,
+    caplog: pytest.LogCaptureFixture,
+    fails: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    line = b'{"contact_id":"1","updated_at":"never"}\n'
+    sendgrid.next_export = Export({"a": line * 2 + (b"broken" if fails else b"")}, count=2)
+    with pytest.raises(DataError) if fails else contextlib.nullcontext():
+        run(on_invalid_value="null")
+    assert caplog.messages[-1] == "Column updated_at: 2 invalid date value(s) emitted as null"
 
 
 def test_resume_downloads_unfinished_parts_only(sendgrid: FakeSendGrid, run: Runs) -> None:
