@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from tap_sendgrid_contacts.api.client import SendGridClient
 from tap_sendgrid_contacts.api.http import RetryPolicy
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+# On a busy machine any example may be slow.
+settings.register_profile("unit", deadline=None)
+settings.load_profile("unit")
 
 API_KEY = "SG.the-secret.key"
 NO_WAIT = RetryPolicy((0.0,) * 5)
