@@ -229,19 +229,29 @@ def run(sandbox: Sandbox, command: tuple[str, ...]) -> None:
                 "TAP_SENDGRID_CONTACTS_API_URL": url,
                 "TAP_SENDGRID_CONTACTS_API_KEY": sandbox[1].api_key,
             }
-            # A session of its own: Ctrl-C then reaches the command once, forwarded from here.
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    *command, env=environment, start_new_session=True
-                )
-            except (FileNotFoundError, PermissionError) as error:
-                click.echo(f"sendgrid-sandbox: {error}", err=True)
-                return _EXIT_COMMAND_NOT_FOUND
-            with _handle_signals(lambda number: os.killpg(process.pid, number)):
-                return await process.wait()
+            received: asyncio.Queue[int] = asyncio.Queue()
+            with _handle_signals(received.put_nowait):
+                # A session of its own: Ctrl-C then reaches the command once, forwarded from here.
+                try:
+                    process = await asyncio.create_subprocess_exec(
+                        *command, env=environment, start_new_session=True
+                    )
+                except (FileNotFoundError, PermissionError) as error:
+                    click.echo(f"sendgrid-sandbox: {error}", err=True)
+                    return _EXIT_COMMAND_NOT_FOUND
+                forwarding = asyncio.create_task(_forward_signals(received, process.pid))
+                try:
+                    return await process.wait()
+                finally:
+                    forwarding.cancel()
 
     code = asyncio.run(run_command())
     sys.exit(code if code >= 0 else _EXIT_SIGNAL_BASE - code)
+
+
+async def _forward_signals(received: asyncio.Queue[int], process_group: int) -> None:
+    while True:
+        os.killpg(process_group, await received.get())
 
 
 @contextmanager
