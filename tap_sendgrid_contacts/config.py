@@ -10,6 +10,7 @@ import difflib
 import json
 import re
 from fnmatch import fnmatch
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,7 +157,11 @@ def _validate_values(config: dict[str, Any], stream_name: str) -> Iterator[str]:
         yield "start_date is not a valid date; write it as 2024-01-31T00:00:00Z"
     if config.get("flattening_enabled") and "flattening_max_depth" not in config:
         yield "flattening_enabled requires flattening_max_depth"
-    for name, rules in config.get("stream_maps", {}).items():
+    stream_maps = config.get("stream_maps", {})
+    uses_faker = re.search(r"\bfake\.\w+\(", json.dumps(stream_maps, default=str))
+    if uses_faker and not find_spec("faker"):
+        yield "stream_maps uses Faker: install the tap with the extra 'faker'"
+    for name, rules in stream_maps.items():
         source = rules.get("__source__", name) if isinstance(rules, dict) else name
         if name != "__else__" and not fnmatch(stream_name, source):
             # The SDK would ignore it, and emit what it is meant to hide.

@@ -50,6 +50,7 @@ INVALID: list[tuple[str, dict[str, Any]]] = [
     ("api_key", {"api_key": "SG.very-secret\r\nX-Evil: 1"}),
     ("api_key", {"api_key": "SG. very-secret"}),
     ("api_key", {"api_key": 5}),
+    ("extra 'faker'", {"stream_maps": {"contacts": {"email": "fake.email()"}}}),
     ("list_ids[0]", {"list_ids": ["SG.very-secret"]}),
     ("list_ids[1]", {"list_ids": [LIST_ID, "SG.very-secret"]}),
     ("list_ids", {"list_ids": LIST_ID}),
