@@ -143,7 +143,7 @@ def test_contacts_that_left_are_deleted_only_after_complete_exports(
     columns = column_types(first.schema)
     assert postgres.rows(columns) == first.rows
 
-    # Nobody is in this list: an export of 0 contacts, as in the moment a list is filled anew.
+    # Nobody is in this list: an export of 0 contacts, as while a list is being refilled.
     before = postgres.raw_rows()
     empty = days(1, list_ids=[NOBODY], emit_activate_version_messages=True)
     assert "ACTIVATE_VERSION withheld: the export has 0 contacts" in empty.run.log
