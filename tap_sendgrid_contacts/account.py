@@ -1,56 +1,122 @@
-"""What `--test` checks: the API key, its permissions, the configured lists and segments."""
+"""What `--test` checks and shows: the API key, its permissions, and what is in the account."""
 
 from __future__ import annotations
 
-import logging
-from typing import TYPE_CHECKING
+import difflib
+from typing import TYPE_CHECKING, TypeVar
 
 from singer_sdk.exceptions import ConfigurationError
 
-from tap_sendgrid_contacts.api.http import sanitize_message
+from tap_sendgrid_contacts.api.http import ForbiddenError, sanitize_message
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from tap_sendgrid_contacts.api.client import Audience, SendGridClient
     from tap_sendgrid_contacts.api.export import ExportRequest
+    from tap_sendgrid_contacts.schema import Column
 
-logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_SUGGESTIONS = 3
 
 
-def check_account(client: SendGridClient, request: ExportRequest) -> None:
-    """Check what an export needs, as far as that is possible without starting one.
+class AccountReport:
+    """The account, as far as it can be seen without creating an export.
+
+    Args:
+        client: The API client.
+        request: Parameters of the configured export.
 
     Raises:
-        ConfigurationError: If SendGrid does not have a configured list or segment.
         FatalAPIError: If SendGrid rejects the API key.
+        TransientError: If SendGrid could not be reached.
     """
-    client.retry(client.list_exports)()
-    errors = []
-    for setting, ids, list_audiences in (
-        ("list_ids", request.list_ids, client.list_lists),
-        ("segment_ids", request.segment_ids, client.list_segments),
-    ):
-        if not ids:
-            continue
-        audiences = client.retry(list_audiences)()
-        if unknown := _unknown_ids(ids, audiences):
-            errors.append(
-                f"{setting}: not found: {', '.join(unknown)}. Available: "
-                + (", ".join(map(_describe, audiences)) or "none")
-            )
-    if errors:
-        raise ConfigurationError("; ".join(errors))
-    is_all = not (request.list_ids or request.segment_ids)
-    logger.info(
-        "API key valid; %s. Export permission is not verified by --test",
-        "would export all contacts" if is_all else "lists and segments found",
-    )
 
+    def __init__(self, client: SendGridClient, request: ExportRequest) -> None:
+        self._client = client
+        self._request = request
+        self._permissions: dict[str, bool] = {}
+        self._count = self._read("contact count", client.count_contacts)
+        self._lists = self._read("lists", client.list_lists) or []
+        self._segments = self._read("segments", client.list_segments) or []
+        self._read("exports", client.list_exports)
 
-def _unknown_ids(ids: Sequence[str], audiences: Sequence[Audience]) -> list[str]:
-    return sorted({each.lower() for each in ids} - {each.id.lower() for each in audiences})
+    def check(self) -> None:
+        """Check that the configured lists and segments exist.
+
+        Raises:
+            ConfigurationError: If one does not, or if the key has no permission to see them.
+        """
+        errors = [
+            *self._check_ids("list_ids", self._request.list_ids, "lists", self._lists),
+            *self._check_ids("segment_ids", self._request.segment_ids, "segments", self._segments),
+        ]
+        if not self._permissions["exports"]:
+            errors.append("api_key has no permission to see exports (scope marketing.read)")
+        if errors:
+            raise ConfigurationError("; ".join(errors))
+
+    def lines(self, columns: Sequence[Column]) -> Iterator[str]:
+        """Yield the report.
+
+        Args:
+            columns: The columns of the discovered schema.
+        """
+        count = "unknown" if self._count is None else f"{self._count:,}"
+        yield f"Contacts: {count}"
+        for title, audiences in (("Lists", self._lists), ("Segments", self._segments)):
+            yield f"{title}: {len(audiences):,}"
+            yield from (f"  {_describe(audience)}" for audience in audiences)
+        custom = [column for column in columns if column.is_custom]
+        yield f"Custom fields: {len(custom):,}"
+        yield from (
+            f"  {sanitize_message(column.field)}: column {column.name}, {column.type}"
+            for column in custom
+        )
+        yield f"A run would export: {self._describe_request()}"
+        yield "API key valid. Permissions: " + ", ".join(
+            f"{name} {'yes' if is_allowed else 'no'}"
+            for name, is_allowed in {"field definitions": True, **self._permissions}.items()
+        )
+        yield "Permission to create exports: not verified by --test, shows on the first run"
+
+    def _read(self, name: str, function: Callable[[], T]) -> T | None:
+        try:
+            value = self._client.retry(function)()
+        except ForbiddenError:
+            self._permissions[name] = False
+            return None
+        self._permissions[name] = True
+        return value
+
+    def _check_ids(
+        self, setting: str, ids: Sequence[str], kind: str, audiences: Sequence[Audience]
+    ) -> Iterator[str]:
+        if ids and not self._permissions[kind]:
+            yield f"{setting}: api_key has no permission to see {kind} (scope marketing.read)"
+            return
+        known = {audience.id.lower(): audience for audience in audiences}
+        by_text = known | {audience.name.lower(): audience for audience in audiences}
+        for i, id_ in enumerate(ids):
+            if id_.lower() in known:
+                continue
+            matches = difflib.get_close_matches(id_.lower(), by_text, n=len(by_text) or 1, cutoff=0)
+            closest = dict.fromkeys(_describe(by_text[match]) for match in matches)
+            suggestions = "; ".join([*closest][:_SUGGESTIONS]) or "none"
+            yield f"{setting}[{i}] {sanitize_message(id_)} not found; closest: {suggestions}"
+
+    def _describe_request(self) -> str:
+        request = self._request
+        names = {audience.id.lower(): audience.name for audience in (*self._lists, *self._segments)}
+        selected = [
+            names.get(id_.lower(), id_) for id_ in (*request.list_ids, *request.segment_ids)
+        ]
+        what = ", ".join(map(sanitize_message, selected)) or "all contacts"
+        return f"{what} ({request.file_type})"
 
 
 def _describe(audience: Audience) -> str:
-    return f"{sanitize_message(audience.id)} ({sanitize_message(audience.name)})"
+    count = audience.contact_count
+    contacts = "" if count is None else f" ({count:,} contacts)"
+    return f"{sanitize_message(audience.id)} {sanitize_message(audience.name)}{contacts}"

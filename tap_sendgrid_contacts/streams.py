@@ -267,7 +267,7 @@ class ContactsStream(Stream):
     def _why_deletes_are_unsafe(self, sync: ExportSync) -> str | None:
         expected = sync.job.contact_count
         if expected is None:
-            return "SendGrid did not tell contact_count, so contacts may be missing"
+            return "the export status has no contact_count, so contacts may be missing"
         if sync.checkpoint.contacts_read < expected:
             return "fewer contacts than contact_count were read"
         if expected == 0 and not self.config["allow_empty_export"]:

@@ -10,6 +10,7 @@ import sys
 from http import HTTPStatus
 from typing import IO, TYPE_CHECKING, Any, ClassVar
 
+import click
 from singer_sdk import Tap, metrics
 from singer_sdk.exceptions import ConfigurationError
 from singer_sdk.helpers._classproperty import classproperty
@@ -17,7 +18,7 @@ from singer_sdk.plugin_base import _ConfigInput
 from singer_sdk.singerlib import StateMessage
 from typing_extensions import override
 
-from tap_sendgrid_contacts.account import check_account
+from tap_sendgrid_contacts.account import AccountReport
 from tap_sendgrid_contacts.api.client import SendGridClient
 from tap_sendgrid_contacts.api.export import ExportRequest
 from tap_sendgrid_contacts.api.http import RetryPolicy
@@ -31,7 +32,7 @@ from tap_sendgrid_contacts.config import (
     validate,
 )
 from tap_sendgrid_contacts.messages import MessageWriter
-from tap_sendgrid_contacts.schema import build_schema
+from tap_sendgrid_contacts.schema import build_schema, columns_from_schema
 from tap_sendgrid_contacts.settings import SETTINGS_SCHEMA
 from tap_sendgrid_contacts.streams import ContactsStream
 
@@ -98,7 +99,10 @@ class TapSendGridContacts(Tap):
         # The SDK's own test would start an export.
         config = ctx.params["config"]
         tap = cls(config=config.config, parse_env_config=config.parse_env)
-        check_account(tap._make_client(), tap._make_request())
+        report = AccountReport(tap._make_client(), tap._make_request())
+        (stream,) = tap.streams.values()
+        click.echo("\n".join(report.lines(columns_from_schema(stream.schema, bool))), err=True)
+        report.check()
         ctx.exit()
 
     @classmethod

@@ -39,10 +39,24 @@ class FieldDefinition(msgspec.Struct):
 
 
 class Audience(msgspec.Struct):
-    """A list or a segment."""
+    """A list or a segment.
+
+    The count of a segment is as of its last sample, and may differ from that of an export.
+    """
 
     id: str
     name: str = ""
+    contact_count: int | None = None
+
+
+class _Segment(msgspec.Struct):
+    id: str
+    name: str = ""
+    contacts_count: int | None = None
+
+
+class _ContactCount(msgspec.Struct):
+    contact_count: int | None = None
 
 
 class _AudienceRef(msgspec.Struct):
@@ -79,7 +93,7 @@ class _Lists(msgspec.Struct):
 
 
 class _Segments(msgspec.Struct):
-    results: list[Audience] | None = None
+    results: list[_Segment] | None = None
 
 
 class _Exports(msgspec.Struct):
@@ -161,7 +175,12 @@ class SendGridClient:
 
     def list_segments(self) -> list[Audience]:
         """List the segments: `GET /v3/marketing/segments/2.0`."""
-        return self._request("GET", "/v3/marketing/segments/2.0", _Segments).results or []
+        segments = self._request("GET", "/v3/marketing/segments/2.0", _Segments).results or []
+        return [Audience(each.id, each.name, each.contacts_count) for each in segments]
+
+    def count_contacts(self) -> int | None:
+        """Count the contacts of the account: `GET /v3/marketing/contacts/count`."""
+        return self._request("GET", "/v3/marketing/contacts/count", _ContactCount).contact_count
 
     def create_export(self, body: dict[str, Any]) -> str:
         """Create an export: `POST /v3/marketing/contacts/exports`.

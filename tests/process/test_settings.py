@@ -250,8 +250,31 @@ class TestTest:
         )
         assert run.code == 0, run.log
         assert run.records == []
-        assert "lists and segments found" in run.log
+        assert f"{account.lists[0].name}, {account.segments[0].name} (json)" in run.log
         assert sandbox.exports_created == 0
+
+    def test_shows_the_account(self, start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
+        sandbox = start_sandbox("--contacts", "1200")
+        account = Account(1200)
+        run = tap(sandbox, "--test")
+        assert run.code == 0, run.log
+        report = run.log[run.log.index("Contacts:") :].splitlines()
+        size = account.count([account.lists[0].id])
+        assert report[:3] == [
+            "Contacts: 1,200",
+            f"Lists: {len(account.lists)}",
+            f"  {account.lists[0].id} {account.lists[0].name} ({size} contacts)",
+        ]
+        assert "  Num_Orders: column custom_num_orders, number" in report
+        assert "A run would export: all contacts (json)" in report
+        # Readable: nothing in between.
+        assert not any("METRIC" in line or "INFO" in line for line in report)
+
+    def test_empty_account(self, start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
+        options = ("--contacts", "0", "--custom-fields", "0", "--no-audiences")
+        run = tap(start_sandbox(*options, "--null-collections"), "--test")
+        assert run.code == 0, run.log
+        assert "Lists: 0\nSegments: 0\nCustom fields: 0\n" in run.log
 
     @pytest.mark.parametrize(
         "settings", [("list_ids",), ("segment_ids",), ("list_ids", "segment_ids")]
@@ -271,7 +294,16 @@ class TestTest:
         assert run.code == 1
         # All of them in the one line.
         for setting in settings:
-            assert f"{setting}: not found: {unknown[setting]}" in run.error
+            assert f"{setting}[0] {unknown[setting]} not found; closest: " in run.error
+        for setting in settings:
             for audience in audiences[setting]:
-                assert f"{audience.id} ({audience.name})" in run.error
+                assert f"{audience.id} {audience.name} (" in run.log
         assert sandbox.exports_created == 0
+
+    def test_suggests_the_closest_name(
+        self, start_sandbox: Callable[..., Sandbox], tap: Tap
+    ) -> None:
+        segment = Account(10).segments[1]
+        run = tap(start_sandbox("--contacts", "10"), "--test", segment_ids=["Has a fone"])
+        assert run.code == 1
+        assert f"Has a fone not found; closest: {segment.id} {segment.name} (" in run.error

@@ -1,0 +1,86 @@
+"""The report of `--test`: what a key without some permission shows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from singer_sdk.exceptions import ConfigurationError, FatalAPIError
+
+from tap_sendgrid_contacts.account import AccountReport
+from tap_sendgrid_contacts.api.export import ExportRequest
+
+if TYPE_CHECKING:
+    from requests_mock import Mocker
+
+    from tap_sendgrid_contacts.api.client import SendGridClient
+
+MARKETING = "https://api.sendgrid.com/v3/marketing"
+ENDPOINTS = {
+    "contact count": f"{MARKETING}/contacts/count",
+    "lists": f"{MARKETING}/lists",
+    "segments": f"{MARKETING}/segments/2.0",
+    "exports": f"{MARKETING}/contacts/exports",
+}
+
+
+@pytest.fixture(autouse=True)
+def account(requests_mock: Mocker) -> None:
+    for endpoint in ENDPOINTS.values():
+        requests_mock.get(endpoint, json={})
+    lists = [{"id": "L1", "name": "News"}]
+    requests_mock.get(ENDPOINTS["lists"], json={"result": lists})
+
+
+@pytest.mark.parametrize("missing", ENDPOINTS)
+def test_missing_permission_is_shown(
+    requests_mock: Mocker, client: SendGridClient, missing: str
+) -> None:
+    requests_mock.get(ENDPOINTS[missing], status_code=403, json={})
+    lines = list(AccountReport(client, ExportRequest()).lines([]))
+    (permissions,) = (line for line in lines if "Permissions: " in line)
+    for name in ENDPOINTS:
+        assert f"{name} {'no' if name == missing else 'yes'}" in permissions
+
+
+@pytest.mark.parametrize(
+    ("missing", "request_", "setting"),
+    [
+        ("exports", ExportRequest(), "api_key"),
+        ("lists", ExportRequest(list_ids=("L1",)), "list_ids"),
+        ("segments", ExportRequest(segment_ids=("S1",)), "segment_ids"),
+    ],
+)
+def test_needed_permission_is_an_error(
+    requests_mock: Mocker,
+    client: SendGridClient,
+    missing: str,
+    request_: ExportRequest,
+    setting: str,
+) -> None:
+    requests_mock.get(ENDPOINTS[missing], status_code=403, json={})
+    with pytest.raises(ConfigurationError, match=rf"{setting}.*marketing\.read"):
+        AccountReport(client, request_).check()
+
+
+@pytest.mark.parametrize("missing", ["contact count", "lists", "segments"])
+def test_permission_that_is_not_needed_is_no_error(
+    requests_mock: Mocker, client: SendGridClient, missing: str
+) -> None:
+    requests_mock.get(ENDPOINTS[missing], status_code=403, json={})
+    AccountReport(client, ExportRequest()).check()
+
+
+def test_rejected_key_is_an_error(requests_mock: Mocker, client: SendGridClient) -> None:
+    requests_mock.get(ENDPOINTS["contact count"], status_code=401, json={})
+    with pytest.raises(FatalAPIError, match="API key rejected"):
+        AccountReport(client, ExportRequest())
+
+
+def test_count_is_information_only(requests_mock: Mocker, client: SendGridClient) -> None:
+    requests_mock.get(ENDPOINTS["contact count"], json={"contact_count": None})
+    report = AccountReport(client, ExportRequest(list_ids=("l1",)))
+    report.check()
+    lines = list(report.lines([]))
+    assert lines[0] == "Contacts: unknown"
+    assert "  L1 News" in lines
