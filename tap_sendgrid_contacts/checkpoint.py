@@ -5,17 +5,21 @@ Nothing else reads, writes or emits state.
 
 from __future__ import annotations
 
+import copy
 import logging
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec.structs import replace
+from singer_sdk.singerlib import StateMessage
 
 from tap_sendgrid_contacts.dates import parse_date
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
+
+    from singer_sdk import Tap
 
 logger = logging.getLogger(__name__)
 
@@ -174,3 +178,24 @@ class CheckpointStore:
         self._state["replication_key"] = replication_key
         self._state["replication_key_value"] = value.isoformat().replace("+00:00", "Z")
         self._state["scope"] = self._scope
+
+
+def suppress_initial_state(tap: Tap) -> None:
+    """Keep the SDK from starting the run with the old STATE, if no export is in progress in it.
+
+    target-duckdb keeps the first STATE of a load without records: it must be the one of the new
+    export.
+    """
+    bookmarks = tap.state.get("bookmarks", {})
+    if not any(bookmark.get(CHECKPOINT_KEY) for bookmark in bookmarks.values()):
+        tap.state_writer._last_emitted_state = copy.deepcopy(tap.state)  # noqa: SLF001
+
+
+def emit_final_state(tap: Tap) -> None:
+    """Emit the state as the last message of a run that was stopped.
+
+    The SDK's state writer would skip a STATE that it has emitted before. Before `--state` is read
+    there is none.
+    """
+    if tap.state:
+        tap.write_message(StateMessage(tap.state))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import os
 import signal
@@ -15,14 +14,13 @@ from singer_sdk import Tap, metrics
 from singer_sdk.exceptions import ConfigurationError
 from singer_sdk.helpers._classproperty import classproperty
 from singer_sdk.plugin_base import _ConfigInput
-from singer_sdk.singerlib import StateMessage
 from typing_extensions import override
 
 from tap_sendgrid_contacts.account import AccountReport
 from tap_sendgrid_contacts.api.client import SendGridClient
 from tap_sendgrid_contacts.api.export import ExportRequest
 from tap_sendgrid_contacts.api.http import RetryPolicy
-from tap_sendgrid_contacts.checkpoint import CHECKPOINT_KEY
+from tap_sendgrid_contacts.checkpoint import emit_final_state, suppress_initial_state
 from tap_sendgrid_contacts.config import (
     from_environment,
     normalize,
@@ -168,11 +166,7 @@ class TapSendGridContacts(Tap):
     @override
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
-        bookmarks = self.state.get("bookmarks", {})
-        if not any(bookmark.get(CHECKPOINT_KEY) for bookmark in bookmarks.values()):
-            # The SDK starts a run by emitting it. target-duckdb keeps the first STATE of a load
-            # without records: it must be the one of the new export.
-            self._state_writer._last_emitted_state = copy.deepcopy(self.state)  # noqa: SLF001
+        suppress_initial_state(self)
 
     # --- signals ----------------------------------------------------------------------------
 
@@ -186,10 +180,7 @@ class TapSendGridContacts(Tap):
 
         def terminate() -> None:
             self.logger.warning("Stopped by %s", signal.Signals(signum).name)
-            # Not through the SDK's state writer, which skips a STATE that it has emitted before.
-            # Before --state is read there is none to emit.
-            if self.state:
-                self.write_message(StateMessage(self.state))
+            emit_final_state(self)
             sys.exit(exit_code)
 
         # The SDK installs this handler before the constructor has finished.
