@@ -249,7 +249,10 @@ def _proxy_variable() -> str:
 def _iter_causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        context = None if error.__suppress_context__ else error.__context__
+        # urllib3 keeps some causes in the arguments only.
+        wrapped = next((arg for arg in error.args if isinstance(arg, BaseException)), None)
+        error = error.__cause__ or context or wrapped
 
 
 def _parse_retry_after(response: requests.Response) -> float:
