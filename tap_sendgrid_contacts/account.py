@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _SUGGESTIONS = 3
+_SEE_EXPORTS = "list exports"
 
 
 class AccountReport:
@@ -40,7 +41,7 @@ class AccountReport:
         self._count = self._read("contact count", client.count_contacts)
         self._lists = self._read("lists", client.list_lists) or []
         self._segments = self._read("segments", client.list_segments) or []
-        self._read("exports", client.list_exports)
+        self._read(_SEE_EXPORTS, client.list_exports)
 
     def check(self) -> None:
         """Check that the configured lists and segments exist.
@@ -52,7 +53,7 @@ class AccountReport:
             *self._check_ids("list_ids", self._request.list_ids, "lists", self._lists),
             *self._check_ids("segment_ids", self._request.segment_ids, "segments", self._segments),
         ]
-        if not self._permissions["exports"]:
+        if not self._permissions[_SEE_EXPORTS]:
             errors.append("api_key has no permission to see exports (scope marketing.read)")
         if errors:
             raise ConfigurationError("; ".join(errors))
@@ -79,7 +80,7 @@ class AccountReport:
             f"{name} {'yes' if is_allowed else 'no'}"
             for name, is_allowed in {"field definitions": True, **self._permissions}.items()
         )
-        yield "Permission to create exports: not verified by --test, shows on the first run"
+        yield "Permission to create exports: not checked here, shows on the first run"
 
     def _read(self, name: str, function: Callable[[], T]) -> T | None:
         try:

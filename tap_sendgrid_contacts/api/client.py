@@ -23,10 +23,11 @@ from tap_sendgrid_contacts.api.http import (
 from tap_sendgrid_contacts.api.session import Session, read_body
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 T = TypeVar("T")
 
+_NO_HINTS: Mapping[int, str] = {}
 _EXPORTS = "/v3/marketing/contacts/exports"
 
 
@@ -195,7 +196,10 @@ class SendGridClient:
             RequestNotProcessedError: If the export was not created; safe to send again.
             TransientError: If the export may have been created.
         """
-        export = self._request("POST", _EXPORTS, ExportStatus, json=body)
+        hint = "To check the list and segment ids, run --test"
+        export = self._request(
+            "POST", _EXPORTS, ExportStatus, hints={400: hint, 404: hint}, json=body
+        )
         if not export.id:
             # The API description does not mark the id as required.
             raise TransientError(f"POST {_EXPORTS}: export accepted but response has no id")
@@ -226,6 +230,7 @@ class SendGridClient:
         *,
         resource_id: str = "",
         timeout: float | None = None,
+        hints: Mapping[int, str] = _NO_HINTS,
         **options: Any,
     ) -> T:
         description = f"{method} {path.replace('{id}', sanitize_message(resource_id))}"
@@ -246,7 +251,8 @@ class SendGridClient:
         self._on_response(path, response.status_code, time.monotonic() - started)
         if date := parse_http_date(response.headers.get("Date")):
             self._clock_offset = date - time.time()
-        raise_for_status(response, description, self._error_detail(response.status_code, body))
+        detail = self._error_detail(response.status_code, body, hints)
+        raise_for_status(response, description, detail)
         try:
             return msgspec.json.decode(body, type=response_type)
         except msgspec.ValidationError as error:
@@ -256,7 +262,7 @@ class SendGridClient:
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise TransientError(f"{description}: response is not valid JSON") from None
 
-    def _error_detail(self, status: int, body: bytes) -> str:
+    def _error_detail(self, status: int, body: bytes, hints: Mapping[int, str]) -> str:
         """Return what an error status means, and the API's own message."""
         try:
             errors = msgspec.json.decode(body, type=_Errors).errors
@@ -264,7 +270,7 @@ class SendGridClient:
             errors = []
         api_message = "; ".join(error.message for error in errors)
         api_message = sanitize_message(api_message.replace(self._api_key, "***"))
-        hint = _STATUS_HINTS.get(status)
+        hint = hints.get(status) or _STATUS_HINTS.get(status)
         if requests.codes.multiple_choices <= status < requests.codes.bad_request:
             hint = "Redirects are not followed; check api_url"
         if api_message and hint:

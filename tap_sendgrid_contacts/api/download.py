@@ -216,7 +216,9 @@ class _PrefetchWorker:
             if part_file.has_changed(response):
                 part_file.reset()
                 raise TransientError(f"{label}: content changed (ETag); restarting download")
-            raise_for_status(response, f"{label}: download")
+            is_redirect = response.status_code // 100 == 3  # noqa: PLR2004
+            detail = "the redirect has no Location to follow" if is_redirect else ""
+            raise_for_status(response, f"{label}: download", detail)
             if response.status_code not in {requests.codes.ok, requests.codes.partial_content}:
                 raise TransientError(f"{label}: download: unexpected HTTP {response.status_code}")
             part_file.start_response(response)

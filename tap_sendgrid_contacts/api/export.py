@@ -202,7 +202,7 @@ class ExportJob:
         while True:
             remaining = max(deadline - time.monotonic(), 0.1)
             retry_after = 0.0
-            reason = f"{self} is pending"
+            reason = "pending"
             try:
                 if self._poll(timeout=remaining):
                     break
@@ -213,10 +213,10 @@ class ExportJob:
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 raise FatalAPIError(
-                    f"{self}: timed out after {poll_timeout} s (poll_timeout): {reason}. "
-                    "The next run will resume it from state"
+                    f"{self}: timed out after {poll_timeout} s (poll_timeout), last status: "
+                    f"{reason}. The next run will resume it from state"
                 )
-            wait(min(max(interval, retry_after), remaining), reason)
+            wait(min(max(interval, retry_after), remaining), f"{self}: {reason}")
             interval = min(interval * _POLL_BACKOFF, max(_MAX_POLL_INTERVAL, poll_interval))
         self.part_names = tuple(sorted(self._urls))
         count = "unknown number of" if self.contact_count is None else self.contact_count

@@ -55,7 +55,7 @@ def test_terminal_has_one_live_line(start_sandbox: Callable[..., Sandbox], tap: 
     assert len(run.records) == 2000
 
     shapes = {
-        "wait": r"Export \S+ is pending \(0:00:0\d elapsed\); next poll in 1 s",
+        "wait": r"Export \S+: pending \(0:00:0\d elapsed\); next poll in 1 s",
         "download": r"Downloading Part [12] of 2: 0\.\d( of 0\.\d)? MB \(0:00:\d\d elapsed\)",
         "read": r"Part [12] of 2: ([\d,]+) of 2,000 contacts, [\d,]+/s \(0:00:\d\d elapsed\)",
     }
