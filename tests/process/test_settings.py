@@ -18,44 +18,15 @@ if TYPE_CHECKING:
 # Nothing listens there: a request would end in another error.
 UNREACHABLE: dict[str, Any] = {"api_key": "SG.very-secret", "api_url": "http://127.0.0.1:9"}
 
+# One of each kind; tests/unit/test_config.py has all of them.
 INVALID: list[tuple[str, dict[str, Any]]] = [
     ("api_key is missing", {"api_key": None}),
-    ("api_key", {"api_key": ""}),
-    ("api_key", {"api_key": " \n"}),
-    ("api_key", {"api_key": "SG.very-secret…"}),
     ("api_key", {"api_key": "SG.very-secret\r\nX-Evil: 1"}),
-    ("api_key", {"api_key": 5}),
     ("list_ids[1]", {"list_ids": ["00000000-0000-0000-0000-000000000000", "SG.very-secret"]}),
-    ("list_ids", {"list_ids": "00000000-0000-0000-0000-000000000000"}),
-    ("list_ids[0]", {"list_ids": [5]}),
-    ("segment_ids[0]", {"segment_ids": [""]}),
-    ("segment_ids", {"segment_ids": {}}),
-    ("file_type", {"file_type": "xml"}),
-    ("file_type", {"file_type": "JSON"}),
-    ("max_file_size", {"max_file_size": 0}),
-    ("max_file_size", {"max_file_size": "10"}),
     ("max_file_size", {"max_file_size": 1.5}),
-    ("notify_email", {"notify_email": "yes"}),
-    ("api_url", {"api_url": "http://api.sendgrid.com"}),
-    ("api_url", {"api_url": "http://127.0.0.1.example.com"}),
-    ("api_url", {"api_url": "ftp://127.0.0.1"}),
-    ("api_url", {"api_url": "https://"}),
-    ("api_url", {"api_url": ""}),
     ("api_url", {"api_url": "https://someone:very-secret@api.sendgrid.com"}),
-    ("api_url", {"api_url": "https://api.sendgrid.com/?key=very-secret"}),
-    ("on_behalf_of", {"on_behalf_of": "a\nb"}),
-    ("poll_interval", {"poll_interval": 0}),
-    ("poll_timeout", {"poll_timeout": -1}),
-    ("request_timeout", {"request_timeout": True}),
-    ("allow_count_mismatch", {"allow_count_mismatch": 1}),
-    ("allow_empty_export", {"allow_empty_export": "true"}),
-    ("on_invalid_value", {"on_invalid_value": "ignore"}),
-    ("start_date", {"start_date": "yesterday"}),
-    ("emit_activate_version_messages", {"emit_activate_version_messages": "true"}),
-    ("flattening_max_depth", {"flattening_enabled": True}),
     # What it should hide would be emitted as it is.
     ("stream_maps", {"stream_maps": {"contact": {"email": "__NULL__"}}}),
-    ("stream_maps", {"stream_maps": {"hashed": {"__source__": "contact"}}}),
 ]
 
 

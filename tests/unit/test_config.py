@@ -50,6 +50,8 @@ INVALID: list[tuple[str, dict[str, Any]]] = [
     ("api_key", {"api_key": "SG.very-secret\r\nX-Evil: 1"}),
     ("api_key", {"api_key": "SG. very-secret"}),
     ("api_key", {"api_key": 5}),
+    ("api_url", {"api_url": "https://api.sendgrid.com/?key=very-secret"}),
+    ("allow_empty_export", {"allow_empty_export": "true"}),
     ("extra 'faker'", {"stream_maps": {"contacts": {"email": "fake.email()"}}}),
     ("list_ids[0]", {"list_ids": ["SG.very-secret"]}),
     ("list_ids[1]", {"list_ids": [LIST_ID, "SG.very-secret"]}),
