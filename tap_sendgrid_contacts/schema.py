@@ -43,6 +43,11 @@ RESERVED_FIELDS: dict[str, ColumnType] = {
 }
 """Fields that every account has, in the order of the records."""
 
+SOURCE_KEY = "source_id"
+
+SOURCE_COLUMNS = ("source_type", SOURCE_KEY, "source_name")
+"""Columns that name the list or segment, with one export for each; after the reserved ones."""
+
 FORBIDDEN_NAME_CHARS = re.compile(r'["\\\x00-\x1f\ud800-\udfff]')
 """Characters msgspec rejects in field names; SendGrid does not allow them either."""
 
@@ -80,16 +85,21 @@ class Column(NamedTuple):
     is_selected: bool
 
 
-def build_schema(custom_fields: Iterable[FieldDefinition]) -> dict[str, Any]:
+def build_schema(
+    custom_fields: Iterable[FieldDefinition], *, has_source: bool = False
+) -> dict[str, Any]:
     """Build the JSON schema of contacts.
 
     Args:
         custom_fields: The account's custom fields.
+        has_source: Whether contacts have the `SOURCE_COLUMNS`.
 
     Returns:
         The schema, one property per column.
     """
     properties = {name: dict(_JSON_SCHEMA[type_]) for name, type_ in RESERVED_FIELDS.items()}
+    if has_source:
+        properties |= {name: dict(_JSON_SCHEMA["text"]) for name in SOURCE_COLUMNS}
     for field in custom_fields:
         # Types that SendGrid may add are read as text.
         column_type = _FIELD_TYPES.get(field.field_type, "text")
@@ -102,7 +112,7 @@ def build_schema(custom_fields: Iterable[FieldDefinition]) -> dict[str, Any]:
 
 
 def columns_from_schema(schema: dict[str, Any], is_selected: Callable[[str], bool]) -> list[Column]:
-    """Return the columns of a schema, which may be that of a catalog.
+    """Return the columns of a schema that the export fills; it may be that of a catalog.
 
     Args:
         schema: A schema as `build_schema` makes it, possibly older or edited.
@@ -128,6 +138,7 @@ def columns_from_schema(schema: dict[str, Any], is_selected: Callable[[str], boo
             is_selected=name == PRIMARY_KEY or is_selected(name),
         )
         for name, definition in schema["properties"].items()
+        if name not in SOURCE_COLUMNS
     ]
     names: dict[tuple[bool, str], str] = {}
     for column in columns:

@@ -13,7 +13,7 @@ from tap_sendgrid_contacts.decode.csv import CsvDecoder
 from tap_sendgrid_contacts.decode.jsonl import JsonlDecoder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from tap_sendgrid_contacts.decode.contact import Contact, OnInvalidValue
     from tap_sendgrid_contacts.schema import Column
@@ -42,7 +42,10 @@ class Decoder(Protocol):
 
 
 def make_decoder(
-    file_type: str, columns: Sequence[Column], on_invalid_value: OnInvalidValue = "fail"
+    file_type: str,
+    columns: Sequence[Column],
+    on_invalid_value: OnInvalidValue = "fail",
+    stamp: Mapping[str, str | None] | None = None,
 ) -> Decoder:
     """Make the decoder of a file type.
 
@@ -50,6 +53,7 @@ def make_decoder(
         file_type: `json` or `csv`, as requested from SendGrid.
         columns: All columns of the catalog, selected or not.
         on_invalid_value: `fail`, or `null` to replace invalid values.
+        stamp: Columns to add to every contact, after the reserved ones, and their values.
     """
     decoder_class = JsonlDecoder if file_type == "json" else CsvDecoder
-    return decoder_class(ColumnLayout(columns, on_invalid_value))
+    return decoder_class(ColumnLayout(columns, on_invalid_value, stamp or {}))

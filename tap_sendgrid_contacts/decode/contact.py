@@ -13,7 +13,7 @@ from singer_sdk.exceptions import DataError
 from tap_sendgrid_contacts.schema import PRIMARY_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from tap_sendgrid_contacts.decode.values import Value
     from tap_sendgrid_contacts.schema import Column
@@ -54,18 +54,33 @@ class ColumnLayout:
     Args:
         columns: All columns, selected or not.
         on_invalid_value: Whether an invalid value is an error or null.
+        stamp: Columns that are the same in all contacts, and not in the export.
 
     Attributes:
-        selected: The columns that contacts have, in order.
+        selected: The columns that contacts have of the export, in order.
         key_index: Index of the key in these.
+        stamp: The values of the stamp.
+        stamp_index: Where they are in a contact: after the reserved columns.
+        positions: Index of each selected column in a contact.
         by_field: All columns by `is_custom` and lower-case field: fields are unique ignoring case.
         contact_class: Makes a contact of its values.
     """
 
-    def __init__(self, columns: Sequence[Column], on_invalid_value: OnInvalidValue) -> None:
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        on_invalid_value: OnInvalidValue,
+        stamp: Mapping[str, str | None],
+    ) -> None:
         self.selected = [column for column in columns if column.is_selected]
         names = [column.name for column in self.selected]
         self.key_index = names.index(PRIMARY_KEY)
+        self.stamp = tuple(stamp.values())
+        self.stamp_index = sum(not column.is_custom for column in self.selected)
+        self.positions = {
+            column: i + len(stamp) * column.is_custom for i, column in enumerate(self.selected)
+        }
+        names[self.stamp_index : self.stamp_index] = stamp
         self.by_field = {(column.is_custom, column.field.lower()): column for column in columns}
         self.contact_class = make_contact_class(names)
         self._on_invalid_value = on_invalid_value
@@ -75,7 +90,9 @@ class ColumnLayout:
         """Build a contact; raises `DataError` if it has no key."""
         if values[self.key_index] is None:
             raise DataError(f"{location}: {PRIMARY_KEY} is missing")
-        return self.contact_class(*values)
+        return self.contact_class(
+            *values[: self.stamp_index], *self.stamp, *values[self.stamp_index :]
+        )
 
     def replace_invalid(self, column: Column, location: object) -> None:
         """Count an invalid value, which becomes null.

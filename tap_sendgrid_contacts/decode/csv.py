@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-from itertools import chain
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
@@ -102,7 +102,7 @@ class CsvDecoder:
             return None
         by_cell = (*zip(*rows, strict=True), ("",) * len(rows))
         try:
-            values = [
+            values: list[Iterable[Value]] = [
                 _coerce_column(column.type, by_cell[i])
                 for column, i in zip(self._layout.selected, cell_indexes, strict=True)
             ]
@@ -110,6 +110,8 @@ class CsvDecoder:
             return None
         if not all(values[self._layout.key_index]):
             return None
+        at = self._layout.stamp_index
+        values[at:at] = map(repeat, self._layout.stamp)
         return list(map(self._layout.contact_class, *values))
 
     def _decode_row(

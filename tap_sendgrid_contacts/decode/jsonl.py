@@ -118,8 +118,8 @@ class JsonlDecoder:
         self._decoder: msgspec.json.Decoder[Any] | None = None
         selected = self._layout.selected
         self._date_indexes = [
-            i
-            for i, column in enumerate(selected)
+            self._layout.positions[column]
+            for column in selected
             if column.type == "date" and column not in self._lenient_columns
         ]
         try:
@@ -188,9 +188,11 @@ class JsonlDecoder:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
         reserved, custom = self._reserved_width, self._custom_width
-        empty = self._empty_custom_fields
+        stamp, empty = self._layout.stamp, self._empty_custom_fields
         rows: list[tuple[Any, ...]] = [
-            (fields := astuple(struct))[:reserved] + astuple(fields[reserved] or empty)[:custom]
+            (fields := astuple(struct))[:reserved]
+            + stamp
+            + astuple(fields[reserved] or empty)[:custom]
             for struct in structs
         ]
         if not all(are_utc(map(itemgetter(i), rows)) for i in self._date_indexes):
@@ -200,7 +202,7 @@ class JsonlDecoder:
         columns: list[Sequence[Value]] = list(zip(*rows, strict=True))
         try:
             for column in self._lenient_columns:
-                i = self._layout.selected.index(column)
+                i = self._layout.positions[column]
                 columns[i] = _coerce_column(column.type, columns[i])
         except COERCION_ERRORS:
             return None
