@@ -42,7 +42,7 @@ class Checkpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     """How far an export has been read.
 
     Attributes:
-        requested_at: When it was requested, by SendGrid's clock.
+        requested_at: When it was requested, by this machine's clock.
         fingerprint: What was requested, and what else decides on the records; with another one
             the export cannot be resumed.
         export_id: The export; absent until SendGrid has confirmed the request.

@@ -1,8 +1,9 @@
-"""Parse dates in every form SendGrid may write them."""
+"""The time, and dates in every form SendGrid may write them."""
 
 from __future__ import annotations
 
 import re
+import time
 from datetime import datetime, timedelta, timezone
 
 import msgspec
@@ -18,6 +19,11 @@ _US_DATE = re.compile(r"([0-9]{1,2})/([0-9]{1,2})/([0-9]{4})")
 # Go's `time.Time.String()`: 2021-02-03 19:26:52.5 +0000 UTC.
 _GO_DATE = re.compile(r"([0-9-]{10} [0-9:.]+) ([+-][0-9]{4})(?: [A-Z]{1,5}| [+-][0-9]{2,4})?")
 _INTEGER = re.compile(r"-?[0-9]+")
+
+
+def utc_now() -> datetime:
+    """Return the time by this machine's clock."""
+    return datetime.fromtimestamp(time.time(), UTC)
 
 
 def parse_date(text: str) -> datetime:

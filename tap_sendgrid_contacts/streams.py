@@ -15,6 +15,7 @@ from singer_sdk.singerlib.catalog import Metadata
 from typing_extensions import override
 
 from tap_sendgrid_contacts import outputs
+from tap_sendgrid_contacts.api.export import PollBudget
 from tap_sendgrid_contacts.batches import validate_batch_config
 from tap_sendgrid_contacts.checkpoint import CheckpointStore
 from tap_sendgrid_contacts.dates import parse_date
@@ -235,7 +236,7 @@ class ContactsStream(Stream):
             make_decoder(self._request.file_type, self._columns, config["on_invalid_value"]),
             SyncOptions(
                 poll_interval=config["poll_interval"],
-                poll_timeout=config["poll_timeout"],
+                poll_budget=PollBudget(config["poll_timeout"]),
                 allow_count_mismatch=config["allow_count_mismatch"],
                 version=version,
             ),

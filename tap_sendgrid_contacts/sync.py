@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,11 +19,13 @@ from tap_sendgrid_contacts.api.download import iter_parts
 from tap_sendgrid_contacts.api.export import (
     ExportJob,
     ExportUnavailableError,
+    PollBudget,
     create_export_once,
     find_matching_export,
 )
 from tap_sendgrid_contacts.api.part_file import check_temp_dir
 from tap_sendgrid_contacts.checkpoint import Checkpoint, InvalidCheckpointError
+from tap_sendgrid_contacts.dates import utc_now
 from tap_sendgrid_contacts.incremental import emit_all
 from tap_sendgrid_contacts.progress import ProgressReporter
 
@@ -73,13 +75,13 @@ class SyncOptions:
 
     Attributes:
         poll_interval: First wait between status checks, in seconds.
-        poll_timeout: Longest wait for the export, in seconds.
+        poll_budget: How long to wait for SendGrid, retries of the create request included.
         allow_count_mismatch: Whether fewer contacts than `contact_count` are no error.
         version: Table version of a new export, if ACTIVATE_VERSION is to be emitted.
     """
 
     poll_interval: int = 2
-    poll_timeout: int = 3600
+    poll_budget: PollBudget = field(default_factory=lambda: PollBudget(3600))
     allow_count_mismatch: bool = False
     version: int | None = None
 
@@ -177,9 +179,10 @@ class ExportSync:
         check_temp_dir()
         # Saved before the request: if the response is lost with this process, the next run looks
         # the export up.
-        requested_at, version = self._client.server_time(), self._options.version
+        requested_at, version = utc_now(), self._options.version
         self._save(Checkpoint(requested_at, self._fingerprint, version=version))
-        export_id, adopted = create_export_once(self._client, self._request)
+        with self._options.poll_budget.spend():
+            export_id, adopted = create_export_once(self._client, self._request)
         self._save(replace(self.checkpoint, export_id=export_id, adopted=adopted))
         self._wait_until_ready(ExportJob(self._client, export_id, is_new=True))
         self._save(_with_parts(self.checkpoint, self.job))
@@ -204,7 +207,7 @@ class ExportSync:
         self._bind_parts(checkpoint)
 
     def _find_unconfirmed(self, checkpoint: Checkpoint) -> str:
-        if self._client.server_time() - checkpoint.requested_at > _ADOPTION_WINDOW:
+        if utc_now() - checkpoint.requested_at > _ADOPTION_WINDOW:
             raise CheckpointMismatchError(
                 "Unconfirmed export request in state is older than 30 min; not searching for it"
             )
@@ -217,7 +220,7 @@ class ExportSync:
     def _wait_until_ready(self, job: ExportJob) -> None:
         self.job = job
         job.wait_until_ready(
-            self._options.poll_interval, self._options.poll_timeout, self.progress.wait
+            self._options.poll_interval, self._options.poll_budget, self.progress.wait
         )
 
     def _bind_parts(self, checkpoint: Checkpoint) -> None:

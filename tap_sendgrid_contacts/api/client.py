@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime, timezone
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -21,9 +21,11 @@ from tap_sendgrid_contacts.api.http import (
     sanitize_message,
 )
 from tap_sendgrid_contacts.api.session import Session, read_body
+from tap_sendgrid_contacts.dates import utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from datetime import datetime
 
 T = TypeVar("T")
 
@@ -127,6 +129,7 @@ class SendGridClient:
     Attributes:
         request_timeout: As above.
         retry: As above.
+        clock_offset: SendGrid's clock minus this machine's, according to its last response.
     """
 
     def __init__(
@@ -141,6 +144,7 @@ class SendGridClient:
     ) -> None:
         self.request_timeout = request_timeout
         self.retry = retry or RetryPolicy()
+        self.clock_offset = timedelta()
         self._base_url = api_url.rstrip("/")
         self._api_key = api_key
         self._session = Session(api_url)
@@ -150,11 +154,10 @@ class SendGridClient:
         if on_behalf_of:
             self._session.headers["on-behalf-of"] = on_behalf_of
         self._on_response = on_response
-        self._clock_offset = 0.0
 
     def server_time(self) -> datetime:
         """Return the time by SendGrid's clock, according to its last response."""
-        return datetime.fromtimestamp(time.time() + self._clock_offset, timezone.utc)
+        return utc_now() + self.clock_offset
 
     def list_field_definitions(self) -> list[FieldDefinition]:
         """List the custom fields: `GET /v3/marketing/field_definitions`."""
@@ -250,7 +253,7 @@ class SendGridClient:
             body = read_body(response, description, timeout)
         self._on_response(path, response.status_code, time.monotonic() - started)
         if date := parse_http_date(response.headers.get("Date")):
-            self._clock_offset = date - time.time()
+            self.clock_offset = timedelta(seconds=date - time.time())
         detail = self._error_detail(response.status_code, body, hints)
         raise_for_status(response, description, detail)
         try:

@@ -7,10 +7,11 @@ files exist for twelve hours.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from singer_sdk.exceptions import FatalAPIError
@@ -23,10 +24,11 @@ from tap_sendgrid_contacts.api.http import (
     sanitize_message,
 )
 from tap_sendgrid_contacts.api.urls import is_safe_url, url_lifetime, urls_by_part_name
-from tap_sendgrid_contacts.dates import parse_date
+from tap_sendgrid_contacts.dates import parse_date, utc_now
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
+    from datetime import datetime
 
     from tap_sendgrid_contacts.api.client import ExportStatus, SendGridClient
 
@@ -91,7 +93,7 @@ def create_export_once(client: SendGridClient, request: ExportRequest) -> tuple[
         TransientError: If SendGrid did not respond, retries included.
         FatalAPIError: If SendGrid rejects the request.
     """
-    requested_at = client.server_time()
+    requested_at = utc_now()
     maybe_created = False
 
     @client.retry
@@ -121,7 +123,7 @@ def find_matching_export(
     Args:
         client: The API client.
         request: Parameters of the export.
-        requested_at: When it was requested, by SendGrid's clock.
+        requested_at: When it was requested, by this machine's clock.
 
     Returns:
         The id of the first export of the same lists and segments created since, if any.
@@ -129,11 +131,14 @@ def find_matching_export(
     # `GET /exports` has neither file type nor size. Assumption: a concurrent export of the same
     # lists is less likely than a lost response.
     wanted = [{id_.lower() for id_ in ids} for ids in (request.list_ids, request.segment_ids)]
+    exports = client.list_exports()
+    # Only now, after a response, is the offset of SendGrid's clock known.
+    created_since = requested_at + client.clock_offset - _CLOCK_SKEW
     matches = [
         (created_at, export.id)
-        for export in client.list_exports()
+        for export in exports
         if (created_at := _parse_timestamp(export.created_at))
-        and created_at >= requested_at - _CLOCK_SKEW
+        and created_at >= created_since
         and export.status in {"pending", "ready"}
         and [
             {audience.id.lower() for audience in audiences or ()}
@@ -146,6 +151,31 @@ def find_matching_export(
     _, export_id = min(matches)
     logger.info("Create request was accepted; adopting export %s", sanitize_message(export_id))
     return export_id
+
+
+class PollBudget:
+    """How long a run may wait for its exports, all of them together: `poll_timeout`.
+
+    Args:
+        seconds: The time to wait, in seconds.
+
+    Attributes:
+        seconds: As above.
+        remaining: What is left of it; less than 0 if it is overspent.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.remaining = float(seconds)
+
+    @contextlib.contextmanager
+    def spend(self) -> Generator[None, None, None]:
+        """Deduct the time that the block takes."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.remaining -= time.monotonic() - started
 
 
 class ExportJob:
@@ -181,7 +211,7 @@ class ExportJob:
     def wait_until_ready(
         self,
         poll_interval: float,
-        poll_timeout: float,
+        budget: PollBudget,
         wait: Callable[[float, str], None] = lambda seconds, _reason: time.sleep(seconds),
     ) -> None:
         """Poll until the export is ready.
@@ -190,14 +220,25 @@ class ExportJob:
 
         Args:
             poll_interval: First wait between two polls, in seconds; it grows to 30.
-            poll_timeout: Wall time after which to stop, in seconds.
+            budget: How long to poll.
             wait: Waits for some seconds, and reports why.
 
         Raises:
             ExportUnavailableError: If the export failed, expired, or does not exist.
-            FatalAPIError: If `poll_timeout` passed, or on a response that is not as documented.
+            FatalAPIError: If the budget is spent, or on a response that is not as documented.
         """
-        deadline = time.monotonic() + poll_timeout
+        with budget.spend():
+            self._poll_until_ready(poll_interval, budget, wait)
+        self.part_names = tuple(sorted(self._urls))
+        count = "unknown number of" if self.contact_count is None else self.contact_count
+        if not self.part_names and self.contact_count != 0:
+            raise FatalAPIError(f"{self} is ready with {count} contacts but without parts")
+        logger.info("%s is ready: %s contacts in %d part(s)", self, count, len(self.part_names))
+
+    def _poll_until_ready(
+        self, poll_interval: float, budget: PollBudget, wait: Callable[[float, str], None]
+    ) -> None:
+        deadline = time.monotonic() + budget.remaining
         interval = float(poll_interval)
         while True:
             remaining = max(deadline - time.monotonic(), 0.1)
@@ -205,7 +246,7 @@ class ExportJob:
             reason = "pending"
             try:
                 if self._poll(timeout=remaining):
-                    break
+                    return
             except TransientError as error:
                 retry_after = error.retry_after
                 reason = str(error)
@@ -213,16 +254,11 @@ class ExportJob:
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 raise FatalAPIError(
-                    f"{self}: timed out after {poll_timeout} s (poll_timeout), last status: "
+                    f"{self}: timed out after {budget.seconds} s (poll_timeout), last status: "
                     f"{reason}. The next run will resume it from state"
                 )
             wait(min(max(interval, retry_after), remaining), f"{self}: {reason}")
             interval = min(interval * _POLL_BACKOFF, max(_MAX_POLL_INTERVAL, poll_interval))
-        self.part_names = tuple(sorted(self._urls))
-        count = "unknown number of" if self.contact_count is None else self.contact_count
-        if not self.part_names and self.contact_count != 0:
-            raise FatalAPIError(f"{self} is ready with {count} contacts but without parts")
-        logger.info("%s is ready: %s contacts in %d part(s)", self, count, len(self.part_names))
 
     def signed_url(self, part_name: str) -> str:
         """Return a fresh signed URL of a part.

@@ -15,6 +15,7 @@ from tap_sendgrid_contacts.api.export import (
     ExportJob,
     ExportRequest,
     ExportUnavailableError,
+    PollBudget,
     create_export_once,
     find_matching_export,
 )
@@ -43,7 +44,7 @@ def job(client: SendGridClient) -> ExportJob:
 
 
 def wait_until_ready(job: ExportJob, poll_interval: int = 2, poll_timeout: int = 3600) -> None:
-    job.wait_until_ready(poll_interval, poll_timeout)
+    job.wait_until_ready(poll_interval, PollBudget(poll_timeout))
 
 
 def text(timestamp: datetime) -> str:
@@ -89,6 +90,7 @@ def test_body_has_what_is_configured_and_nothing_else(
 # --- created once ---------------------------------------------------------------------------
 
 # SendGrid's clock may be hours off from ours.
+CLOCK_OFFSET = timedelta(hours=5)
 NOW = datetime(2026, 11, 22, 10, 0, tzinfo=timezone.utc)
 DATE = {"Date": format_datetime(NOW, usegmt=True)}
 REQUEST = ExportRequest(list_ids=("aa-1", "bb-2"), segment_ids=("cc-3",))
@@ -107,14 +109,9 @@ def listed(export_id: str = "found", **changes: object) -> dict[str, Any]:
 
 
 @pytest.fixture
-def synced_client(
-    requests_mock: Mocker, client: SendGridClient, monkeypatch: pytest.MonkeyPatch
-) -> SendGridClient:
-    """A client that has had a response, by a clock five hours from ours."""
-    monkeypatch.setattr("time.time", lambda: NOW.timestamp() + 5 * 3600)
-    requests_mock.get(f"{API}/field_definitions", json={}, headers=DATE)
-    client.list_field_definitions()
-    return client
+def _clocks_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set our clock five hours ahead of SendGrid's."""
+    monkeypatch.setattr("time.time", (NOW + CLOCK_OFFSET).timestamp)
 
 
 def posts(requests_mock: Mocker) -> int:
@@ -132,24 +129,30 @@ def posts(requests_mock: Mocker) -> int:
     ],
     ids=str,
 )
+@pytest.mark.usefixtures("_clocks_differ")
 def test_create_without_response_is_looked_up_and_not_sent_again(
-    requests_mock: Mocker, synced_client: SendGridClient, lost: dict[str, Any]
+    requests_mock: Mocker, client: SendGridClient, lost: dict[str, Any]
 ) -> None:
     requests_mock.post(EXPORTS, [lost])
     requests_mock.get(EXPORTS, json={"result": [listed()]}, headers=DATE)
-    assert create_export_once(synced_client, REQUEST) == ("found", True)
+    assert create_export_once(client, REQUEST) == ("found", True)
     assert posts(requests_mock) == 1
 
 
+@pytest.mark.usefixtures("_clocks_differ")
 def test_failed_look_up_is_retried_before_anything_is_sent_again(
-    requests_mock: Mocker, synced_client: SendGridClient
+    requests_mock: Mocker, client: SendGridClient
 ) -> None:
     requests_mock.post(EXPORTS, [{"status_code": 500}])
     requests_mock.get(
         EXPORTS,
-        [{"status_code": 503}, {"status_code": 429}, {"json": {"result": [listed()]}}],
+        [
+            {"status_code": 503},
+            {"status_code": 429},
+            {"json": {"result": [listed()]}, "headers": DATE},
+        ],
     )
-    assert create_export_once(synced_client, REQUEST) == ("found", True)
+    assert create_export_once(client, REQUEST) == ("found", True)
     assert posts(requests_mock) == 1
 
 
@@ -189,12 +192,13 @@ def test_matching_export_is_found(
     ],
     ids=str,
 )
+@pytest.mark.usefixtures("_clocks_differ")
 def test_other_export_is_not_adopted_and_a_new_one_created(
-    requests_mock: Mocker, synced_client: SendGridClient, changes: dict[str, Any]
+    requests_mock: Mocker, client: SendGridClient, changes: dict[str, Any]
 ) -> None:
     requests_mock.post(EXPORTS, [{"status_code": 500}, {"json": {"id": "ours"}}])
     requests_mock.get(EXPORTS, json={"result": [listed(**changes)]}, headers=DATE)
-    assert create_export_once(synced_client, REQUEST) == ("ours", False)
+    assert create_export_once(client, REQUEST) == ("ours", False)
     assert posts(requests_mock) == 2
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from singer_sdk.exceptions import DataError, FatalAPIError
 
-from tap_sendgrid_contacts.api.export import ExportRequest, ExportUnavailableError
+from tap_sendgrid_contacts.api.export import ExportRequest, ExportUnavailableError, PollBudget
 from tap_sendgrid_contacts.api.http import ForbiddenError, TransientError
 from tap_sendgrid_contacts.checkpoint import CheckpointStore
 from tap_sendgrid_contacts.decode import make_decoder
@@ -397,7 +397,7 @@ def test_resumed_export_keeps_its_version(sendgrid: FakeSendGrid, run: Runs) -> 
 def test_export_that_is_pending_is_resumed(sendgrid: FakeSendGrid, run: Runs, clock: Clock) -> None:
     sendgrid.next_export.status = {"status": "pending"}
     with pytest.raises(FatalAPIError, match="poll_timeout"):
-        run(poll_timeout=10, poll_interval=3)
+        run(poll_budget=PollBudget(10), poll_interval=3)
     assert clock.sleeps[0] == 3
     assert sum(clock.sleeps) == 10
     assert run.checkpoint
@@ -473,6 +473,32 @@ def test_unavailable_export_starts_a_new_one(
     assert "starting a new export" in caplog.text
 
 
+def test_poll_timeout_covers_the_resumed_and_the_new_export(
+    sendgrid: FakeSendGrid, run: Runs, requests_mock: Mocker, clock: Clock
+) -> None:
+    run(blocks=2)
+    pending, failure = {"status": "pending"}, {"status": "failure"}
+    requests_mock.get(f"{EXPORTS}/e1", [{"json": pending}, {"json": pending}, {"json": failure}])
+    sendgrid.next_export.status = pending
+    with pytest.raises(FatalAPIError, match=r"e2: timed out after 10 s \(poll_timeout\)"):
+        run(poll_budget=PollBudget(10))
+    assert sum(clock.sleeps) == 10
+
+
+def test_poll_timeout_covers_the_create_request(
+    sendgrid: FakeSendGrid, run: Runs, requests_mock: Mocker, clock: Clock
+) -> None:
+    def create(*_: object) -> dict[str, str]:
+        clock.sleep(9)
+        return {"id": "e1"}
+
+    requests_mock.post(EXPORTS, json=create)
+    sendgrid.exports["e1"] = Export(status={"status": "pending"})
+    with pytest.raises(FatalAPIError, match="poll_timeout"):
+        run(poll_budget=PollBudget(10))
+    assert clock.sleeps == [9, 1]
+
+
 @pytest.mark.parametrize("status", [401, 403, 500])
 def test_other_errors_do_not_start_a_new_export(
     sendgrid: FakeSendGrid, run: Runs, status: int
@@ -481,7 +507,7 @@ def test_other_errors_do_not_start_a_new_export(
     before = copy.deepcopy(run.state)
     sendgrid.errors = {"GET e1": status}
     with pytest.raises(FatalAPIError):
-        run(poll_timeout=10)
+        run(poll_budget=PollBudget(10))
     assert sendgrid.created == 1
     assert run.state == before
 
@@ -616,75 +642,78 @@ def unconfirmed(requested_at: datetime) -> dict[str, Any]:
     return {"exports": [{"requested_at": requested_at.isoformat(), "fingerprint": FINGERPRINT}]}
 
 
+# By this machine's clock, which is hours off from SendGrid's.
+HERE = NOW + timedelta(hours=5)
+
+
 @pytest.fixture
-def synced(sendgrid: FakeSendGrid, client: SendGridClient) -> FakeSendGrid:
-    """SendGrid with an export that the client does not know, but with its time."""
+def lost(sendgrid: FakeSendGrid, monkeypatch: pytest.MonkeyPatch) -> FakeSendGrid:
+    """SendGrid with an export that the client does not know."""
+    monkeypatch.setattr("time.time", HERE.timestamp)
     sendgrid.exports["e1"] = Export()
-    client.list_exports()
-    sendgrid.requests.clear()
     return sendgrid
 
 
 @pytest.mark.parametrize("age", [timedelta(0), timedelta(minutes=29)])
 def test_unconfirmed_request_is_found_and_resumed(
-    synced: FakeSendGrid, run: Runs, age: timedelta
+    lost: FakeSendGrid, run: Runs, age: timedelta
 ) -> None:
-    synced.exports["e1"].created_at = NOW - age
-    assert run(unconfirmed(NOW - age)) == IDS
-    assert synced.created == 0
+    lost.exports["e1"].created_at = NOW - age
+    assert run(unconfirmed(HERE - age)) == IDS
+    assert lost.created == 0
     assert run.sync.checkpoint.adopted
     assert run.checkpoint
     assert run.checkpoint["export_id"] == "e1"
 
 
 def test_unconfirmed_request_older_than_30_min_is_not_looked_up(
-    synced: FakeSendGrid, run: Runs, caplog: pytest.LogCaptureFixture
+    lost: FakeSendGrid, run: Runs, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert run(unconfirmed(NOW - timedelta(minutes=31))) == IDS
-    assert synced.created == 1
-    assert "GET exports" not in synced.requests
+    assert run(unconfirmed(HERE - timedelta(minutes=31))) == IDS
+    assert lost.created == 1
+    assert "GET exports" not in lost.requests
     assert "older than 30 min" in caplog.text
 
 
 def test_unconfirmed_request_that_was_not_processed_starts_a_new_export(
-    synced: FakeSendGrid, run: Runs, caplog: pytest.LogCaptureFixture
+    lost: FakeSendGrid, run: Runs, caplog: pytest.LogCaptureFixture
 ) -> None:
-    synced.exports["e1"].created_at = NOW - timedelta(hours=1)
-    assert run(unconfirmed(NOW)) == IDS
-    assert synced.created == 1
+    lost.exports["e1"].created_at = NOW - timedelta(hours=1)
+    assert run(unconfirmed(HERE)) == IDS
+    assert lost.created == 1
     assert not run.sync.checkpoint.adopted
     assert "was not accepted; starting a new export" in caplog.text
 
 
-def test_look_up_that_fails_starts_no_new_export(synced: FakeSendGrid, run: Runs) -> None:
-    synced.errors = {"GET exports": 503}
+def test_look_up_that_fails_starts_no_new_export(lost: FakeSendGrid, run: Runs) -> None:
+    lost.errors = {"GET exports": 503}
     with pytest.raises(TransientError):
-        run(unconfirmed(NOW))
-    assert synced.requests == ["GET exports"] * 6
-    assert run.state == unconfirmed(NOW)
+        run(unconfirmed(HERE))
+    assert lost.requests == ["GET exports"] * 6
+    assert run.state == unconfirmed(HERE)
 
 
-def test_lost_response_is_adopted_within_a_run(synced: FakeSendGrid, run: Runs) -> None:
-    synced.create_errors = [503]
+def test_lost_response_is_adopted_within_a_run(lost: FakeSendGrid, run: Runs) -> None:
+    lost.create_errors = [503]
     assert run() == IDS
-    assert synced.created == 1
+    assert lost.created == 1
     assert run.sync.checkpoint.adopted
 
 
 @pytest.mark.parametrize(("file_type", "content"), [("csv", PARTS["a"]), ("json", b"CONTACT_ID\n")])
 def test_adopted_export_that_does_not_decode_is_discarded(
-    synced: FakeSendGrid, run: Runs, file_type: str, content: bytes
+    lost: FakeSendGrid, run: Runs, file_type: str, content: bytes
 ) -> None:
-    synced.exports["e1"].parts = {"a": content}
+    lost.exports["e1"].parts = {"a": content}
     with pytest.raises(DataError, match="Part 1 of 1"):
-        run(unconfirmed(NOW), file_type=file_type)
+        run(unconfirmed(HERE), file_type=file_type)
     assert run.checkpoint is None
 
 
-def test_adopted_export_that_decodes_at_first_is_kept(synced: FakeSendGrid, run: Runs) -> None:
-    synced.exports["e1"].parts["c"] += b"broken\n"
+def test_adopted_export_that_decodes_at_first_is_kept(lost: FakeSendGrid, run: Runs) -> None:
+    lost.exports["e1"].parts["c"] += b"broken\n"
     with pytest.raises(DataError, match="Part 3 of 3"):
-        run(unconfirmed(NOW))
+        run(unconfirmed(HERE))
     assert run.checkpoint
     assert run.checkpoint["export_id"] == "e1"
 
