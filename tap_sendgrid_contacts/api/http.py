@@ -57,6 +57,10 @@ class RequestNotProcessedError(TransientError):
     """The request was not processed (connection failed or HTTP 429); safe to send again."""
 
 
+class UnauthorizedError(FatalAPIError):
+    """HTTP 401: SendGrid rejects the API key."""
+
+
 class ForbiddenError(FatalAPIError):
     """HTTP 403: the API key lacks a permission."""
 
@@ -126,6 +130,7 @@ def raise_for_status(response: requests.Response, description: str, detail: str 
     Raises:
         RequestNotProcessedError: On 429.
         TransientError: On 408 and 5xx.
+        UnauthorizedError: On 401.
         ForbiddenError: On 403.
         NotFoundError: On 404.
         FatalAPIError: On any other status that is not 2xx, redirects included.
@@ -139,11 +144,10 @@ def raise_for_status(response: requests.Response, description: str, detail: str 
         error = (RequestNotProcessedError if is_rate_limited else TransientError)(message)
         error.retry_after = _parse_retry_after(response)
         raise error
-    if status == requests.codes.forbidden:
-        raise ForbiddenError(message)
-    if status == requests.codes.not_found:
-        raise NotFoundError(message)
-    raise FatalAPIError(message)
+    raise _STATUS_ERRORS.get(status, FatalAPIError)(message)
+
+
+_STATUS_ERRORS = {401: UnauthorizedError, 403: ForbiddenError, 404: NotFoundError}
 
 
 @contextlib.contextmanager

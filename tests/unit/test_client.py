@@ -17,6 +17,7 @@ from tap_sendgrid_contacts.api.http import (
     NotFoundError,
     RequestNotProcessedError,
     TransientError,
+    UnauthorizedError,
 )
 from tests.unit.conftest import API_KEY, causes
 
@@ -251,7 +252,7 @@ def test_response_that_is_not_json_is_transient(
     ("status", "error", "words"),
     [
         (400, FatalAPIError, ["400"]),
-        (401, FatalAPIError, ["401", "api_key"]),
+        (401, UnauthorizedError, ["401", "api_key"]),
         (403, ForbiddenError, ["403", "api_key", "marketing.read", "Legacy"]),
         (404, NotFoundError, ["404"]),
         (422, FatalAPIError, ["422"]),
