@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import copy
 import logging
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec.structs import replace
 from singer_sdk.singerlib import StateMessage
 
-from tap_sendgrid_contacts.dates import parse_date
+from tap_sendgrid_contacts.dates import parse_date, utc_now
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, MutableMapping
+    from collections.abc import Callable, Mapping, MutableMapping, Sequence
 
     from singer_sdk import Tap
 
@@ -34,8 +34,16 @@ STATE_INTERVAL = 10_000
 """Contacts read between two STATE messages."""
 
 
+# A file exists for twelve hours: by then an interrupted run cannot be continued anyway.
+_MAX_RUN_AGE = timedelta(hours=12)
+
+
 class InvalidCheckpointError(ValueError):
     """The checkpoint in the state cannot be read."""
+
+
+class CheckpointMismatchError(Exception):
+    """The export of the checkpoint cannot be resumed; a new one is required."""
 
 
 class Checkpoint(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -57,6 +65,9 @@ class Checkpoint(msgspec.Struct, frozen=True, omit_defaults=True):
         part_digest: Content of the part being read.
         part_offset: Contacts read from that part.
         max_updated_at: With INCREMENTAL, the latest `updated_at` read.
+        is_complete: Whether all contacts were read and verified. With several exports in a run,
+            the next run skips it if this one is interrupted.
+        contact_count: Number of contacts according to SendGrid, of a complete export.
     """
 
     requested_at: Annotated[datetime, msgspec.Meta(tz=True)]
@@ -71,6 +82,8 @@ class Checkpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     part_digest: str | None = None
     part_offset: int = 0
     max_updated_at: datetime | None = None
+    is_complete: bool = False
+    contact_count: int | None = None
 
     @property
     def contacts_read(self) -> int:
@@ -109,31 +122,69 @@ class CheckpointStore:
         state: The state of the stream or partition; it is written to.
         emit: Emits the whole state as a STATE message.
         scope: Whose contacts they are: a bookmark is valid for these only.
+        fingerprint: What else decides on the records: with another one, an export cannot be
+            resumed.
     """
 
     def __init__(
-        self, state: MutableMapping[str, Any], emit: Callable[[], None], scope: dict[str, Any]
+        self,
+        state: MutableMapping[str, Any],
+        emit: Callable[[], None],
+        scope: dict[str, Any],
+        fingerprint: dict[str, Any],
     ) -> None:
         self._state = state
         self._emit = emit
         self._scope = scope
+        self._fingerprint = scope | fingerprint
         self._emitted: tuple[str | None, str] | None = None
         self._emitted_contacts = 0
+
+    def new(self, requested_at: datetime, version: int | None) -> Checkpoint:
+        """Return the checkpoint of a new export."""
+        # Without defaults: with an export per list, the state has as many checkpoints.
+        fingerprint = {key: value for key, value in self._fingerprint.items() if value}
+        return Checkpoint(requested_at, fingerprint, version=version)
 
     def load(self) -> Checkpoint | None:
         """Return the checkpoint in the state, if there is one.
 
         Raises:
             InvalidCheckpointError: If it cannot be read.
+            CheckpointMismatchError: If it is of another export than this run would create.
         """
-        saved = self._state.get(CHECKPOINT_KEY)
-        if not saved:
+        checkpoint = _read_checkpoint(self._state)
+        if checkpoint is None:
             return None
-        try:
-            (checkpoint,) = msgspec.convert(saved, tuple[Checkpoint])
-        except msgspec.ValidationError as error:
-            raise InvalidCheckpointError(f"Invalid export checkpoint in state: {error}") from error
+        saved = checkpoint.fingerprint
+        changed = [
+            key
+            for key, value in self._fingerprint.items()
+            if (value or None) != (saved.get(key) or None)
+        ]
+        if changed:
+            raise CheckpointMismatchError(f"{', '.join(changed)} changed since the last run")
         return checkpoint
+
+    def load_valid(self) -> Checkpoint | None:
+        """Return the checkpoint, if there is one that can be resumed."""
+        try:
+            return self.load()
+        except (InvalidCheckpointError, CheckpointMismatchError):
+            return None
+
+    def restart(self) -> None:
+        """Keep the export for a run that starts anew, but nothing that was read of it.
+
+        Without table versions, an export that was read in part can still be continued.
+        """
+        checkpoint = self.load_valid()
+        if checkpoint is None:
+            return
+        if checkpoint.is_complete or (checkpoint.version and checkpoint.contacts_read):
+            self.clear()
+        else:
+            self._state[CHECKPOINT_KEY] = [msgspec.to_builtins(replace(checkpoint, version=None))]
 
     def save(self, checkpoint: Checkpoint, *, emit: bool = False) -> None:
         """Save a checkpoint; emit STATE if that is due, or `emit` is set."""
@@ -180,14 +231,88 @@ class CheckpointStore:
         self._state["scope"] = self._scope
 
 
+def _read_checkpoint(state: Mapping[str, Any]) -> Checkpoint | None:
+    saved = state.get(CHECKPOINT_KEY)
+    if not saved:
+        return None
+    try:
+        (checkpoint,) = msgspec.convert(saved, tuple[Checkpoint])
+    except msgspec.ValidationError as error:
+        raise InvalidCheckpointError(f"Invalid export checkpoint in state: {error}") from error
+    return checkpoint
+
+
+def retain_partitions(
+    state: MutableMapping[str, Any], contexts: Sequence[Mapping[str, str]]
+) -> bool:
+    """Remove the state of sources that are no longer synced.
+
+    Args:
+        state: The stream's state; it is written to.
+        contexts: Contexts of the sources; none if the stream has one export.
+
+    Returns:
+        Whether an interrupted run has an export of a removed source.
+    """
+    if contexts:
+        state[CHECKPOINT_KEY] = []
+    partitions: Any = state.get("partitions")
+    if not isinstance(partitions, list):
+        partitions = []
+    kept: list[Any] = []
+    removed: list[Any] = []
+    for partition in partitions:
+        is_kept = isinstance(partition, dict) and partition.get("context") in contexts
+        (kept if is_kept else removed).append(partition)
+    if contexts or removed:
+        state["partitions"] = kept
+    return any(map(_has_export, removed))
+
+
+def _has_export(partition: Any) -> bool:  # noqa: ANN401 - from a state file
+    try:
+        checkpoint = _read_checkpoint(partition)
+    except (InvalidCheckpointError, AttributeError):
+        return False
+    return checkpoint is not None and checkpoint.export_id is not None
+
+
+def resume_run(stores: Sequence[CheckpointStore], *, is_reduced: bool) -> int | None:
+    """Prepare the checkpoints of several exports for a run that shares a table version.
+
+    An interrupted run is continued, unless it is too old, or may have emitted contacts of a
+    source that is gone: these would keep the version that is activated.
+
+    Args:
+        stores: The checkpoints.
+        is_reduced: Whether the interrupted run had an export of a source that is gone.
+
+    Returns:
+        The table version of the interrupted run, if it had one and is continued.
+    """
+    checkpoints = [checkpoint for store in stores if (checkpoint := store.load_valid())]
+    oldest = min((checkpoint.requested_at for checkpoint in checkpoints), default=utc_now())
+    version = next((each.version for each in checkpoints if each.version), None)
+    if utc_now() - oldest <= _MAX_RUN_AGE and not (is_reduced and version):
+        return version
+    logger.info("The interrupted run cannot be continued; reading all lists and segments again")
+    for store in stores:
+        store.restart()
+    return None
+
+
 def suppress_initial_state(tap: Tap) -> None:
     """Keep the SDK from starting the run with the old STATE, if no export is in progress in it.
 
     target-duckdb keeps the first STATE of a load without records: it must be the one of the new
     export.
     """
-    bookmarks = tap.state.get("bookmarks", {})
-    if not any(bookmark.get(CHECKPOINT_KEY) for bookmark in bookmarks.values()):
+    states = [
+        state
+        for bookmark in tap.state.get("bookmarks", {}).values()
+        for state in (bookmark, *(bookmark.get("partitions") or ()))
+    ]
+    if not any(state.get(CHECKPOINT_KEY) for state in states):
         tap.state_writer._last_emitted_state = copy.deepcopy(tap.state)  # noqa: SLF001
 
 

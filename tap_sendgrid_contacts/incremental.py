@@ -42,12 +42,7 @@ def make_incremental_filter(
         the latest `updated_at` including theirs.
     """
     since = max(filter(None, (bookmark, start_date)), default=None)
-    logger.info(
-        "Emitting %s. INCREMENTAL misses contacts that join a list or segment with updated_at "
-        "unchanged, and never reports contacts that left; FULL_TABLE with "
-        "emit_activate_version_messages covers both",
-        f"contacts updated since {since}" if since else "all contacts",
-    )
+    logger.info("Emitting %s", f"contacts updated since {since}" if since else "all contacts")
     updated_at: Callable[[Contact], datetime | None] = attrgetter(REPLICATION_KEY)
 
     def filter_contacts(

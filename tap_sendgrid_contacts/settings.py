@@ -35,6 +35,14 @@ SETTINGS_SCHEMA: dict[str, Any] = th.PropertiesList(
         description="IDs of the segments to export.",
     ),
     th.Property(
+        "separate_exports",
+        th.BooleanType,
+        default=False,
+        title="Separate exports",
+        description="Create one export per configured list and segment, or per list of the "
+        "account, and add source_type, source_id and source_name to each contact.",
+    ),
+    th.Property(
         "file_type",
         th.StringType,
         default="json",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from singer_sdk import Stream, metrics
@@ -17,7 +18,7 @@ from typing_extensions import override
 from tap_sendgrid_contacts import outputs
 from tap_sendgrid_contacts.api.export import PollBudget
 from tap_sendgrid_contacts.batches import validate_batch_config
-from tap_sendgrid_contacts.checkpoint import CheckpointStore
+from tap_sendgrid_contacts.checkpoint import CheckpointStore, resume_run, retain_partitions
 from tap_sendgrid_contacts.dates import parse_date
 from tap_sendgrid_contacts.decode import make_decoder
 from tap_sendgrid_contacts.incremental import (
@@ -27,11 +28,17 @@ from tap_sendgrid_contacts.incremental import (
     next_bookmark,
 )
 from tap_sendgrid_contacts.messages import RecordMessageEncoder
-from tap_sendgrid_contacts.schema import PRIMARY_KEY, columns_from_schema
+from tap_sendgrid_contacts.schema import (
+    PRIMARY_KEY,
+    SOURCE_COLUMNS,
+    SOURCE_KEY,
+    columns_from_schema,
+)
+from tap_sendgrid_contacts.sources import FailedExportsError, Source, find_sources, sync_in_turn
 from tap_sendgrid_contacts.sync import ExportSync, SyncOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from singer_sdk import Tap
     from singer_sdk.helpers._batch import BaseBatchFileEncoding, BatchConfig
@@ -41,10 +48,13 @@ if TYPE_CHECKING:
 
     from tap_sendgrid_contacts.api.client import SendGridClient
     from tap_sendgrid_contacts.api.export import ExportRequest
+    from tap_sendgrid_contacts.decode import Decoder
     from tap_sendgrid_contacts.decode.contact import Contact
     from tap_sendgrid_contacts.incremental import ContactFilter
     from tap_sendgrid_contacts.messages import MessageWriter
     from tap_sendgrid_contacts.schema import Column
+
+T = TypeVar("T")
 
 
 class ContactsStream(Stream):
@@ -73,6 +83,8 @@ class ContactsStream(Stream):
     ) -> None:
         super().__init__(tap, schema=schema)
         self.primary_keys = [PRIMARY_KEY]
+        if self.config["separate_exports"]:
+            self.primary_keys.append(SOURCE_KEY)
         self._client = client
         self._request = request
         self._message_writer = message_writer
@@ -99,7 +111,13 @@ class ContactsStream(Stream):
             self.logger.warning("Stream '%s' is deselected; nothing to sync", self.name)
         # Raises here for an invalid catalog, and not when the export is ready.
         columns_from_schema(self.effective_schema, bool)
-        self._mark_automatic(PRIMARY_KEY)
+        if (SOURCE_KEY in self.effective_schema["properties"]) != self.config["separate_exports"]:
+            raise ConfigurationError(
+                f"separate_exports does not fit the catalog: {SOURCE_KEY} must be in its schema "
+                "if it is set, and only then; re-run discovery"
+            )
+        for key in self.primary_keys:
+            self._mark_automatic(key)
         if self.replication_method == "FULL_TABLE":
             self.replication_key = None
             return
@@ -117,6 +135,11 @@ class ContactsStream(Stream):
                 f"'{REPLICATION_KEY}' is the only valid replication key for stream '{self.name}'"
             )
         self._mark_automatic(REPLICATION_KEY)
+        self.logger.info(
+            "INCREMENTAL misses contacts that join a list or segment with updated_at unchanged, "
+            "and never reports contacts that left; FULL_TABLE with emit_activate_version_messages "
+            "covers both"
+        )
         if self.config["emit_activate_version_messages"]:
             self.logger.warning("Ignoring emit_activate_version_messages in INCREMENTAL mode")
 
@@ -130,7 +153,7 @@ class ContactsStream(Stream):
     @property
     @override
     def partitions(self) -> None:
-        """None: the SDK would take the partitions of the state."""
+        """None: `_sync_exports` goes through the sources; the SDK would take those of the state."""
 
     @property
     @override
@@ -162,18 +185,8 @@ class ContactsStream(Stream):
 
     @override
     def get_records(self, context: Context | None) -> Iterable[Record]:
-        if self._all_maps_drop_records():
-            return
-        store, sync = self._open(context)
-        if self._is_passthrough():
-            encoder = RecordMessageEncoder(self.name, self._stream_version)
-            output = outputs.record_lines(
-                sync.blocks(), self._message_writer, encoder, self._record_counter
-            )
-            yield from outputs.emit(output, store)
-        else:
-            yield from outputs.emit(outputs.sdk_records(sync.blocks()), store)
-        self._finalize(sync, store)
+        if not self._all_maps_drop_records():
+            yield from self._sync_exports(self._read_records)
 
     @override
     def get_batches(
@@ -189,14 +202,8 @@ class ContactsStream(Stream):
                 "batch_config cannot be combined with emit_activate_version_messages: records in "
                 "files have no version, so a target would delete them"
             )
-        store, sync = self._open(context)
-        map_contacts = None if self._is_passthrough() else self._map_contacts
-        output = outputs.batch_files(
-            sync.blocks(), self._message_writer, batch_config, self.name, map_contacts
-        )
-        for manifest in outputs.emit(output, store, state_per_item=True):
+        for manifest in self._sync_exports(partial(self._read_batches, batch_config)):
             yield batch_config.encoding, manifest
-        self._finalize(sync, store)
 
     @override
     def get_batch_config(self, config: Mapping[str, Any]) -> BatchConfig | None:
@@ -211,72 +218,133 @@ class ContactsStream(Stream):
             validate_batch_config(batch_config)
         return batch_config
 
-    def _open(self, context: Context | None) -> tuple[CheckpointStore, ExportSync]:
-        """Resume or create the export; it is ready then."""
-        config = self.config
-        scope = {
-            "api_url": config["api_url"],
-            "on_behalf_of": config.get("on_behalf_of"),
-            "list_ids": sorted(self._request.list_ids),
-            "segment_ids": sorted(self._request.segment_ids),
-        }
-        store = CheckpointStore(self.get_context_state(context), self._emit_state, scope)
-        filter_contacts: ContactFilter = emit_all
-        if self.replication_method == "INCREMENTAL":
-            start_date = config.get("start_date")
-            filter_contacts = make_incremental_filter(
-                store.bookmark(), parse_date(start_date) if start_date else None
+    def _read_records(self, sync: ExportSync) -> Iterator[Record]:
+        self._stream_version = sync.checkpoint.version
+        if self._is_passthrough():
+            encoder = RecordMessageEncoder(self.name, self._stream_version)
+            output = outputs.record_lines(
+                sync.blocks(), self._message_writer, encoder, self._record_counter
             )
-        version = self._tap.initialized_at // 1000 if self._should_activate_version() else None
-        sync = ExportSync(
-            self._client,
-            self._request,
-            {**scope, **self._fingerprint()},
-            store,
-            make_decoder(self._request.file_type, self._columns, config["on_invalid_value"]),
-            SyncOptions(
-                poll_interval=config["poll_interval"],
-                poll_budget=PollBudget(config["poll_timeout"]),
-                allow_count_mismatch=config["allow_count_mismatch"],
-                version=version,
-            ),
-            filter_contacts,
+            yield from outputs.emit(output, sync.store)
+        else:
+            yield from outputs.emit(outputs.sdk_records(sync.blocks()), sync.store)
+
+    def _read_batches(self, config: BatchConfig, sync: ExportSync) -> Iterator[list[str]]:
+        map_contacts = None if self._is_passthrough() else self._map_contacts
+        output = outputs.batch_files(
+            sync.blocks(), self._message_writer, config, self.name, map_contacts
         )
+        yield from outputs.emit(output, sync.store, state_per_item=True)
+
+    def _sync_exports(self, read: Callable[[ExportSync], Iterator[T]]) -> Iterator[T]:
+        """Sync the export, or one per source; then activate the version.
+
+        Not the SDK's loop over partitions: BATCH has none, and exports are created up front.
+        """
+        syncs = self._make_syncs()
+
+        def read_to_end(sync: ExportSync) -> Iterator[T]:
+            emitted_before = self._message_writer.records_emitted
+            yield from read(sync)
+            self._finalize(sync, self._message_writer.records_emitted - emitted_before)
+
+        try:
+            yield from sync_in_turn(syncs, self._open, read_to_end)
+        except FailedExportsError:
+            for sync in syncs:
+                sync.store.restart()
+            self._emit_state()
+            raise
+        self._activate_version(syncs)
+        for sync in syncs:
+            sync.store.clear()
+
+    def _make_syncs(self) -> list[ExportSync]:
+        sources = [Source()]
+        if self.config["separate_exports"]:
+            sources = find_sources(self._client, self._request)
+            if not sources:
+                self.logger.warning("The account has no lists; nothing to sync")
+        version = self._tap.initialized_at // 1000 if self._should_activate_version() else None
+        is_reduced = retain_partitions(
+            self.stream_state, [source.context for source in sources if source.context]
+        )
+        stores = list(map(self._make_store, sources))
+        if self.config["separate_exports"]:
+            version = resume_run(stores, is_reduced=is_reduced) or version
+        options = SyncOptions(
+            poll_interval=self.config["poll_interval"],
+            poll_budget=PollBudget(self.config["poll_timeout"]),
+            allow_count_mismatch=self.config["allow_count_mismatch"],
+            allow_empty=self.config["allow_empty_export"],
+            version=version,
+        )
+        return [
+            ExportSync(
+                self._client,
+                source.request(self._request),
+                store,
+                self._make_decoder(source),
+                # A count of 0 in the account's own listing confirms an empty export.
+                replace(options, allow_empty=options.allow_empty or source.contact_count == 0),
+                self._make_filter(store),
+                str(source),
+            )
+            for source, store in zip(sources, stores, strict=True)
+        ]
+
+    def _make_store(self, source: Source) -> CheckpointStore:
+        request = source.request(self._request)
+        scope = {
+            "api_url": self.config["api_url"],
+            "on_behalf_of": self.config.get("on_behalf_of"),
+            "list_ids": sorted(request.list_ids),
+            "segment_ids": sorted(request.segment_ids),
+        }
+        state = self.get_context_state(source.context)
+        return CheckpointStore(state, self._emit_state, scope, self._fingerprint())
+
+    def _make_decoder(self, source: Source) -> Decoder:
+        return make_decoder(
+            self._request.file_type,
+            self._columns,
+            self.config["on_invalid_value"],
+            {name: value for name, value in source.stamp.items() if self._is_selected(name)},
+        )
+
+    def _make_filter(self, store: CheckpointStore) -> ContactFilter:
+        if self.replication_method != "INCREMENTAL":
+            return emit_all
+        start_date = self.config.get("start_date")
+        return make_incremental_filter(
+            store.bookmark(), parse_date(start_date) if start_date else None
+        )
+
+    def _open(self, sync: ExportSync) -> None:
         tags = {metrics.Tag.STREAM: self.name, metrics.Tag.JOB_TYPE: "contacts_export"}
         with metrics.Timer(metrics.Metric.JOB_DURATION, tags):
             sync.open()
-        self._stream_version = sync.checkpoint.version
-        return store, sync
 
-    def _finalize(self, sync: ExportSync, store: CheckpointStore) -> None:
-        """Activate the version and set the bookmark: the export is complete."""
+    def _finalize(self, sync: ExportSync, emitted: int) -> None:
+        """Mark the export as complete, and set the bookmark."""
+        sync.complete()
         checkpoint, job = sync.checkpoint, sync.job
-        if self._stream_version:
-            if reason := self._why_deletes_are_unsafe(sync):
-                self.logger.warning("ACTIVATE_VERSION withheld: %s", reason)
-            else:
-                self._write_activate_version_message(self._stream_version)
         if checkpoint.max_updated_at:
             bookmark = next_bookmark(checkpoint.max_updated_at, job.created_at)
-            store.advance_bookmark(REPLICATION_KEY, bookmark)
-        store.clear()
-        summary = sync.progress.summary(
-            checkpoint.contacts_read, len(job.part_names), self._message_writer.records_emitted
-        )
+            sync.store.advance_bookmark(REPLICATION_KEY, bookmark)
+        summary = sync.progress.summary(checkpoint.contacts_read, len(job.part_names), emitted)
         self.logger.info("%s is complete: %s", job, summary)
 
-    def _why_deletes_are_unsafe(self, sync: ExportSync) -> str | None:
-        expected = sync.job.contact_count
-        if expected is None:
-            return "the export status has no contact_count, so contacts may be missing"
-        if sync.checkpoint.contacts_read < expected:
-            return "fewer contacts than contact_count were read"
-        if expected == 0 and not self.config["allow_empty_export"]:
-            return (
-                "the export has 0 contacts, so every row would be deleted. If that is right, set "
-                "allow_empty_export"
-            )
-        return None
+    def _activate_version(self, syncs: Sequence[ExportSync]) -> None:
+        if not self._should_activate_version():
+            return
+        for sync in syncs:
+            if reason := sync.why_deletes_are_unsafe():
+                prefix = f"{sync.label}: " if sync.label else ""
+                self.logger.warning("ACTIVATE_VERSION withheld: %s%s", prefix, reason)
+                return
+        if syncs and (version := syncs[-1].checkpoint.version):
+            self._write_activate_version_message(version)
 
     def _emit_state(self) -> None:
         self._tap.state_writer.write_state(self.tap_state)
@@ -299,7 +367,12 @@ class ContactsStream(Stream):
             "replication_method": self.replication_method,
             "start_date": self.config.get("start_date"),
             "activate_version": self._should_activate_version(),
-            "columns": _digest([column.name for column in self._columns if column.is_selected]),
+            "columns": _digest(
+                [
+                    *(column.name for column in self._columns if column.is_selected),
+                    *filter(self._is_selected, SOURCE_COLUMNS),
+                ]
+            ),
             "stream_maps": _digest(mapping),
         }
 
@@ -307,9 +380,12 @@ class ContactsStream(Stream):
 
     @cached_property
     def _columns(self) -> list[Column]:
-        return columns_from_schema(
-            self.effective_schema,
-            lambda name: name == self.replication_key or self.mask["properties", name],
+        return columns_from_schema(self.effective_schema, self._is_selected)
+
+    def _is_selected(self, name: str) -> bool:
+        is_automatic = name in {*self.primary_keys, self.replication_key}
+        return name in self.effective_schema["properties"] and (
+            is_automatic or self.mask["properties", name]
         )
 
     def _all_maps_drop_records(self) -> bool:

@@ -10,10 +10,10 @@ import hashlib
 import logging
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.structs import replace
-from singer_sdk.exceptions import DataError, FatalSyncError
+from singer_sdk.exceptions import DataError, FatalAPIError, FatalSyncError
 
 from tap_sendgrid_contacts.api.download import iter_parts
 from tap_sendgrid_contacts.api.export import (
@@ -23,8 +23,18 @@ from tap_sendgrid_contacts.api.export import (
     create_export_once,
     find_matching_export,
 )
+from tap_sendgrid_contacts.api.http import (
+    NO_RETRY,
+    RequestNotProcessedError,
+    RetryPolicy,
+    TransientError,
+)
 from tap_sendgrid_contacts.api.part_file import check_temp_dir
-from tap_sendgrid_contacts.checkpoint import Checkpoint, InvalidCheckpointError
+from tap_sendgrid_contacts.checkpoint import (
+    Checkpoint,
+    CheckpointMismatchError,
+    InvalidCheckpointError,
+)
 from tap_sendgrid_contacts.dates import utc_now
 from tap_sendgrid_contacts.incremental import emit_all
 from tap_sendgrid_contacts.progress import ProgressReporter
@@ -45,10 +55,6 @@ logger = logging.getLogger(__name__)
 # Some targets keep the first STATE of a load without records for good: it must not make every
 # later run search for an old request.
 _ADOPTION_WINDOW = timedelta(minutes=30)
-
-
-class CheckpointMismatchError(Exception):
-    """The export of the checkpoint cannot be resumed; a new one is required."""
 
 
 class RepeatedPartError(FatalSyncError):
@@ -77,12 +83,14 @@ class SyncOptions:
         poll_interval: First wait between status checks, in seconds.
         poll_budget: How long to wait for SendGrid, retries of the create request included.
         allow_count_mismatch: Whether fewer contacts than `contact_count` are no error.
+        allow_empty: Whether rows may be deleted after an export of 0 contacts.
         version: Table version of a new export, if ACTIVATE_VERSION is to be emitted.
     """
 
     poll_interval: int = 2
     poll_budget: PollBudget = field(default_factory=lambda: PollBudget(3600))
     allow_count_mismatch: bool = False
+    allow_empty: bool = False
     version: int | None = None
 
 
@@ -92,58 +100,90 @@ class ExportSync:
     Args:
         client: The API client.
         request: Parameters of the export.
-        fingerprint: What else decides on the records: a checkpoint with another one is not
-            resumed.
         store: Saves checkpoints.
         decoder: Decodes the parts.
         options: Settings.
         filter_contacts: Chooses the contacts to emit.
-        progress: Reports progress.
+        label: What is exported, for logs and errors; empty if there is only one export.
 
     Attributes:
-        checkpoint: How far the export is read; once the sync is open.
-        job: The export; once the sync is open.
+        store: As above.
+        label: As above.
+        checkpoint: How far the export is read; once it is started.
+        job: The export; once it is started.
+        progress: Reports progress; once the export is open.
     """
 
     checkpoint: Checkpoint
     job: ExportJob
+    progress: ProgressReporter
 
     def __init__(
         self,
         client: SendGridClient,
         request: ExportRequest,
-        fingerprint: dict[str, Any],
         store: CheckpointStore,
         decoder: Decoder,
         options: SyncOptions,
         filter_contacts: ContactFilter = emit_all,
-        progress: ProgressReporter | None = None,
+        label: str = "",
     ) -> None:
-        self.progress = progress or ProgressReporter()
+        self.store = store
+        self.label = label
         self._client = client
         self._request = request
-        self._fingerprint = fingerprint
-        self._store = store
         self._decoder = decoder
         self._options = options
         self._filter_contacts = filter_contacts
+        self._is_started = self._is_resumed = False
+        self._rejection: FatalAPIError | None = None
+
+    def start(self) -> None:
+        """Resume the export of the state or create a new one, unless that is done.
+
+        Raises:
+            TransientError: If SendGrid could not be reached, retries included.
+            FatalAPIError: If SendGrid rejects a request.
+        """
+        if self._rejection:
+            raise self._rejection
+        if not self._is_started:
+            self._start(self._client.retry)
+
+    def start_early(self) -> bool:
+        """Start the export before its turn, without retries.
+
+        Returns:
+            Whether the next one may be tried; `start` raises or retries what failed.
+        """
+        try:
+            if not self._is_started and not self._rejection:
+                self._start(NO_RETRY)
+        except TransientError as error:
+            logger.info("%s: %s; trying again later", self.label, error)
+            return False
+        except FatalAPIError as error:
+            self._rejection = error
+        return True
 
     def open(self) -> None:
-        """Resume the export of the state or create a new one, and wait until it is ready.
+        """Start the export, and wait until it is ready.
 
         Raises:
             ExportUnavailableError: If a new export failed.
-            TransientError: If SendGrid could not be reached.
+            TransientError: If SendGrid could not be reached, retries included.
             FatalAPIError: If SendGrid rejects a request, or `poll_timeout` passed.
         """
+        self.start()
+        self.progress = ProgressReporter()
         try:
-            checkpoint = self._store.load()
-            if checkpoint:
-                self._resume(checkpoint)
-                return
-        except (InvalidCheckpointError, CheckpointMismatchError, ExportUnavailableError) as error:
-            logger.warning("%s; starting a new export", error)
-        self._create()
+            self._wait_until_ready()
+        except (CheckpointMismatchError, ExportUnavailableError) as error:
+            if not self._is_resumed:
+                raise
+            with self._options.poll_budget.spend():
+                self._replace(error, self._client.retry)
+            self._wait_until_ready()
 
     def blocks(self) -> Iterator[Block]:
         """Read the parts that are not finished.
@@ -163,80 +203,120 @@ class ExportSync:
         except (RepeatedPartError, ExportUnavailableError):
             # Resuming it would end in the same error until it expires, or pass for complete
             # where the parts that are gone are not known to be missing.
-            self._store.discard()
+            self.store.discard()
             raise
         except DataError:
             if self.checkpoint.adopted and not self.checkpoint.contacts_read:
                 # It may be another one, of the other file type.
-                self._store.discard()
+                self.store.discard()
             raise
         finally:
             self._decoder.log_invalid_values()
 
+    def complete(self) -> None:
+        """Mark the export as complete: its contacts are verified and durable."""
+        count = self.job.contact_count
+        self.checkpoint = replace(self.checkpoint, is_complete=True, contact_count=count)
+
+    def why_deletes_are_unsafe(self) -> str | None:
+        """Return why rows that were not in this complete export must not be deleted, if so."""
+        expected = self.checkpoint.contact_count
+        if expected is None:
+            return "the export status has no contact_count, so contacts may be missing"
+        if self.checkpoint.contacts_read < expected:
+            return "fewer contacts than contact_count were read"
+        if expected == 0 and not self._options.allow_empty:
+            return (
+                "the export has 0 contacts, so every row would be deleted. If that is right, set "
+                "allow_empty_export"
+            )
+        return None
+
     # --- open -------------------------------------------------------------------------------
 
-    def _create(self) -> None:
+    def _start(self, retry: RetryPolicy) -> None:
+        with self._options.poll_budget.spend():
+            try:
+                checkpoint = self.store.load()
+                if checkpoint:
+                    self._resume(checkpoint, retry)
+                else:
+                    self._create(retry)
+            except (InvalidCheckpointError, CheckpointMismatchError) as error:
+                self._replace(error, retry)
+        self._is_started = True
+
+    def _replace(self, reason: Exception, retry: RetryPolicy) -> None:
+        prefix = f"{self.label}: " if self.label else ""
+        logger.warning("%s%s; starting a new export", prefix, reason)
+        self._create(retry)
+
+    def _create(self, retry: RetryPolicy) -> None:
         check_temp_dir()
         # Saved before the request: if the response is lost with this process, the next run looks
         # the export up.
-        requested_at, version = utc_now(), self._options.version
-        self._save(Checkpoint(requested_at, self._fingerprint, version=version))
-        with self._options.poll_budget.spend():
-            export_id, adopted = create_export_once(self._client, self._request)
+        self._save(self.store.new(utc_now(), self._options.version))
+        try:
+            export_id, adopted = create_export_once(self._client, self._request, retry)
+        except RequestNotProcessedError:
+            if retry is NO_RETRY:
+                # There is nothing to look up when it is its turn.
+                self.store.clear()
+            raise
         self._save(replace(self.checkpoint, export_id=export_id, adopted=adopted))
-        self._wait_until_ready(ExportJob(self._client, export_id, is_new=True))
-        self._save(_with_parts(self.checkpoint, self.job))
+        self._is_resumed = False
+        self.job = ExportJob(self._client, export_id, label=self.label, is_new=True)
 
-    def _resume(self, checkpoint: Checkpoint) -> None:
-        saved = checkpoint.fingerprint
-        changed = [key for key, value in self._fingerprint.items() if value != saved.get(key)]
-        if changed:
-            raise CheckpointMismatchError(f"{', '.join(changed)} changed since the last run")
+    def _resume(self, checkpoint: Checkpoint, retry: RetryPolicy) -> None:
+        self._is_resumed = True
+        if checkpoint.is_complete:
+            self.checkpoint = checkpoint
+            return
         if not checkpoint.export_id:
-            export_id = self._find_unconfirmed(checkpoint)
+            export_id = self._find_unconfirmed(checkpoint, retry)
             checkpoint = replace(checkpoint, export_id=export_id, adopted=True)
-        job = ExportJob(self._client, checkpoint.export_id or "")
+        if checkpoint.version is None:
+            checkpoint = replace(checkpoint, version=self._options.version)
+        self.job = ExportJob(self._client, checkpoint.export_id or "", label=self.label)
         logger.info(
             "Resuming %s, requested at %s: %d contacts already emitted",
-            job,
+            self.job,
             checkpoint.requested_at,
             checkpoint.contacts_read,
         )
         self._save(checkpoint)
-        self._wait_until_ready(job)
-        self._bind_parts(checkpoint)
 
-    def _find_unconfirmed(self, checkpoint: Checkpoint) -> str:
+    def _find_unconfirmed(self, checkpoint: Checkpoint, retry: RetryPolicy) -> str:
         if utc_now() - checkpoint.requested_at > _ADOPTION_WINDOW:
             raise CheckpointMismatchError(
                 "Unconfirmed export request in state is older than 30 min; not searching for it"
             )
-        find = self._client.retry(find_matching_export)
+        find = retry(find_matching_export)
         export_id = find(self._client, self._request, checkpoint.requested_at)
         if export_id is None:
             raise CheckpointMismatchError("Unconfirmed export request in state was not accepted")
         return export_id
 
-    def _wait_until_ready(self, job: ExportJob) -> None:
-        self.job = job
-        job.wait_until_ready(
-            self._options.poll_interval, self._options.poll_budget, self.progress.wait
-        )
+    def _wait_until_ready(self) -> None:
+        options = self._options
+        self.job.wait_until_ready(options.poll_interval, options.poll_budget, self.progress.wait)
+        self._bind_parts()
 
-    def _bind_parts(self, checkpoint: Checkpoint) -> None:
-        """Check that the parts are those of the checkpoint."""
-        job = self.job
-        bound = _with_parts(checkpoint, job)
-        if checkpoint.part_set not in {None, bound.part_set}:
+    def _bind_parts(self) -> None:
+        """Check that the parts are those of the checkpoint, if it has any."""
+        job, checkpoint = self.job, self.checkpoint
+        part_set = _digest("\n".join(job.part_names))
+        part_count = len(job.part_names)
+        if checkpoint.part_set not in {None, part_set}:
             raise CheckpointMismatchError(
                 f"{job} changed: its parts are not those of the last run (expected "
-                f"{checkpoint.part_count}, found {bound.part_count})"
+                f"{checkpoint.part_count}, found {part_count})"
             )
-        is_fully_read = len(checkpoint.finished()) == bound.part_count
+        is_fully_read = len(checkpoint.finished()) == part_count
         is_short = checkpoint.contacts_read < (job.contact_count or 0)
         if is_fully_read and is_short and not self._options.allow_count_mismatch:
             raise CheckpointMismatchError(f"{job} is fully read but incomplete")
-        self._save(bound)
+        self._save(replace(checkpoint, part_count=part_count, part_set=part_set))
 
     # --- read -------------------------------------------------------------------------------
 
@@ -307,12 +387,7 @@ class ExportSync:
 
     def _save(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
-        self._store.save(checkpoint)
-
-
-def _with_parts(checkpoint: Checkpoint, job: ExportJob) -> Checkpoint:
-    part_set = _digest("\n".join(job.part_names))
-    return replace(checkpoint, part_count=len(job.part_names), part_set=part_set)
+        self.store.save(checkpoint)
 
 
 def _digest(text: str) -> str:

@@ -125,7 +125,10 @@ class TapSendGridContacts(Tap):
             schema = entry.schema.to_dict()
         else:
             # A key without the permission is an error: custom columns would silently go stale.
-            schema = build_schema(client.retry(client.list_field_definitions)())
+            schema = build_schema(
+                client.retry(client.list_field_definitions)(),
+                has_source=self.config["separate_exports"],
+            )
         return [ContactsStream(self, schema, client, self._make_request(), self.message_writer)]
 
     def _make_client(self) -> SendGridClient:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from tap_sendgrid_contacts.api.client import ExportStatus, SendGridClient
+    from tap_sendgrid_contacts.api.http import RetryPolicy
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +84,15 @@ class ExportRequest:
         return body
 
 
-def create_export_once(client: SendGridClient, request: ExportRequest) -> tuple[str, bool]:
+def create_export_once(
+    client: SendGridClient, request: ExportRequest, retry: RetryPolicy
+) -> tuple[str, bool]:
     """Create an export, and one only: a request whose response was lost is looked up.
+
+    Args:
+        client: The API client.
+        request: Parameters of the export.
+        retry: How to retry.
 
     Returns:
         The id of the export, and whether it was adopted: found, but not confirmed.
@@ -96,7 +104,7 @@ def create_export_once(client: SendGridClient, request: ExportRequest) -> tuple[
     requested_at = utc_now()
     maybe_created = False
 
-    @client.retry
+    @retry
     def find_or_create() -> tuple[str, bool]:
         nonlocal maybe_created
         if maybe_created:
@@ -184,6 +192,7 @@ class ExportJob:
     Args:
         client: The API client.
         export_id: The export.
+        label: What is exported, for logs and errors.
         is_new: Whether it was created just now: then its first status may be 404.
 
     Attributes:
@@ -194,8 +203,11 @@ class ExportJob:
         created_at: When SendGrid created it, if it says.
     """
 
-    def __init__(self, client: SendGridClient, export_id: str, *, is_new: bool = False) -> None:
+    def __init__(
+        self, client: SendGridClient, export_id: str, *, label: str = "", is_new: bool = False
+    ) -> None:
         self.id = export_id
+        self._label = label
         self.part_names: tuple[str, ...] = ()
         self.contact_count: int | None = None
         self.created_at: datetime | None = None
@@ -206,7 +218,8 @@ class ExportJob:
 
     @override
     def __str__(self) -> str:
-        return f"Export {sanitize_message(self.id)}"
+        label = f" of {self._label}" if self._label else ""
+        return f"Export {sanitize_message(self.id)}{label}"
 
     def wait_until_ready(
         self,

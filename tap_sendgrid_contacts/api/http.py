@@ -109,6 +109,8 @@ class RetryPolicy:
         )
 
 
+NO_RETRY = RetryPolicy(())
+
 # C0 and C1 controls, and what reorders or hides text: log lines must not be forged with them.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 

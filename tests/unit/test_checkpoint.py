@@ -22,7 +22,8 @@ from tap_sendgrid_contacts.checkpoint import (
 
 NOW = datetime(2026, 11, 22, 10, 0, tzinfo=timezone.utc)
 SCOPE = {"list_ids": ["a"]}
-START = Checkpoint(NOW, {"file_type": "json"})
+FINGERPRINT = {**SCOPE, "file_type": "json"}
+START = Checkpoint(NOW, FINGERPRINT)
 
 
 class Stream:
@@ -32,7 +33,7 @@ class Stream:
         self.state: dict[str, Any] = {} if state is None else state
         self.emitted: list[dict[str, Any]] = []
         self.store = CheckpointStore(
-            self.state, lambda: self.emitted.append(copy.deepcopy(self.state)), scope
+            self.state, lambda: self.emitted.append(copy.deepcopy(self.state)), scope, FINGERPRINT
         )
 
 
@@ -46,7 +47,7 @@ def stream() -> Stream:
 CHECKPOINTS = st.builds(
     Checkpoint,
     st.datetimes(timezones=st.just(timezone.utc)),
-    st.dictionaries(st.text(), st.none() | st.booleans() | st.text() | st.lists(st.text())),
+    st.just(FINGERPRINT),
     export_id=st.none() | st.text(),
     adopted=st.booleans(),
     version=st.none() | st.integers(0, 2**53),
@@ -56,6 +57,8 @@ CHECKPOINTS = st.builds(
     part_digest=st.none() | st.text(),
     part_offset=st.integers(0, 2**53),
     max_updated_at=st.none() | st.datetimes(timezones=st.just(timezone.utc)),
+    is_complete=st.booleans(),
+    contact_count=st.none() | st.integers(0, 2**53),
 )
 
 
@@ -98,8 +101,8 @@ def test_invalid_checkpoint_is_an_error(saved: object) -> None:
 
 
 def test_unknown_keys_of_a_checkpoint_are_ignored() -> None:
-    saved = [{"requested_at": "2026-11-22T10:00:00Z", "fingerprint": {}, "new": 1}]
-    assert Stream({"exports": saved}).store.load() == Checkpoint(NOW, {})
+    saved = [{"requested_at": "2026-11-22T10:00:00Z", "fingerprint": FINGERPRINT, "new": 1}]
+    assert Stream({"exports": saved}).store.load() == START
 
 
 def test_other_keys_of_the_state_are_kept(stream: Stream) -> None:
@@ -112,7 +115,7 @@ def test_other_keys_of_the_state_are_kept(stream: Stream) -> None:
 def test_state_has_what_is_not_default_only(stream: Stream) -> None:
     stream.store.save(START)
     assert stream.state["exports"] == [
-        {"requested_at": "2026-11-22T10:00:00Z", "fingerprint": {"file_type": "json"}}
+        {"requested_at": "2026-11-22T10:00:00Z", "fingerprint": FINGERPRINT}
     ]
 
 

@@ -82,7 +82,7 @@ def test_body_has_what_is_configured_and_nothing_else(
     requests_mock: Mocker, client: SendGridClient, request_: ExportRequest, body: dict[str, Any]
 ) -> None:
     requests_mock.post(EXPORTS, status_code=202, json={"id": "e1"})
-    assert create_export_once(client, request_) == ("e1", False)
+    assert create_export_once(client, request_, client.retry) == ("e1", False)
     assert requests_mock.request_history[0].json() == body
     assert requests_mock.call_count == 1
 
@@ -135,7 +135,7 @@ def test_create_without_response_is_looked_up_and_not_sent_again(
 ) -> None:
     requests_mock.post(EXPORTS, [lost])
     requests_mock.get(EXPORTS, json={"result": [listed()]}, headers=DATE)
-    assert create_export_once(client, REQUEST) == ("found", True)
+    assert create_export_once(client, REQUEST, client.retry) == ("found", True)
     assert posts(requests_mock) == 1
 
 
@@ -152,7 +152,7 @@ def test_failed_look_up_is_retried_before_anything_is_sent_again(
             {"json": {"result": [listed()]}, "headers": DATE},
         ],
     )
-    assert create_export_once(client, REQUEST) == ("found", True)
+    assert create_export_once(client, REQUEST, client.retry) == ("found", True)
     assert posts(requests_mock) == 1
 
 
@@ -198,7 +198,7 @@ def test_other_export_is_not_adopted_and_a_new_one_created(
 ) -> None:
     requests_mock.post(EXPORTS, [{"status_code": 500}, {"json": {"id": "ours"}}])
     requests_mock.get(EXPORTS, json={"result": [listed(**changes)]}, headers=DATE)
-    assert create_export_once(client, REQUEST) == ("ours", False)
+    assert create_export_once(client, REQUEST, client.retry) == ("ours", False)
     assert posts(requests_mock) == 2
 
 
@@ -240,7 +240,7 @@ def test_create_that_was_not_processed_is_sent_again_without_a_look_up(
 ) -> None:
     requests_mock.post(EXPORTS, [response])
     with pytest.raises(RequestNotProcessedError):
-        create_export_once(client, REQUEST)
+        create_export_once(client, REQUEST, client.retry)
     assert {sent.method for sent in requests_mock.request_history} == {"POST"}
     assert requests_mock.call_count == 6
 
@@ -249,7 +249,7 @@ def test_create_that_was_rate_limited_once_succeeds(
     requests_mock: Mocker, client: SendGridClient
 ) -> None:
     requests_mock.post(EXPORTS, [{"status_code": 429}, {"json": {"id": "e1"}}])
-    assert create_export_once(client, REQUEST) == ("e1", False)
+    assert create_export_once(client, REQUEST, client.retry) == ("e1", False)
     assert requests_mock.call_count == 2
 
 
@@ -258,7 +258,7 @@ def test_rejected_create_is_neither_looked_up_nor_repeated(
 ) -> None:
     requests_mock.post(EXPORTS, status_code=400, json={"errors": [{"message": "no such list"}]})
     with pytest.raises(FatalAPIError, match="no such list"):
-        create_export_once(client, REQUEST)
+        create_export_once(client, REQUEST, client.retry)
     assert requests_mock.call_count == 1
 
 
@@ -266,7 +266,7 @@ def test_create_retries_end(requests_mock: Mocker, client: SendGridClient) -> No
     requests_mock.post(EXPORTS, status_code=500)
     requests_mock.get(EXPORTS, json={"result": []})
     with pytest.raises(TransientError, match=r"^POST .*: HTTP 500"):
-        create_export_once(client, REQUEST)
+        create_export_once(client, REQUEST, client.retry)
     assert posts(requests_mock) == 6
 
 

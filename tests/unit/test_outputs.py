@@ -40,7 +40,7 @@ class Store(CheckpointStore):
 
     def __init__(self) -> None:
         self.log: list[str] = []
-        super().__init__({}, lambda: self.log.append("emit"), {})
+        super().__init__({}, lambda: self.log.append("emit"), {}, {})
         super().save(START)
         self.log.clear()
 

@@ -207,12 +207,11 @@ class Runs:
         self.state = copy.deepcopy(self.state if state is None else state)
         self.emitted, self.ids, self.blocks = [], [], []
         store = CheckpointStore(
-            self.state, lambda: self.emitted.append(copy.deepcopy(self.state)), {}
+            self.state, lambda: self.emitted.append(copy.deepcopy(self.state)), {}, fingerprint
         )
         self.sync = ExportSync(
             self._client,
             ExportRequest(),
-            fingerprint,
             store,
             make_decoder(file_type, COLUMNS, on_invalid_value),
             SyncOptions(**options),
