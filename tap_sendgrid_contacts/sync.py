@@ -258,9 +258,12 @@ class ExportSync:
         self._save(self.store.new(utc_now(), self._options.version))
         try:
             export_id, adopted = create_export_once(self._client, self._request, retry)
+        except FatalAPIError:
+            self.store.clear()
+            raise
         except RequestNotProcessedError:
             if retry is NO_RETRY:
-                # There is nothing to look up when it is its turn.
+                # Otherwise, an earlier attempt may have been processed.
                 self.store.clear()
             raise
         self._save(replace(self.checkpoint, export_id=export_id, adopted=adopted))
