@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from itertools import pairwise
 from typing import Any
 
@@ -18,7 +18,10 @@ from tap_sendgrid_contacts.checkpoint import (
     Checkpoint,
     CheckpointStore,
     InvalidCheckpointError,
+    resume_run,
+    retain_partitions,
 )
+from tap_sendgrid_contacts.dates import utc_now
 
 NOW = datetime(2026, 11, 22, 10, 0, tzinfo=timezone.utc)
 SCOPE = {"list_ids": ["a"]}
@@ -291,3 +294,117 @@ def test_bookmark_keeps_microseconds(stream: Stream) -> None:
     stream.store.advance_bookmark("updated_at", day(3).replace(microsecond=1))
     assert stream.state["replication_key_value"] == "2020-01-03T00:00:00.000001Z"
     assert stream.store.bookmark() == day(3).replace(microsecond=1)
+
+
+# --- several exports in a run ---------------------------------------------------------------
+
+
+def saved(**values: Any) -> dict[str, Any]:
+    """Return a state with a checkpoint of now."""
+    now = utc_now().isoformat()
+    return {"exports": [{"requested_at": now, "fingerprint": FINGERPRINT, **values}]}
+
+
+def resume(*states: dict[str, Any], is_reduced: bool = False) -> int | None:
+    return resume_run([Stream(state).store for state in states], is_reduced=is_reduced)
+
+
+@pytest.mark.parametrize(
+    ("states", "version"),
+    [
+        ([{}, {}], None),
+        ([{}, saved(version=7)], 7),
+        ([saved(), saved(version=7, is_complete=True)], 7),
+        ([saved(part_offset=3), {}], None),
+    ],
+)
+def test_interrupted_run_is_continued(states: list[dict[str, Any]], version: int | None) -> None:
+    before = copy.deepcopy(states)
+    assert resume(*states) == version
+    assert states == before
+
+
+def test_run_that_is_too_old_is_not_continued() -> None:
+    old = (utc_now() - timedelta(hours=12, seconds=1)).isoformat()
+    unread = saved(version=7)
+    states = [saved(version=7, is_complete=True, requested_at=old), unread]
+    assert resume(*states) is None
+    assert states[0] == {"exports": []}
+    assert unread["exports"][0] == saved()["exports"][0] | {
+        "requested_at": unread["exports"][0]["requested_at"]
+    }
+
+
+@pytest.mark.parametrize("version", [None, 7])
+def test_reduced_run_is_continued_unless_it_has_a_version(version: int | None) -> None:
+    progress = {"version": version} if version else {}
+    state = saved(is_complete=True, **progress)
+    assert resume(state, is_reduced=True) is None
+    assert bool(state["exports"]) == (version is None)
+
+
+@pytest.mark.parametrize(
+    ("values", "kept"),
+    [
+        ({"is_complete": True}, None),
+        ({"version": 7, "part_offset": 1}, None),
+        ({"version": 7, "contacts_before": 1}, None),
+        ({"version": 7, "export_id": "e1"}, {"export_id": "e1"}),
+        ({"part_offset": 1}, {"part_offset": 1}),
+    ],
+)
+def test_restart_keeps_exports_that_fit_a_new_run(
+    values: dict[str, Any], kept: dict[str, Any] | None
+) -> None:
+    state = saved(**values)
+    Stream(state).store.restart()
+    if kept is None:
+        assert state["exports"] == []
+    else:
+        (checkpoint,) = state["exports"]
+        assert checkpoint.keys() == {"requested_at", "fingerprint", *kept}
+
+
+def test_restart_leaves_what_cannot_be_resumed_to_the_sync() -> None:
+    for state in ({"exports": [{"broken": 1}]}, saved(fingerprint={}, version=7)):
+        before = copy.deepcopy(state)
+        Stream(state).store.restart()
+        assert state == before
+
+
+A, B = {"source_id": "a"}, {"source_id": "b"}
+
+
+@pytest.mark.parametrize(
+    ("removed", "is_reduced"),
+    [
+        ({"context": B}, False),
+        ({"context": B, **saved()}, False),
+        ({"context": B, **saved(export_id="e1")}, True),
+        ({"context": B, "exports": "broken"}, False),
+        ({}, False),
+        (None, False),
+        ("broken", False),
+    ],
+)
+def test_partitions_of_removed_sources_are_removed(removed: Any, *, is_reduced: bool) -> None:  # noqa: ANN401 - any JSON
+    kept = {"context": A, **saved(export_id="e2")}
+    state = {"exports": [{"old": 1}], "partitions": [removed, kept], "scope": {}}
+    assert retain_partitions(state, [A]) is is_reduced
+    assert state == {"exports": [], "partitions": [kept], "scope": {}}
+
+
+def test_partitions_of_a_run_with_one_export() -> None:
+    state = {"partitions": [{"context": A}], **saved()}
+    assert retain_partitions(state, []) is False
+    assert state == {"partitions": [], **saved(), "exports": state["exports"]}
+    state = {**saved()}
+    assert retain_partitions(state, []) is False
+    assert "partitions" not in state
+
+
+@pytest.mark.parametrize("partitions", [None, {}, "broken", 3])
+def test_partitions_that_are_no_list(partitions: Any) -> None:  # noqa: ANN401 - any JSON
+    state = {"partitions": partitions}
+    assert retain_partitions(state, [A]) is False
+    assert state["partitions"] == []

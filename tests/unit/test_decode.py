@@ -1185,3 +1185,38 @@ def test_arbitrary_bytes_give_contacts_or_an_error_that_names_the_part(
         assert LABEL in str(error)  # noqa: PT017 - it need not be raised
     else:
         assert all(contact[0] for contact in contacts)
+
+
+# --- constant columns -----------------------------------------------------------------------
+
+
+@both_file_types
+@pytest.mark.parametrize("path", ["fast", "slow", "lenient"])
+@pytest.mark.parametrize("columns", [COLUMNS, select("Plan", "created_at"), select()], ids=len)
+def test_stamp_is_between_reserved_and_custom_columns(
+    file_type: str, path: str, columns: list[Column]
+) -> None:
+    stamp = {"source_type": "list", "source_id": "a", "source_name": None}
+    # A number as text needs the lenient decoder of JSON.
+    seats: Any = "7" if path == "lenient" or file_type == "csv" else 7
+    custom = {"Plan": "p", "Seats": seats, "Since": "2020-01-02T00:00:00Z"}
+    if file_type == "json":
+        contact = {"created_at": "2021-01-02T00:00:00Z", "city": "c", "custom_fields": custom}
+        data = json_lines(*({"contact_id": id_, **contact} for id_ in "ab"))
+    else:
+        header = ["CONTACT_ID", "CREATED_AT", "CITY", *custom]
+        row = ["2021-01-02T00:00:00Z", "c", *custom.values()]
+        data = csv_rows(header, *([id_, *row] for id_ in "ab"))
+    plain = decode(file_type, data, columns)
+    decoder = make_decoder(file_type, columns, stamp=stamp)
+    slow = patch(FAST[file_type], return_value=None)
+    with slow if path == "slow" else contextlib.nullcontext():
+        contacts = [each for block in decoder.decode(io.BytesIO(data), LABEL) for each in block]
+    reserved = sum(column.is_selected and not column.is_custom for column in columns)
+    names = [column.name for column in columns if column.is_selected]
+    assert [astuple(contact) for contact in contacts] == [
+        (*values[:reserved], "list", "a", None, *values[reserved:]) for values in plain
+    ]
+    for contact in contacts:
+        encoded = msgspec.json.decode(msgspec.json.encode(contact))
+        assert list(encoded) == [*names[:reserved], *stamp, *names[reserved:]]

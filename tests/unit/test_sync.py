@@ -511,6 +511,113 @@ def test_other_errors_do_not_start_a_new_export(
     assert run.state == before
 
 
+# --- started early --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def early(client: SendGridClient) -> ExportSync:
+    """A sync that is not started, of an export that would be ready."""
+    store = CheckpointStore({}, lambda: None, {}, FINGERPRINT)
+    return ExportSync(
+        client, ExportRequest(), store, make_decoder("json", COLUMNS), SyncOptions(), label="list a"
+    )
+
+
+def read(sync: ExportSync) -> list[int]:
+    sync.open()
+    contacts = (contact for block in sync.blocks() for contact in block.contacts)
+    return [int(contact.contact_id) for contact in contacts]  # type: ignore[attr-defined]
+
+
+def test_early_export_is_not_created_again(sendgrid: FakeSendGrid, early: ExportSync) -> None:
+    assert early.start_early()
+    assert early.start_early()
+    assert sendgrid.requests == ["POST exports"]
+    assert read(early) == IDS
+    assert sendgrid.created == 1
+
+
+def test_rate_limited_early_export_is_created_later(
+    sendgrid: FakeSendGrid, early: ExportSync, caplog: pytest.LogCaptureFixture, clock: Clock
+) -> None:
+    caplog.set_level("INFO")
+    sendgrid.create_errors = [429]
+    assert not early.start_early()
+    assert "list a: POST" in caplog.text
+    assert read(early) == IDS
+    # Nothing is looked up, and nothing waits.
+    assert sendgrid.requests[:2] == ["POST exports"] * 2
+    assert clock.sleeps == []
+
+
+def test_early_request_without_response_is_looked_up(
+    sendgrid: FakeSendGrid, early: ExportSync, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.time", NOW.timestamp)
+    sendgrid.create_errors = [503]
+    sendgrid.exports["e1"] = Export()
+    assert not early.start_early()
+    assert read(early) == IDS
+    assert sendgrid.requests[:2] == ["POST exports", "GET exports"]
+    assert sendgrid.created == 1
+    assert early.checkpoint.adopted
+
+
+def test_rejection_of_an_early_request_is_raised_in_its_turn(
+    sendgrid: FakeSendGrid, early: ExportSync
+) -> None:
+    sendgrid.create_errors = [404]
+    assert early.start_early()
+    assert early.start_early()
+    with pytest.raises(FatalAPIError, match="HTTP 404"):
+        early.start()
+    assert sendgrid.requests == ["POST exports"]
+    # There is nothing that a later run could look up.
+    assert early.store.load() is None
+
+
+def test_complete_export_needs_no_request(sendgrid: FakeSendGrid, run: Runs) -> None:
+    run()
+    run.sync.complete()
+    run.sync.store.save(run.sync.checkpoint)
+    sendgrid.requests.clear()
+    run.sync._is_started = False  # noqa: SLF001 - as in the next run
+    run.sync.start()
+    assert run.sync.checkpoint.is_complete
+    assert sendgrid.requests == []
+
+
+# --- deletes --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("count", "options", "reason"),
+    [
+        (30, {}, None),
+        (29, {}, None),
+        (31, {"allow_count_mismatch": True}, "fewer contacts"),
+        (None, {}, "no contact_count"),
+        (0, {}, "0 contacts"),
+        (0, {"allow_empty": True}, None),
+    ],
+)
+def test_deletes_are_safe_after_a_verified_export_only(
+    sendgrid: FakeSendGrid,
+    run: Runs,
+    count: int | None,
+    options: dict[str, Any],
+    reason: str | None,
+) -> None:
+    sendgrid.next_export.count = count
+    if count == 0:
+        sendgrid.next_export.parts = {}
+    run(**options)
+    run.sync.complete()
+    assert run.sync.checkpoint.contact_count == count
+    unsafe = run.sync.why_deletes_are_unsafe()
+    assert (reason or "None") in str(unsafe)
+
+
 # --- parts ----------------------------------------------------------------------------------
 
 
