@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections import Counter
 from datetime import timedelta
 from itertools import chain, groupby
@@ -308,6 +309,35 @@ def test_batches_are_resumed(sandbox: Sandbox, tap: Tap, tmp_path: Path) -> None
         again = keys_of(chain(*batches_of(run)))
         assert not everything - keys_of(chain(*batches_of(complete)[:files])) - again
         assert not is_complete(state) & {source_id for _, source_id in again}
+
+
+def test_killed_in_the_second_source(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
+    sandbox = start_sandbox("--contacts", "30000", "--no-edge-cases")
+    account = Account(30_000, edge_cases=False)
+    config = {**SOURCES, "emit_activate_version_messages": True}
+    sizes = [sum(1 for _ in account.members([each.id], [])) for each in LISTS]
+    process = tap.start(sandbox, **config)
+    process.read_lines(sizes[0] + sizes[1] * 3 // 4)
+    process.send_signal(signal.SIGKILL)
+    killed = process.finish(torn=True)
+    assert killed.code == -signal.SIGKILL
+    assert {record["source_id"] for record in killed.records} == set(IDS[:2])
+    before = [line for line in sandbox.log if "field_definitions" not in line]
+    sandbox.log.clear()
+    run = tap(sandbox, state=killed.state, **config)
+    assert run.code == 0, run.log
+    emitted = keys_of(killed.records) + keys_of(run.records)
+    everything = keys_of(tap(sandbox, **SOURCES).records)
+    assert emitted.keys() == everything.keys()
+    # What was emitted after the last STATE is emitted again, all of it of the second source.
+    again = emitted - everything
+    assert {source_id for _, source_id in again} <= {IDS[1]}
+    assert again.total() <= checkpoint.STATE_INTERVAL + 1000
+    assert {record["source_id"] for record in run.records} == set(IDS[1:])
+    assert sum(line.startswith("POST") for line in before) == len(IDS)
+    (activate,) = run.of_type("ACTIVATE_VERSION")
+    versions = {m["version"] for each in (killed, run) for m in each.of_type("RECORD")}
+    assert versions == {activate["version"]}
 
 
 @pytest.mark.parametrize("activate", [True, False])

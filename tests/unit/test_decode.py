@@ -1201,8 +1201,8 @@ def test_stamp_is_between_reserved_and_custom_columns(
     seats: Any = "7" if path == "lenient" or file_type == "csv" else 7
     custom = {"Plan": "p", "Seats": seats, "Since": "2020-01-02T00:00:00Z"}
     if file_type == "json":
-        contact = {"created_at": "2021-01-02T00:00:00Z", "city": "c", "custom_fields": custom}
-        data = json_lines(*({"contact_id": id_, **contact} for id_ in "ab"))
+        fields = {"created_at": "2021-01-02T00:00:00Z", "city": "c", "custom_fields": custom}
+        data = json_lines(*({"contact_id": id_, **fields} for id_ in "ab"))
     else:
         header = ["CONTACT_ID", "CREATED_AT", "CITY", *custom]
         row = ["2021-01-02T00:00:00Z", "c", *custom.values()]
