@@ -8,9 +8,9 @@ from itertools import repeat
 from typing import TYPE_CHECKING
 
 import msgspec
-from singer_sdk.contrib.msgspec import MsgSpecWriter
+from singer_sdk.contrib.msgspec import MsgSpecWriter, serialize_jsonl
 from singer_sdk.exceptions import FatalSyncError
-from singer_sdk.singerlib import RecordMessage
+from singer_sdk.singerlib import RecordMessage, StateMessage
 from typing_extensions import override
 
 if TYPE_CHECKING:
@@ -37,6 +37,13 @@ class MessageWriter(MsgSpecWriter):
     @override
     def write_message(self, message: Message) -> None:
         self.write_lines(self.format_message(message), isinstance(message, RecordMessage))
+
+    @override
+    def serialize_message(self, message: Message) -> bytearray:
+        if isinstance(message, StateMessage):
+            # The SDK copies a message for that, and a state can have hundreds of checkpoints.
+            return serialize_jsonl({"type": "STATE", "value": message.value})
+        return super().serialize_message(message)
 
     def write_lines(self, lines: bytes | bytearray, records: int = 0) -> None:
         """Write complete lines and flush them.

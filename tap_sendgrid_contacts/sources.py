@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-EXPORTS_AHEAD = 3
+EXPORTS_AHEAD = 4
 """Exports that SendGrid prepares while another one is read.
 
 Few, since SendGrid does not document how many may run at a time, and since each is available for

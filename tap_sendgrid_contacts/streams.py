@@ -18,7 +18,12 @@ from typing_extensions import override
 from tap_sendgrid_contacts import outputs
 from tap_sendgrid_contacts.api.export import PollBudget
 from tap_sendgrid_contacts.batches import validate_batch_config
-from tap_sendgrid_contacts.checkpoint import CheckpointStore, resume_run, retain_partitions
+from tap_sendgrid_contacts.checkpoint import (
+    CheckpointStore,
+    emit_state,
+    resume_run,
+    retain_partitions,
+)
 from tap_sendgrid_contacts.dates import parse_date
 from tap_sendgrid_contacts.decode import make_decoder
 from tap_sendgrid_contacts.incremental import (
@@ -253,7 +258,7 @@ class ContactsStream(Stream):
         except FailedExportsError:
             for sync in syncs:
                 sync.store.restart()
-            self._emit_state()
+            emit_state(self._tap)
             raise
         self._activate_version(syncs)
         for sync in syncs:
@@ -302,7 +307,7 @@ class ContactsStream(Stream):
             "segment_ids": sorted(request.segment_ids),
         }
         state = self.get_context_state(source.context)
-        return CheckpointStore(state, self._emit_state, scope, self._fingerprint())
+        return CheckpointStore(state, partial(emit_state, self._tap), scope, self._fingerprint())
 
     def _make_decoder(self, source: Source) -> Decoder:
         return make_decoder(
@@ -345,9 +350,6 @@ class ContactsStream(Stream):
                 return
         if syncs and (version := syncs[-1].checkpoint.version):
             self._write_activate_version_message(version)
-
-    def _emit_state(self) -> None:
-        self._tap.state_writer.write_state(self.tap_state)
 
     def _should_activate_version(self) -> bool:
         return (

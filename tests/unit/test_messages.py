@@ -212,3 +212,11 @@ def test_broken_pipe_is_an_error_and_defers_no_action(
         writer.write_lines(b"a line\n")
     writer.run_when_idle(lambda: done.append(1))
     assert done == [1]
+
+
+def test_state_message_is_that_of_the_sdk(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    message = StateMessage({"bookmarks": {"contacts": {"exports": [{"a": 1.5, "b": "ü"}]}}})
+    MessageWriter().write_message(message)
+    MsgSpecWriter().write_message(message)
+    ours, theirs = capsysbinary.readouterr().out.splitlines()
+    assert ours == theirs
