@@ -28,15 +28,19 @@ class AccountReport:
     Args:
         client: The API client.
         request: Parameters of the configured export.
+        separate_exports: Whether each list and segment has an export of its own.
 
     Raises:
         FatalAPIError: If SendGrid rejects the API key.
         TransientError: If SendGrid could not be reached.
     """
 
-    def __init__(self, client: SendGridClient, request: ExportRequest) -> None:
+    def __init__(
+        self, client: SendGridClient, request: ExportRequest, *, separate_exports: bool = False
+    ) -> None:
         self._client = client
         self._request = request
+        self._separate_exports = separate_exports
         self._permissions: dict[str, bool] = {}
         self._count = self._read("contact count", client.count_contacts)
         self._lists = self._read("lists", client.list_lists) or []
@@ -113,8 +117,10 @@ class AccountReport:
         selected = [
             names.get(id_.lower(), id_) for id_ in (*request.list_ids, *request.segment_ids)
         ]
-        what = ", ".join(map(sanitize_message, selected)) or "all contacts"
-        return f"{what} ({request.file_type})"
+        everything = "each list" if self._separate_exports else "all contacts"
+        what = ", ".join(map(sanitize_message, selected)) or everything
+        how = ", one export each" if self._separate_exports else ""
+        return f"{what} ({request.file_type}{how})"
 
 
 def _describe(audience: Audience) -> str:

@@ -97,7 +97,10 @@ class TapSendGridContacts(Tap):
         # The SDK's own test would start an export.
         config = ctx.params["config"]
         tap = cls(config=config.config, parse_env_config=config.parse_env)
-        report = AccountReport(tap._make_client(), tap._make_request())
+        separate_exports = tap.config["separate_exports"]
+        report = AccountReport(
+            tap._make_client(), tap._make_request(), separate_exports=separate_exports
+        )
         (stream,) = tap.streams.values()
         click.echo("\n".join(report.lines(columns_from_schema(stream.schema, bool))), err=True)
         report.check()

@@ -84,3 +84,19 @@ def test_count_is_information_only(requests_mock: Mocker, client: SendGridClient
     lines = list(report.lines([]))
     assert lines[0] == "Contacts: unknown"
     assert "  L1 News" in lines
+
+
+@pytest.mark.parametrize(
+    ("request_", "separate_exports", "expected"),
+    [
+        (ExportRequest(), False, "all contacts (json)"),
+        (ExportRequest(), True, "each list (json, one export each)"),
+        (ExportRequest(("L1",), file_type="csv"), False, "News (csv)"),
+        (ExportRequest(("L1",), ("s1",)), True, "News, s1 (json, one export each)"),
+    ],
+)
+def test_what_a_run_would_export(
+    client: SendGridClient, request_: ExportRequest, expected: str, *, separate_exports: bool
+) -> None:
+    report = AccountReport(client, request_, separate_exports=separate_exports)
+    assert f"A run would export: {expected}" in list(report.lines([]))
