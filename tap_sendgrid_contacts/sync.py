@@ -57,6 +57,10 @@ logger = logging.getLogger(__name__)
 _ADOPTION_WINDOW = timedelta(minutes=30)
 
 
+class PollTimeoutError(FatalSyncError):
+    """`poll_timeout` passed before an export could be created."""
+
+
 class RepeatedPartError(FatalSyncError):
     """Two parts have the same content, so another part is missing."""
 
@@ -142,6 +146,7 @@ class ExportSync:
         """Resume the export of the state or create a new one, unless that is done.
 
         Raises:
+            PollTimeoutError: If `poll_timeout` passed while other exports were polled.
             TransientError: If SendGrid could not be reached, retries included.
             FatalAPIError: If SendGrid rejects a request.
         """
@@ -159,6 +164,8 @@ class ExportSync:
         try:
             if not self._is_started and not self._rejection:
                 self._start(NO_RETRY)
+        except PollTimeoutError:
+            return False
         except TransientError as error:
             logger.info("%s: %s; trying again later", self.label, error)
             return False
@@ -252,6 +259,12 @@ class ExportSync:
         self._create(retry)
 
     def _create(self, retry: RetryPolicy) -> None:
+        if self._options.poll_budget.remaining <= 0:
+            # With hundreds of lists, all that is left would be created at once.
+            raise PollTimeoutError(
+                f"{self.label or 'Export'} not started: poll_timeout has passed. The next run "
+                "continues here"
+            )
         check_temp_dir()
         # Saved before the request: if the response is lost with this process, the next run looks
         # the export up.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections import Counter
 from datetime import timedelta
@@ -256,6 +257,26 @@ def test_poll_timeout_is_that_of_the_run(start_sandbox: Callable[..., Sandbox], 
     resumed = tap(sandbox, state=run.state, poll_timeout=20, **SOURCES)
     assert len(resumed.lines("Resuming Export")) == len(IDS)
     assert sandbox.exports_created == len(IDS)
+
+
+def test_run_that_poll_timeout_ends_is_continued(
+    start_sandbox: Callable[..., Sandbox], tap: Tap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "EXPORTS_AHEAD", 1)
+    # Some 50 seconds for each export.
+    sandbox = start_sandbox("--contacts", str(CONTACTS), "--pending-polls", "8")
+    first = tap(sandbox, poll_timeout=60, **SOURCES)
+    assert first.code == 1
+    *failures, end = first.errors
+    assert [re.search(r"of list (\S+)", line)[1] for line in failures] == IDS[1:3]  # type: ignore[index]
+    assert f"segment {IDS[3]}" in end
+    assert "not started: poll_timeout has passed" in end
+    assert posted(sandbox) == IDS[:3]
+    second = tap(sandbox, poll_timeout=600, state=first.state, **SOURCES)
+    assert second.code == 0, second.log
+    assert posted(sandbox) == IDS
+    assert {record["source_id"] for record in first.records} == {IDS[0]}
+    assert {record["source_id"] for record in second.records} == set(IDS[1:])
 
 
 # --- resume ---------------------------------------------------------------------------------
