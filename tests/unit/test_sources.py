@@ -64,7 +64,8 @@ def test_only_what_is_configured_is_listed(
 
 
 def test_all_lists_of_the_account(account: Mocker, client: SendGridClient) -> None:
-    assert [each.id for each in find_sources(client, ExportRequest())] == ["L1", "L2", "L3"]
+    found = [(each.id, each.name) for each in find_sources(client, ExportRequest())]
+    assert found == [("L1", "One"), ("L2", None), ("L3", "withNUL")]
     account.get(f"{API}/lists", status_code=403)
     with pytest.raises(ForbiddenError):
         find_sources(client, ExportRequest())
