@@ -15,7 +15,7 @@ import time
 import zlib
 from datetime import datetime, timezone
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 import requests
@@ -31,7 +31,7 @@ from tap_sendgrid_contacts.sandbox.faults import BY_NAME
 from tap_sendgrid_contacts.sandbox.fields import Field
 from tap_sendgrid_contacts.sandbox.files import ExportWriter
 from tap_sendgrid_contacts.sandbox.formats import format_date, format_number
-from tap_sendgrid_contacts.sandbox.spec import ExportSpec
+from tap_sendgrid_contacts.sandbox.spec import ExportSpec, parse_export_spec
 from tap_sendgrid_contacts.sandbox.values import EDGE_CASE_DATES, EDGE_CASE_NUMBERS, EDGE_CASE_TEXTS
 from tests.sandbox_client import (
     EXPORTS,
@@ -272,6 +272,36 @@ def test_files_are_deterministic(tmp_path: Path) -> None:
     heads = [gzip.decompress(part).partition(b"\n")[0] for part in first]
     assert len(heads) == 3
     assert len({*heads}) == 1
+
+
+def test_part_headers(tmp_path: Path) -> None:
+    writer = ExportWriter(Account(30), FileFormat(parts=3, part_headers="first"), tmp_path)
+    parts = writer.write(ExportSpec("csv", (), (), 5000), frozenset(), "csv").parts
+    heads = [gzip.decompress(part.path.read_bytes())[:8] for part in parts]
+    assert [head == b'"EMAIL",' for head in heads] == [True, False, False]
+
+
+@pytest.mark.parametrize(("form", "lines"), [("header", [1, 1]), ("file", [0, 0]), ("none", [])])
+def test_empty_export(
+    tmp_path: Path, form: Literal["header", "file", "none"], lines: list[int]
+) -> None:
+    writer = ExportWriter(Account(30), FileFormat(parts=2, empty_export=form), tmp_path)
+    spec = ExportSpec("csv", (), (), 5000, is_nobody=True)
+    files = writer.write(spec, frozenset(), "csv")
+    contents = [gzip.decompress(part.path.read_bytes()) for part in files.parts]
+    assert [data.count(b"\n") for data in contents] == lines
+    assert files.contact_count == 0
+
+
+def test_empty_arrays() -> None:
+    account = Account(30)
+    empty: dict[str, object] = {"list_ids": [], "segment_ids": []}
+    with pytest.raises(ValueError, match="list_ids and segment_ids must not be empty"):
+        parse_export_spec(empty, account)
+    assert parse_export_spec(empty, account, "ignore") == parse_export_spec({}, account)
+    assert parse_export_spec(empty, account, "nobody").is_nobody
+    some = {**empty, "list_ids": [account.lists[0].id]}
+    assert not parse_export_spec(some, account, "nobody").is_nobody
 
 
 def test_max_file_size(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tap_sendgrid_contacts.sandbox.exports import ExportJobs
     from tap_sendgrid_contacts.sandbox.faults import Faults, Stage
     from tap_sendgrid_contacts.sandbox.responses import Handler
+    from tap_sendgrid_contacts.sandbox.spec import EmptyArrays
 
 _MAX_PAGE_SIZE = 1000
 _OK = 200
@@ -35,6 +36,7 @@ class Api:
         jobs: Export jobs of the account.
         api_key: API key that clients must send.
         null_collections: Whether to send null instead of empty collections.
+        empty_arrays: What an empty array of ids in a create request does.
         faults: Faults to inject.
     """
 
@@ -45,12 +47,14 @@ class Api:
         *,
         api_key: str,
         null_collections: bool,
+        empty_arrays: EmptyArrays,
         faults: Faults,
     ) -> None:
         self._account = account
         self._jobs = jobs
         self._api_key = api_key
         self._empty_collection: list[object] | None = None if null_collections else []
+        self._empty_arrays = empty_arrays
         self._faults = faults
 
     def routes(self) -> list[web.RouteDef]:
@@ -61,6 +65,7 @@ class Api:
             web.post(exports, self.create_export),
             get(exports, self.list_exports),
             get(exports + "/{id}", self.get_export),
+            get("/v3/scopes", self.list_scopes),
             get("/v3/marketing/contacts/count", self.count_contacts),
             get("/v3/marketing/field_definitions", self.list_field_definitions),
             get("/v3/marketing/lists", self.list_lists),
@@ -92,7 +97,8 @@ class Api:
         """Create an export."""
         try:
             text = await request.text()
-            spec = parse_export_spec(json.loads(text) if text else {}, self._account)
+            body = json.loads(text) if text else {}
+            spec = parse_export_spec(body, self._account, self._empty_arrays)
         except (TypeError, ValueError) as error:
             return error_response(400, str(error))
         except LookupError as error:
@@ -100,8 +106,8 @@ class Api:
         export = self._jobs.create(spec)
         if not export:
             return error_response(429, "too many pending exports")
-        body = {"id": export.id, "_metadata": {"self": str(request.url / export.id)}}
-        return web.json_response(body, status=202)
+        created = {"id": export.id, "_metadata": {"self": str(request.url / export.id)}}
+        return web.json_response(created, status=202)
 
     async def get_export(self, request: web.Request) -> web.Response:
         """Return the status of an export, with new signed URLs once it is ready."""
@@ -119,6 +125,10 @@ class Api:
                 "_metadata": {"self": str(request.url)},
             }
         )
+
+    async def list_scopes(self, _request: web.Request) -> web.Response:
+        """List the scopes of the API key."""
+        return web.json_response({"scopes": ["marketing.read"]})
 
     async def count_contacts(self, _request: web.Request) -> web.Response:
         """Return the number of contacts."""

@@ -131,6 +131,17 @@ _OPTIONS = (
         "A contact in several requested lists: one row, or one row per list.",
     ),
     click.option("--bom", is_flag=True, help="Start each file with a byte order mark."),
+    _choice("--part-headers", "all first", "CSV header in all parts, or in the first alone."),
+    _choice(
+        "--empty-export",
+        "header file none",
+        "Export without contacts: files with a CSV header alone, empty files, or no files.",
+    ),
+    _choice(
+        "--empty-arrays",
+        "reject ignore nobody",
+        "Create request with an empty list_ids or segment_ids: 400, no effect, or no contacts.",
+    ),
     click.option(
         "--fault",
         "faults",
@@ -166,7 +177,7 @@ def sandbox_options(command: Callable[..., None]) -> Callable[..., None]:
                     "url_ttl",
                     "throttle",
                 ),
-                *("null_collections", "faults"),
+                *("null_collections", "empty_arrays", "faults"),
             ),
             file_format=file_format,
         )

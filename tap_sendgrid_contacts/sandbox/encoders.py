@@ -47,6 +47,8 @@ class FileFormat:
     header_case: Literal["original", "upper"] = "original"
     duplicates: Literal["drop", "keep"] = "drop"
     bom: bool = False
+    part_headers: Literal["all", "first"] = "all"
+    empty_export: Literal["header", "file", "none"] = "header"
 
 
 class JsonlEncoder:

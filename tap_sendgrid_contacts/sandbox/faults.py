@@ -106,6 +106,7 @@ FAULTS: dict[Stage, tuple[Fault, ...]] = {
         for status in (500, 502, 503, 504)
     ),
     "post": (
+        Fault("forbidden-post", ALWAYS, "403 for the POST: the key may only read", forbidden),
         *(
             Fault(f"post-{status}", 1, f"{status} for the POST, no export created", respond(status))
             for status in (500, 502, 503, 504)

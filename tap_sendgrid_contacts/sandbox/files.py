@@ -71,7 +71,7 @@ class ExportWriter:
         """
         repeats = self._format.duplicates == "keep"
         ids = spec.list_ids, spec.segment_ids
-        is_empty = "empty-once" in faults
+        is_empty = "empty-once" in faults or spec.is_nobody
         total = 0 if is_empty else self._account.count(*ids, repeats=repeats)
         contacts = iter(()) if is_empty else self._account.members(*ids, repeats=repeats)
         fields = self._account.fields
@@ -85,15 +85,18 @@ class ExportWriter:
             lines = corrupt_lines(contacts, total // 2, encoder, fields, faults)
 
         parts: list[Part] = []
+        if not total and self._format.empty_export == "none":
+            return ExportFiles(parts, 0)
+        header = b"" if not total and self._format.empty_export == "file" else encoder.header
         bounds = [total * part // self._format.parts for part in range(self._format.parts + 1)]
         for start, end in pairwise(bounds):
-            part = self._open(f"{prefix}_{len(parts)}", encoder.header, end - start)
+            part = self._open(parts, prefix, header, end - start)
             for line in islice(lines, end - start):
                 if self._cancelled.is_set():
                     raise InterruptedError
                 if part.size + len(line) > spec.max_file_size * _MB and part.size:
                     parts.append(part.close())
-                    part = self._open(f"{prefix}_{len(parts)}", encoder.header, end - start)
+                    part = self._open(parts, prefix, header, end - start)
                 part.write(line)
             parts.append(part.close())
         if faults & {"truncated-gzip", "bad-crc"}:
@@ -101,11 +104,14 @@ class ExportWriter:
             parts[-1] = _describe_part(parts[-1].path)
         return ExportFiles(parts, total)
 
-    def _open(self, name: str, header: bytes, line_count: int) -> _PartFile:
-        members = self._format.gzip_members
+    def _open(self, parts: list[Part], prefix: str, header: bytes, line_count: int) -> _PartFile:
+        """Open the part after `parts`."""
+        if parts and self._format.part_headers == "first":
+            header = b""
+        members, writes = self._format.gzip_members, line_count + 1
         part = _PartFile(
-            (self._folder / name).open("wb"),
-            lines_per_member=-(-line_count // members) if members > 1 else line_count + 1,
+            (self._folder / f"{prefix}_{len(parts)}").open("wb"),
+            lines_per_member=-(-writes // members),
             compressed=self._format.compression != "none",
         )
         part.write((BOM_UTF8 if self._format.bom else b"") + header)

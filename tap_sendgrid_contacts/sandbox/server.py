@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from tap_sendgrid_contacts.sandbox.account import Account
     from tap_sendgrid_contacts.sandbox.responses import Handler
+    from tap_sendgrid_contacts.sandbox.spec import EmptyArrays
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Settings:
         url_ttl: Lifetime of a signed URL in seconds.
         throttle: MB per second of one download, if limited.
         null_collections: Whether the API sends null instead of empty collections.
+        empty_arrays: What an empty array of ids in a create request does.
         file_format: Format of the exported files.
         faults: How often each fault is to occur.
     """
@@ -58,6 +60,7 @@ class Settings:
     url_ttl: int = 300
     throttle: float | None = None
     null_collections: bool = False
+    empty_arrays: EmptyArrays = "reject"
     file_format: FileFormat = field(default_factory=FileFormat)
     faults: Mapping[str, int] = field(default_factory=dict)
 
@@ -98,6 +101,7 @@ async def run_server(
             jobs,
             api_key=settings.api_key,
             null_collections=settings.null_collections,
+            empty_arrays=settings.empty_arrays,
             faults=faults,
         )
         app = web.Application(

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tap_sendgrid_contacts.sandbox.account import Account, Audience
 
+EmptyArrays = Literal["reject", "ignore", "nobody"]  # GUESS: what SendGrid does is unknown
+
 _DEFAULT_MAX_FILE_SIZE = 5000
 _KEYS = {"list_ids", "segment_ids", "notifications", "file_type", "max_file_size"}
 
 
 class ExportSpec(NamedTuple):
-    """What a client can choose about an export."""
+    """What a client can choose about an export; `is_nobody`: none of the contacts."""
 
     file_type: str
     list_ids: tuple[str, ...]
     segment_ids: tuple[str, ...]
     max_file_size: int
+    is_nobody: bool = False
 
 
-def parse_export_spec(body: object, account: Account) -> ExportSpec:
+def parse_export_spec(
+    body: object, account: Account, empty_arrays: EmptyArrays = "reject"
+) -> ExportSpec:
     """Validate a request body; stricter than SendGrid may be, to detect mistakes of clients.
 
     Args:
         body: Decoded JSON.
         account: Account with the lists and segments that exist.
+        empty_arrays: What an empty `list_ids` or `segment_ids` does: it is an error, or has no
+            effect, or selects nobody unless the other has ids.
 
     Returns:
         The specification.
@@ -52,20 +59,21 @@ def parse_export_spec(body: object, account: Account) -> ExportSpec:
         key == "email" and isinstance(value, bool) for key, value in notifications.items()
     ):
         raise ValueError("notifications must be an object with a boolean email")
+    ids = {
+        key: _parse_ids(body[key], key, audiences)
+        for key, audiences in (("list_ids", account.lists), ("segment_ids", account.segments))
+        if key in body
+    }
+    if empty_arrays == "reject" and not all(ids.values()):
+        raise ValueError(f"{' and '.join(ids)} must not be empty")
+    is_nobody = empty_arrays == "nobody" and bool(ids) and not any(ids.values())
     return ExportSpec(
-        file_type,
-        _parse_ids(body, "list_ids", account.lists),
-        _parse_ids(body, "segment_ids", account.segments),
-        size,
+        file_type, ids.get("list_ids", ()), ids.get("segment_ids", ()), size, is_nobody
     )
 
 
-def _parse_ids(body: dict[str, object], key: str, audiences: Sequence[Audience]) -> tuple[str, ...]:
-    if key not in body:
-        return ()
-    ids = body[key]
-    if not isinstance(ids, list) or not ids or not all(isinstance(id_, str) for id_ in ids):
-        # GUESS: SendGrid's response to an empty array is unknown.
+def _parse_ids(ids: object, key: str, audiences: Sequence[Audience]) -> tuple[str, ...]:
+    if not isinstance(ids, list) or not all(isinstance(id_, str) for id_ in ids):
         raise ValueError(f"{key} must be an array of ids")
     for id_ in ids:
         if id_ not in {audience.id for audience in audiences}:

@@ -107,6 +107,7 @@ RECOVERED = [
 REJECTED = [
     Rejected("forbidden", "HTTP 403", "restarts"),
     Rejected("forbidden-fields", "HTTP 403", "restarts"),
+    Rejected("forbidden-post", "/v3/marketing/contacts/exports: HTTP 403", "restarts"),
     Rejected("redirect-api", "api_url", "restarts"),
     Rejected("error-500:0", "HTTP 500", "restarts"),
     Rejected("hang:0", "request_timeout", "restarts", file_types=("json",)),

@@ -167,12 +167,24 @@ def test_surplus_contacts(start_sandbox: Callable[..., Sandbox], tap: Tap) -> No
     assert "Read 20 contacts, expected 19" in warning
 
 
+def test_header_in_first_part_only(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
+    sandbox = start_sandbox("--contacts", "60", "--parts", "2", "--part-headers", "first")
+    run = tap(sandbox, file_type="csv")
+    assert run.code == 1
+    assert "Part 2 of 2" in run.error
+    assert "CONTACT_ID" in run.error
+    assert tap(sandbox, file_type="json").code == 0
+
+
 # --- ACTIVATE_VERSION -------------------------------------------------------------------------
 
 
 @both_file_types
-def test_empty_export(start_sandbox: Callable[..., Sandbox], tap: Tap, file_type: str) -> None:
-    sandbox = start_sandbox("--contacts", "100")
+@pytest.mark.parametrize("form", ["header", "file", "none"])
+def test_empty_export(
+    start_sandbox: Callable[..., Sandbox], tap: Tap, file_type: str, form: str
+) -> None:
+    sandbox = start_sandbox("--contacts", "100", "--empty-export", form)
     empty: dict[str, Any] = {
         "file_type": file_type,
         "list_ids": [Account(100).lists[-1].id],
