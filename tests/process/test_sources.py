@@ -296,6 +296,7 @@ def test_resume_from_every_state(
         created = sandbox.exports_created
         run = tap(sandbox, state=state, **config)
         assert run.code == 0, run.log
+        assert run.states[0] == state
         before = before_state(complete, state)
         assert keys_of(before) + keys_of(run.records) == keys_of(complete.records)
         checkpoints = partitions_of(state)

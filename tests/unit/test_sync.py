@@ -791,6 +791,15 @@ def test_unconfirmed_request_that_was_not_processed_starts_a_new_export(
     assert "was not accepted; starting a new export" in caplog.text
 
 
+def test_failure_of_the_export_instead_of_an_unconfirmed_one_is_raised(
+    lost: FakeSendGrid, run: Runs
+) -> None:
+    lost.next_export.status = {"status": "failure"}
+    with pytest.raises(ExportUnavailableError, match="failed"):
+        run(unconfirmed(HERE - timedelta(hours=1)))
+    assert lost.created == 1
+
+
 def test_look_up_that_fails_starts_no_new_export(lost: FakeSendGrid, run: Runs) -> None:
     lost.errors = {"GET exports": 503}
     with pytest.raises(TransientError):
