@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from tap_sendgrid_contacts.decode.contact import Contact
+    from pyarrow import RecordBatch
 
-    ContactFilter = Callable[
-        [list[Contact], datetime | None], tuple[list[Contact], datetime | None]
-    ]
+    from tap_sendgrid_contacts.decode.contact import Contact, ContactsT
+
+    ContactFilter = Callable[[ContactsT, datetime | None], tuple[ContactsT, datetime | None]]
 
 REPLICATION_KEY = "updated_at"
 
@@ -22,20 +22,23 @@ logger = logging.getLogger(__name__)
 
 
 def emit_all(
-    contacts: list[Contact], max_updated_at: datetime | None
-) -> tuple[list[Contact], datetime | None]:
+    contacts: ContactsT, max_updated_at: datetime | None
+) -> tuple[ContactsT, datetime | None]:
     """Return all contacts: the filter of FULL_TABLE."""
     return contacts, max_updated_at
 
 
 def make_incremental_filter(
-    bookmark: datetime | None, start_date: datetime | None
-) -> ContactFilter:
+    bookmark: datetime | None,
+    start_date: datetime | None,
+    select: Callable[[ContactsT, datetime | None], tuple[ContactsT, datetime | None]],
+) -> ContactFilter[ContactsT]:
     """Make the filter of INCREMENTAL.
 
     Args:
         bookmark: The bookmark of the last run, if any.
         start_date: The earliest `updated_at` to emit, if any.
+        select: `select_contacts`, or `select_rows` for record batches.
 
     Returns:
         A function from contacts and the latest `updated_at` so far to the contacts to emit and
@@ -43,22 +46,43 @@ def make_incremental_filter(
     """
     since = max(filter(None, (bookmark, start_date)), default=None)
     logger.info("Emitting %s", f"contacts updated since {since}" if since else "all contacts")
-    updated_at: Callable[[Contact], datetime | None] = attrgetter(REPLICATION_KEY)
 
     def filter_contacts(
-        contacts: list[Contact], max_updated_at: datetime | None
-    ) -> tuple[list[Contact], datetime | None]:
-        timestamps = list(map(updated_at, contacts))
-        recent = [
-            contact
-            for contact, timestamp in zip(contacts, timestamps, strict=True)
-            # A contact without timestamp may be new.
-            if since is None or timestamp is None or timestamp >= since
-        ]
-        latest = max((ts for ts in (max_updated_at, *timestamps) if ts), default=None)
-        return recent, latest
+        contacts: ContactsT, max_updated_at: datetime | None
+    ) -> tuple[ContactsT, datetime | None]:
+        recent, latest = select(contacts, since)
+        return recent, max(filter(None, (max_updated_at, latest)), default=None)
 
     return filter_contacts
+
+
+def select_contacts(
+    contacts: list[Contact], since: datetime | None
+) -> tuple[list[Contact], datetime | None]:
+    """Return the contacts updated since a time, and the latest `updated_at` of all.
+
+    A contact without `updated_at` may be new, so it is among them.
+    """
+    updated_at: Callable[[Contact], datetime | None] = attrgetter(REPLICATION_KEY)
+    timestamps = list(map(updated_at, contacts))
+    recent = [
+        contact
+        for contact, timestamp in zip(contacts, timestamps, strict=True)
+        if since is None or timestamp is None or timestamp >= since
+    ]
+    return recent, max(filter(None, timestamps), default=None)
+
+
+def select_rows(batch: RecordBatch, since: datetime | None) -> tuple[RecordBatch, datetime | None]:
+    """Do the same as `select_contacts` with a record batch."""
+    import pyarrow.compute as pc  # noqa: PLC0415 - an extra
+
+    timestamps = batch.column(REPLICATION_KEY)
+    latest: datetime | None = pc.max(timestamps).as_py()
+    if since is None:
+        return batch, latest
+    is_recent = pc.fill_null(pc.greater_equal(timestamps, since), True)  # noqa: FBT003 - a value
+    return batch.filter(is_recent), latest
 
 
 def next_bookmark(max_updated_at: datetime, export_created_at: datetime | None) -> datetime:

@@ -10,7 +10,7 @@ import hashlib
 import logging
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Generic
 
 from msgspec.structs import replace
 from singer_sdk.exceptions import DataError, FatalAPIError, FatalSyncError
@@ -36,6 +36,7 @@ from tap_sendgrid_contacts.checkpoint import (
     InvalidCheckpointError,
 )
 from tap_sendgrid_contacts.dates import utc_now
+from tap_sendgrid_contacts.decode.contact import ContactsT
 from tap_sendgrid_contacts.incremental import emit_all
 from tap_sendgrid_contacts.progress import ProgressReporter
 
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
     from tap_sendgrid_contacts.api.export import ExportRequest
     from tap_sendgrid_contacts.checkpoint import CheckpointStore
     from tap_sendgrid_contacts.decode import Decoder
-    from tap_sendgrid_contacts.decode.contact import Contact
     from tap_sendgrid_contacts.incremental import ContactFilter
 
 logger = logging.getLogger(__name__)
@@ -65,16 +65,17 @@ class RepeatedPartError(FatalSyncError):
     """Two parts have the same content, so another part is missing."""
 
 
-class Block(NamedTuple):
+@dataclass(frozen=True)
+class Block(Generic[ContactsT]):
     """Contacts to emit.
 
     Attributes:
-        contacts: The contacts.
+        contacts: The contacts; None at the end of a part.
         checkpoint: Valid once the contacts are durable.
         previous: The checkpoint before these contacts.
     """
 
-    contacts: list[Contact]
+    contacts: ContactsT | None
     checkpoint: Checkpoint
     previous: Checkpoint
 
@@ -98,7 +99,7 @@ class SyncOptions:
     version: int | None = None
 
 
-class ExportSync:
+class ExportSync(Generic[ContactsT]):
     """One export, from its request or resume to its last contact.
 
     Args:
@@ -127,9 +128,9 @@ class ExportSync:
         client: SendGridClient,
         request: ExportRequest,
         store: CheckpointStore,
-        decoder: Decoder,
+        decoder: Decoder[ContactsT],
         options: SyncOptions,
-        filter_contacts: ContactFilter = emit_all,
+        filter_contacts: ContactFilter[ContactsT] = emit_all,
         label: str = "",
     ) -> None:
         self.store = store
@@ -192,7 +193,7 @@ class ExportSync:
                 self._replace(error, self._client.retry)
             self._wait_until_ready()
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self) -> Iterator[Block[ContactsT]]:
         """Read the parts that are not finished.
 
         Yields:
@@ -336,7 +337,7 @@ class ExportSync:
 
     # --- read -------------------------------------------------------------------------------
 
-    def _read_parts(self) -> Iterator[Block]:
+    def _read_parts(self) -> Iterator[Block[ContactsT]]:
         finished = self.checkpoint.finished()
         # Content of each part that had contacts: no other part may have the same.
         contents = {content for content in finished.values() if content}
@@ -355,7 +356,7 @@ class ExportSync:
                 if self.checkpoint.contacts_before > contacts_before:
                     contents.add(part.digest)
 
-    def _read_part(self, part: Part) -> Iterator[Block]:
+    def _read_part(self, part: Part) -> Iterator[Block[ContactsT]]:
         checkpoint = self.checkpoint
         skip = checkpoint.part_offset if checkpoint.part_digest == part.digest else 0
         if skip < checkpoint.part_offset:
@@ -377,11 +378,11 @@ class ExportSync:
                 part.label, checkpoint.contacts_read, self.job.contact_count
             )
         finished = checkpoint.finish_part(_digest(part.name), part.digest)
-        yield self._block([], finished, checkpoint)
+        yield self._block(None, finished, checkpoint)
 
     def _block(
-        self, contacts: list[Contact], checkpoint: Checkpoint, previous: Checkpoint
-    ) -> Block:
+        self, contacts: ContactsT | None, checkpoint: Checkpoint, previous: Checkpoint
+    ) -> Block[ContactsT]:
         self.checkpoint = checkpoint
         return Block(contacts, checkpoint, previous)
 

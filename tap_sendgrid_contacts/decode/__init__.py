@@ -6,9 +6,9 @@ whole numbers are `int`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
 
-from tap_sendgrid_contacts.decode.contact import ColumnLayout
+from tap_sendgrid_contacts.decode.contact import ColumnLayout, ContactBlock
 from tap_sendgrid_contacts.decode.csv import CsvDecoder
 from tap_sendgrid_contacts.decode.jsonl import JsonlDecoder
 
@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from tap_sendgrid_contacts.decode.contact import Contact, OnInvalidValue
     from tap_sendgrid_contacts.schema import Column
 
+ContactsT_co = TypeVar("ContactsT_co", bound=ContactBlock, covariant=True)
 
-class Decoder(Protocol):
+
+class Decoder(Protocol[ContactsT_co]):
     """Decodes the parts of one export."""
 
-    def decode(self, part: BinaryIO, label: str) -> Iterator[list[Contact]]:
+    def decode(self, part: BinaryIO, label: str) -> Iterator[ContactsT_co]:
         """Decode a part.
 
         Args:
@@ -46,7 +48,7 @@ def make_decoder(
     columns: Sequence[Column],
     on_invalid_value: OnInvalidValue = "fail",
     stamp: Mapping[str, str | None] | None = None,
-) -> Decoder:
+) -> Decoder[list[Contact]]:
     """Make the decoder of a file type.
 
     Args:
@@ -55,5 +57,7 @@ def make_decoder(
         on_invalid_value: `fail`, or `null` to replace invalid values.
         stamp: Columns to add to every contact, after the reserved ones, and their values.
     """
-    decoder_class = JsonlDecoder if file_type == "json" else CsvDecoder
-    return decoder_class(ColumnLayout(columns, on_invalid_value, stamp or {}))
+    layout = ColumnLayout(columns, on_invalid_value, stamp or {})
+    if file_type == "json":
+        return JsonlDecoder(layout, layout.make_contacts)
+    return CsvDecoder(layout, layout.make_contacts)

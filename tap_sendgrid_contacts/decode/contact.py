@@ -1,11 +1,12 @@
-"""The contact struct, its columns, and data errors."""
+"""Contacts, their columns, and data errors."""
 
 from __future__ import annotations
 
 import logging
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import starmap
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import msgspec
 from singer_sdk.exceptions import DataError
@@ -13,13 +14,31 @@ from singer_sdk.exceptions import DataError
 from tap_sendgrid_contacts.schema import PRIMARY_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from typing_extensions import Self
 
     from tap_sendgrid_contacts.decode.values import Value
-    from tap_sendgrid_contacts.schema import Column
+    from tap_sendgrid_contacts.schema import Column, ColumnType
+
+    Row = tuple[Value, ...]
+    """The values of a contact, in the order of `ColumnLayout.types`."""
 
 Contact = msgspec.Struct
 """A struct whose fields are the selected columns, in their order."""
+
+
+class ContactBlock(Protocol):
+    """Some contacts: a list of structs or, for columnar files, an Arrow record batch."""
+
+    def __len__(self) -> int:
+        """Return the number of contacts."""
+
+    def __getitem__(self, index: slice, /) -> Self:
+        """Return some of the contacts."""
+
+
+ContactsT = TypeVar("ContactsT", bound=ContactBlock)
 
 OnInvalidValue = Literal["fail", "null"]
 
@@ -61,9 +80,9 @@ class ColumnLayout:
         key_index: Index of the key in these.
         stamp: The values of the stamp.
         stamp_index: Where they are in a contact: after the reserved columns.
+        types: The type of each column of a contact by its name, in order.
         positions: Index of each selected column in a contact.
         by_field: All columns by `is_custom` and lower-case field: fields are unique ignoring case.
-        contact_class: Makes a contact of its values.
     """
 
     def __init__(
@@ -73,26 +92,30 @@ class ColumnLayout:
         stamp: Mapping[str, str | None],
     ) -> None:
         self.selected = [column for column in columns if column.is_selected]
-        names = [column.name for column in self.selected]
-        self.key_index = names.index(PRIMARY_KEY)
+        stamp_types: list[tuple[str, ColumnType]] = [(name, "text") for name in stamp]
+        types = [(column.name, column.type) for column in self.selected]
+        self.key_index = types.index((PRIMARY_KEY, "text"))
         self.stamp = tuple(stamp.values())
         self.stamp_index = sum(not column.is_custom for column in self.selected)
         self.positions = {
             column: i + len(stamp) * column.is_custom for i, column in enumerate(self.selected)
         }
-        names[self.stamp_index : self.stamp_index] = stamp
+        types[self.stamp_index : self.stamp_index] = stamp_types
+        self.types = dict(types)
         self.by_field = {(column.is_custom, column.field.lower()): column for column in columns}
-        self.contact_class = make_contact_class(names)
+        self._contact_class = make_contact_class(list(self.types))
         self._on_invalid_value = on_invalid_value
         self._invalid_values: Counter[Column] = Counter()
 
-    def build(self, values: Sequence[Value], location: object) -> Contact:
-        """Build a contact; raises `DataError` if it has no key."""
+    def make_row(self, values: Sequence[Value], location: object) -> Row:
+        """Return the values of a contact with the stamp; raises `DataError` if it has no key."""
         if values[self.key_index] is None:
             raise DataError(f"{location}: {PRIMARY_KEY} is missing")
-        return self.contact_class(
-            *values[: self.stamp_index], *self.stamp, *values[self.stamp_index :]
-        )
+        return (*values[: self.stamp_index], *self.stamp, *values[self.stamp_index :])
+
+    def make_contacts(self, rows: Iterable[Row]) -> list[Contact]:
+        """Return contacts as structs."""
+        return list(starmap(self._contact_class, rows))
 
     def replace_invalid(self, column: Column, location: object) -> None:
         """Count an invalid value, which becomes null.

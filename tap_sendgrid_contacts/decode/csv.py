@@ -6,12 +6,16 @@ import contextlib
 import csv
 import io
 from itertools import chain, repeat
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Generic
 
 import msgspec
 from singer_sdk.exceptions import DataError
 
-from tap_sendgrid_contacts.decode.contact import duplicate_field_error, warn_unmapped_field
+from tap_sendgrid_contacts.decode.contact import (
+    ContactsT,
+    duplicate_field_error,
+    warn_unmapped_field,
+)
 from tap_sendgrid_contacts.decode.lines import DAMAGED_PART_HINT, MAX_ROW_BYTES, iter_line_blocks
 from tap_sendgrid_contacts.decode.values import (
     COERCION_ERRORS,
@@ -22,9 +26,9 @@ from tap_sendgrid_contacts.decode.values import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from tap_sendgrid_contacts.decode.contact import ColumnLayout, Contact
+    from tap_sendgrid_contacts.decode.contact import ColumnLayout, Row
     from tap_sendgrid_contacts.decode.values import Value
     from tap_sendgrid_contacts.schema import Column, ColumnType
 
@@ -33,27 +37,43 @@ _BLOCK_CHARS = 4 * 1024 * 1024
 _KEY_HEADER = "contact_id"
 
 
-class CsvDecoder:
+class CsvDecoder(Generic[ContactsT]):
     """Decodes a header, then one row per contact; a row may span lines.
 
     `_decode_row` defines what a contact is. Blocks of rows are first decoded column by column:
     whatever that accepts, `_decode_row` would read the same, only slower.
 
     Python's own limit of 128 KiB per cell applies unless `csv.field_size_limit` is raised.
+
+    Args:
+        layout: The columns.
+        make_block: Makes contacts of their values.
     """
 
-    def __init__(self, layout: ColumnLayout) -> None:
+    def __init__(
+        self, layout: ColumnLayout, make_block: Callable[[Iterable[Row]], ContactsT]
+    ) -> None:
         self._layout = layout
+        self._make_block = make_block
         self._warned_fields: set[str] = set()
         # Characters read from the part, and how many of them up to the last complete row.
         self._chars_read = self._chars_at_row_end = 0
 
-    def decode(self, part: BinaryIO, label: str) -> Iterator[list[Contact]]:
+    def decode(self, part: BinaryIO, label: str) -> Iterator[ContactsT]:
         """Decode a part; see `Decoder`."""
+        return self._decode_lines(iter_line_blocks(part, label), label)
+
+    def _decode_lines(
+        self,
+        blocks: Iterable[bytes],
+        label: str,
+        header: list[str] | None = None,
+        lines_before: int = 0,
+    ) -> Iterator[ContactsT]:
+        """Decode complete lines, at a row's beginning; without a header they start with it."""
         self._chars_read = self._chars_at_row_end = 0
-        reader = csv.reader(chain.from_iterable(self._iter_text(part, label)), strict=True)
-        header: list[str] | None = None
-        cell_indexes: list[int] = []
+        reader = csv.reader(chain.from_iterable(self._iter_text(blocks, label)), strict=True)
+        cell_indexes = self._map_header(header, label) if header else []
         try:
             for rows in self._iter_row_blocks(reader):
                 if rows and header is None:
@@ -62,16 +82,23 @@ class CsvDecoder:
                 if not rows or header is None:
                     continue
                 block = self._decode_block([row for _, row in rows], cell_indexes, len(header))
-                yield block or [
-                    self._decode_row(row, cell_indexes, len(header), f"{label}, line {line}")
-                    for line, row in rows
-                ]
+                yield (
+                    self._make_block(block)
+                    if block
+                    else self._make_block(
+                        self._decode_row(
+                            row, cell_indexes, len(header), f"{label}, line {lines_before + line}"
+                        )
+                        for line, row in rows
+                    )
+                )
         except csv.Error as error:
+            line = lines_before + reader.line_num
             raise DataError(
-                f"{label}, line {reader.line_num}: malformed CSV: {error}. {DAMAGED_PART_HINT}"
+                f"{label}, line {line}: malformed CSV: {error}. {DAMAGED_PART_HINT}"
             ) from error
         except UnicodeDecodeError as error:
-            line = reader.line_num + 1 + error.object.count(b"\n", 0, error.start)
+            line = lines_before + reader.line_num + 1 + error.object.count(b"\n", 0, error.start)
             raise DataError(f"{label}, line {line}: invalid UTF-8. {DAMAGED_PART_HINT}") from None
         if header is None and self._chars_read:
             raise DataError(f"{label}: no CSV header. {DAMAGED_PART_HINT}")
@@ -97,13 +124,13 @@ class CsvDecoder:
 
     def _decode_block(
         self, rows: list[list[str]], cell_indexes: list[int], width: int
-    ) -> list[Contact] | None:
+    ) -> list[Row] | None:
         if set(map(len, rows)) != {width}:
             return None
         by_cell = (*zip(*rows, strict=True), ("",) * len(rows))
         try:
             values: list[Iterable[Value]] = [
-                _coerce_column(column.type, by_cell[i])
+                coerce_column(column.type, by_cell[i])
                 for column, i in zip(self._layout.selected, cell_indexes, strict=True)
             ]
         except COERCION_ERRORS:
@@ -112,11 +139,11 @@ class CsvDecoder:
             return None
         at = self._layout.stamp_index
         values[at:at] = map(repeat, self._layout.stamp)
-        return list(map(self._layout.contact_class, *values))
+        return list(zip(*values, strict=False))
 
     def _decode_row(
         self, row: list[str], cell_indexes: list[int], width: int, location: str
-    ) -> Contact:
+    ) -> Row:
         if len(row) != width:
             raise DataError(
                 f"{location}: row has {len(row)} cells, expected {width}. {DAMAGED_PART_HINT}"
@@ -129,11 +156,11 @@ class CsvDecoder:
             except COERCION_ERRORS:
                 self._layout.replace_invalid(column, location)
                 values.append(None)
-        return self._layout.build(values, location)
+        return self._layout.make_row(values, location)
 
-    def _iter_text(self, part: BinaryIO, label: str) -> Iterator[Iterable[str]]:
-        """Yield the part's lines, in blocks."""
-        for block in iter_line_blocks(part, label):
+    def _iter_text(self, blocks: Iterable[bytes], label: str) -> Iterator[Iterable[str]]:
+        """Yield the lines of blocks, as text."""
+        for block in blocks:
             try:
                 text = block.decode()
             except UnicodeDecodeError:
@@ -190,8 +217,8 @@ def _is_custom_first(header: Sequence[str], indexes: Sequence[int], key_cell: in
     return first > key_cell
 
 
-def _coerce_column(column_type: ColumnType, cells: Sequence[str]) -> Sequence[Value]:
-    """Coerce a column of cells; raises one of `COERCION_ERRORS`."""
+def coerce_column(column_type: ColumnType, cells: Sequence[str]) -> Sequence[Value]:
+    """Coerce a column of cells, empty or not; raises one of `COERCION_ERRORS`."""
     if column_type == "text":
         return cells if all(cells) else [cell or None for cell in cells]
     texts = list(filter(None, cells))

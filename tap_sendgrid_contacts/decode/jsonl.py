@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import starmap
 from operator import itemgetter
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Generic, NoReturn
 
 import msgspec
 from msgspec.structs import astuple
@@ -15,7 +14,11 @@ from singer_sdk.exceptions import DataError
 from typing_extensions import override
 
 from tap_sendgrid_contacts.dates import UTC
-from tap_sendgrid_contacts.decode.contact import duplicate_field_error, warn_unmapped_field
+from tap_sendgrid_contacts.decode.contact import (
+    ContactsT,
+    duplicate_field_error,
+    warn_unmapped_field,
+)
 from tap_sendgrid_contacts.decode.lines import DAMAGED_PART_HINT, iter_line_blocks
 from tap_sendgrid_contacts.decode.values import (
     COERCION_ERRORS,
@@ -26,9 +29,9 @@ from tap_sendgrid_contacts.decode.values import (
 from tap_sendgrid_contacts.schema import FORBIDDEN_NAME_CHARS, PRIMARY_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from tap_sendgrid_contacts.decode.contact import ColumnLayout, Contact
+    from tap_sendgrid_contacts.decode.contact import ColumnLayout, Row
     from tap_sendgrid_contacts.decode.values import Value
     from tap_sendgrid_contacts.schema import Column, ColumnType
 
@@ -80,17 +83,29 @@ class _Location:
         return self.part
 
 
-class JsonlDecoder:
+class JsonlDecoder(Generic[ContactsT]):
     """Decodes one JSON object per line.
 
     `_decode_line` defines what a contact is. Blocks are first decoded as msgspec structs that
     have exactly the fields and types of the catalog: whatever these accept, `_decode_line` would
     read the same, only slower, and only one object per line. Where a file has other names or
     forms, the struct is adapted to them.
+
+    Args:
+        layout: The columns.
+        make_block: Makes contacts of their values.
+        block_bytes: Approximate size of a block; see `iter_line_blocks`.
     """
 
-    def __init__(self, layout: ColumnLayout) -> None:
+    def __init__(
+        self,
+        layout: ColumnLayout,
+        make_block: Callable[[list[Row]], ContactsT],
+        block_bytes: int | None = None,
+    ) -> None:
         self._layout = layout
+        self._make_block = make_block
+        self._block_bytes = block_bytes
         # Fields of the struct, by their name in the file; None where there is no column.
         self._names: dict[_FieldName, Column | None] = {
             (column.is_custom, column.field): column for column in layout.by_field.values()
@@ -100,15 +115,15 @@ class JsonlDecoder:
         self._lenient_columns: set[Column] = set()
         self._build_decoder()
 
-    def decode(self, part: BinaryIO, label: str) -> Iterator[list[Contact]]:
+    def decode(self, part: BinaryIO, label: str) -> Iterator[ContactsT]:
         """Decode a part; see `Decoder`."""
         record = 0
-        for block in iter_line_blocks(part, label):
-            contacts = self._decode_block(block)
-            if contacts is None:
-                contacts = list(self._decode_lines(block, part, label, record))
-            yield contacts
-            record += len(contacts)
+        for block in iter_line_blocks(part, label, self._block_bytes):
+            rows = self._decode_block(block)
+            if rows is None:
+                rows = list(self._decode_lines(block, part, label, record))
+            yield self._make_block(rows)
+            record += len(rows)
 
     def log_invalid_values(self) -> None:
         """Warn of the number of invalid values in each column."""
@@ -179,7 +194,7 @@ class JsonlDecoder:
         if not FORBIDDEN_NAME_CHARS.search(name):
             self._names[field_name] = column
 
-    def _decode_block(self, block: bytes) -> list[Contact] | None:
+    def _decode_block(self, block: bytes) -> list[Row] | None:
         # The test for one byte makes the other one rare.
         if self._decoder is None or (b"\\" in block and b"\\u0000" in block):
             return None
@@ -189,7 +204,7 @@ class JsonlDecoder:
             return None
         reserved, custom = self._reserved_width, self._custom_width
         stamp, empty = self._layout.stamp, self._empty_custom_fields
-        rows: list[tuple[Any, ...]] = [
+        rows: list[Row] = [
             (fields := astuple(struct))[:reserved]
             + stamp
             + astuple(fields[reserved] or empty)[:custom]
@@ -198,7 +213,7 @@ class JsonlDecoder:
         if not all(are_utc(map(itemgetter(i), rows)) for i in self._date_indexes):
             return None
         if not self._lenient_columns or not rows:
-            return list(starmap(self._layout.contact_class, rows))
+            return rows
         columns: list[Sequence[Value]] = list(zip(*rows, strict=True))
         try:
             for column in self._lenient_columns:
@@ -206,20 +221,18 @@ class JsonlDecoder:
                 columns[i] = _coerce_column(column.type, columns[i])
         except COERCION_ERRORS:
             return None
-        return list(map(self._layout.contact_class, *columns))
+        return list(zip(*columns, strict=True))
 
-    def _decode_lines(
-        self, block: bytes, part: BinaryIO, label: str, record: int
-    ) -> Iterator[Contact]:
+    def _decode_lines(self, block: bytes, part: BinaryIO, label: str, record: int) -> Iterator[Row]:
         for line in filter(bytes.strip, block.split(b"\n")):
-            contacts = self._decode_block(line)
+            rows = self._decode_block(line)
             record += 1
-            if contacts is None:
+            if rows is None:
                 yield self._decode_line(line, _Location(part, label, record))
             else:
-                yield from contacts
+                yield from rows
 
-    def _decode_line(self, line: bytes, location: _Location) -> Contact:
+    def _decode_line(self, line: bytes, location: _Location) -> Row:
         values: dict[Column, Value] = {}
         adapted = len(self._observed_names) + len(self._lenient_columns)
         for is_custom, name, value in _iter_fields(line, location):
@@ -240,7 +253,7 @@ class JsonlDecoder:
                 self._lenient_columns.add(column)
         if len(self._observed_names) + len(self._lenient_columns) > adapted:
             self._build_decoder()
-        return self._layout.build([values.get(each) for each in self._layout.selected], location)
+        return self._layout.make_row([values.get(each) for each in self._layout.selected], location)
 
 
 def _iter_fields(line: bytes, location: _Location) -> Iterator[tuple[bool, str, object]]:

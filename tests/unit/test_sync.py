@@ -18,7 +18,7 @@ from tap_sendgrid_contacts.api.export import ExportRequest, ExportUnavailableErr
 from tap_sendgrid_contacts.api.http import ForbiddenError, TransientError
 from tap_sendgrid_contacts.checkpoint import CheckpointStore
 from tap_sendgrid_contacts.decode import make_decoder
-from tap_sendgrid_contacts.incremental import emit_all, make_incremental_filter
+from tap_sendgrid_contacts.incremental import emit_all, make_incremental_filter, select_contacts
 from tap_sendgrid_contacts.schema import build_schema, columns_from_schema
 from tap_sendgrid_contacts.sync import Block, ExportSync, RepeatedPartError, SyncOptions
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from tap_sendgrid_contacts.api.client import SendGridClient
     from tap_sendgrid_contacts.decode.contact import Contact, OnInvalidValue
     from tap_sendgrid_contacts.incremental import ContactFilter
+
+    Sync = ExportSync[list[Contact]]
     from tests.unit.conftest import Clock
 
 EXPORTS = "https://api.sendgrid.com/v3/marketing/contacts/exports"
@@ -167,6 +169,10 @@ def sendgrid(requests_mock: Mocker) -> FakeSendGrid:
     return FakeSendGrid(requests_mock)
 
 
+def ids_of(block: Block[list[Contact]]) -> list[int]:
+    return [int(contact.contact_id) for contact in block.contacts or ()]  # type: ignore[attr-defined]
+
+
 class Runs:
     """Runs syncs with one state, as the runs of a pipeline have it.
 
@@ -183,8 +189,8 @@ class Runs:
         self.state: dict[str, Any] = {}
         self.emitted: list[dict[str, Any]] = []
         self.ids: list[int] = []
-        self.blocks: list[Block] = []
-        self.sync: ExportSync
+        self.blocks: list[Block[list[Contact]]] = []
+        self.sync: Sync
 
     @property
     def checkpoint(self) -> dict[str, Any] | None:
@@ -200,7 +206,7 @@ class Runs:
         fingerprint: dict[str, Any] = FINGERPRINT,
         file_type: str = "json",
         on_invalid_value: OnInvalidValue = "fail",
-        filter_contacts: ContactFilter = emit_all,
+        filter_contacts: ContactFilter[list[Contact]] = emit_all,
         **options: Any,
     ) -> list[int]:
         """Run a sync to its end, or for some blocks; return the ids of the emitted contacts."""
@@ -222,7 +228,7 @@ class Runs:
             if len(self.blocks) == blocks:
                 break
             self.blocks.append(block)
-            self.ids += [int(contact.contact_id) for contact in block.contacts]  # type: ignore[attr-defined]
+            self.ids += ids_of(block)
             store.save(block.checkpoint)
         return self.ids
 
@@ -261,7 +267,7 @@ def test_checkpoint_of_a_block_counts_its_contacts(sendgrid: FakeSendGrid, run: 
     read = 0
     for block in run.blocks:
         assert block.previous.contacts_read == read
-        read += len(block.contacts)
+        read += len(block.contacts or ())
         assert block.checkpoint.contacts_read == read
     assert sendgrid.created == 1
 
@@ -515,7 +521,7 @@ def test_other_errors_do_not_start_a_new_export(
 
 
 @pytest.fixture
-def early(client: SendGridClient) -> ExportSync:
+def early(client: SendGridClient) -> Sync:
     """A sync that is not started, of an export that would be ready."""
     store = CheckpointStore({}, lambda: None, {}, FINGERPRINT)
     return ExportSync(
@@ -523,13 +529,12 @@ def early(client: SendGridClient) -> ExportSync:
     )
 
 
-def read(sync: ExportSync) -> list[int]:
+def read(sync: Sync) -> list[int]:
     sync.open()
-    contacts = (contact for block in sync.blocks() for contact in block.contacts)
-    return [int(contact.contact_id) for contact in contacts]  # type: ignore[attr-defined]
+    return [id_ for block in sync.blocks() for id_ in ids_of(block)]
 
 
-def test_early_export_is_not_created_again(sendgrid: FakeSendGrid, early: ExportSync) -> None:
+def test_early_export_is_not_created_again(sendgrid: FakeSendGrid, early: Sync) -> None:
     assert early.start_early()
     assert early.start_early()
     assert sendgrid.requests == ["POST exports"]
@@ -538,7 +543,7 @@ def test_early_export_is_not_created_again(sendgrid: FakeSendGrid, early: Export
 
 
 def test_rate_limited_early_export_is_created_later(
-    sendgrid: FakeSendGrid, early: ExportSync, caplog: pytest.LogCaptureFixture, clock: Clock
+    sendgrid: FakeSendGrid, early: Sync, caplog: pytest.LogCaptureFixture, clock: Clock
 ) -> None:
     caplog.set_level("INFO")
     sendgrid.create_errors = [429]
@@ -551,7 +556,7 @@ def test_rate_limited_early_export_is_created_later(
 
 
 def test_early_request_without_response_is_looked_up(
-    sendgrid: FakeSendGrid, early: ExportSync, monkeypatch: pytest.MonkeyPatch
+    sendgrid: FakeSendGrid, early: Sync, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("time.time", NOW.timestamp)
     sendgrid.create_errors = [503]
@@ -564,7 +569,7 @@ def test_early_request_without_response_is_looked_up(
 
 
 def test_rejection_of_an_early_request_is_raised_in_its_turn(
-    sendgrid: FakeSendGrid, early: ExportSync
+    sendgrid: FakeSendGrid, early: Sync
 ) -> None:
     sendgrid.create_errors = [404]
     assert early.start_early()
@@ -914,7 +919,7 @@ def test_contacts_of_earlier_runs_count(sendgrid: FakeSendGrid, run: Runs) -> No
 
 
 def test_filtered_contacts_are_read_but_not_emitted(sendgrid: FakeSendGrid, run: Runs) -> None:
-    ids = run(filter_contacts=make_incremental_filter(day(25), None))
+    ids = run(filter_contacts=make_incremental_filter(day(25), None, select_contacts))
     assert ids == [24, 25, 26, 27]
     assert run.sync.checkpoint.contacts_read == 30
     assert run.sync.checkpoint.max_updated_at == day(28)
@@ -923,7 +928,7 @@ def test_filtered_contacts_are_read_but_not_emitted(sendgrid: FakeSendGrid, run:
 
 def test_latest_updated_at_survives_a_resume(sendgrid: FakeSendGrid, run: Runs) -> None:
     sendgrid.next_export.parts = {"a": PARTS["c"], "b": PARTS["a"], "c": PARTS["b"]}
-    filter_contacts = make_incremental_filter(None, None)
+    filter_contacts = make_incremental_filter(None, None, select_contacts)
     run(filter_contacts=filter_contacts)
     total = len(run.blocks)
     run({}, blocks=total - 1, filter_contacts=filter_contacts)

@@ -1,0 +1,304 @@
+"""Record batches: the same contacts as those of the other decoders, typed."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import astuple
+from singer_sdk.exceptions import DataError
+
+from tap_sendgrid_contacts.decode import arrow, make_decoder
+from tap_sendgrid_contacts.decode.arrow import ARROW_TYPES, make_arrow_decoder
+from tests.harness import both_file_types
+from tests.unit.test_decode import (
+    COLUMNS,
+    EMPTY,
+    LABEL,
+    NAMES,
+    as_json,
+    contact_forms,
+    csv_rows,
+    json_lines,
+    select,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tap_sendgrid_contacts.decode.contact import OnInvalidValue
+    from tap_sendgrid_contacts.schema import Column
+
+HEADER = ["CONTACT_ID", "EMAIL", "Seats", "Since"]
+
+Rows = list[tuple[object, ...]]
+
+
+def batches_of(
+    file_type: str,
+    data: bytes,
+    columns: list[Column] = COLUMNS,
+    on_invalid_value: OnInvalidValue = "fail",
+    stamp: dict[str, str | None] | None = None,
+) -> list[pa.RecordBatch]:
+    decoder = make_arrow_decoder(file_type, columns, on_invalid_value, stamp)
+    return list(decoder.decode(io.BytesIO(data), LABEL))
+
+
+def rows_of(batches: list[pa.RecordBatch]) -> Rows:
+    return [tuple(row.values()) for batch in batches for row in batch.to_pylist()]
+
+
+def expected(file_type: str, data: bytes) -> Rows:
+    """Return what the other decoder reads, with numbers as doubles."""
+    return [
+        tuple(float(value) if isinstance(value, int) else value for value in astuple(contact))
+        for block in make_decoder(file_type, COLUMNS).decode(io.BytesIO(data), LABEL)
+        for contact in block
+    ]
+
+
+def comparable(rows: Rows) -> list[list[str]]:
+    """Return values such that -0.0 is not 0.0; dates are equal whatever their time zone is."""
+    return [
+        [repr(value.timestamp() if hasattr(value, "timestamp") else value) for value in row]
+        for row in rows
+    ]
+
+
+class Reader:
+    """Counts the blocks that Arrow's reader has and has not read."""
+
+    def __init__(self) -> None:
+        self.accepted = self.rejected = 0
+
+    def __call__(self, *arguments: Any) -> pa.RecordBatch | None:
+        batch = self._read_rows(*arguments)
+        self.accepted += batch is not None
+        self.rejected += batch is None
+        return batch
+
+    _read_rows = staticmethod(arrow.ArrowCsvDecoder._read_rows)  # noqa: SLF001
+
+
+@pytest.fixture
+def reader() -> Iterator[Reader]:
+    reader = Reader()
+    # A function, as a method must be.
+    with patch.object(arrow.ArrowCsvDecoder, "_read_rows", lambda *cells: reader(*cells)):  # noqa: PLW0108
+        yield reader
+
+
+# --- the same contacts ----------------------------------------------------------------------
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    contacts=st.lists(contact_forms(), min_size=1, max_size=4),
+    order=st.permutations(COLUMNS),
+    block_bytes=st.sampled_from([1, 100, 2**20]),
+)
+def test_batches_have_the_contacts(
+    contacts: list[dict[Column, Any]], order: list[Column], block_bytes: int
+) -> None:
+    lines = json_lines(*(as_json(contact, nulls=False) for contact in contacts))
+    rows = csv_rows(
+        [column.field if column.is_custom else column.field.upper() for column in order],
+        *([contact.get(column, EMPTY)[1] for column in order] for contact in contacts),
+    )
+    with patch.object(arrow, "_CSV_BLOCK_BYTES", block_bytes):
+        for file_type, data in (("json", lines), ("csv", rows)):
+            try:
+                batches = batches_of(file_type, data)
+            except DataError as error:
+                assert "beyond the range of doubles" in str(error)  # noqa: PT017 - no other is right
+                assert any(abs(value[2]) > 10**308 for c in contacts for value in c.values())
+                continue
+            assert comparable(rows_of(batches)) == comparable(expected(file_type, data))
+
+
+CSV_TOKENS = st.sampled_from(
+    [
+        *('"', '"', '""', ",", ",", "\n", "\n", "\r", "\r\n", "\0", " ", "a", "\u00e9"),
+        *('"id"', '"id","a",', '"b,"', '"1"', '"x\ny"', "-0", "0.0", "007", "1e5", "nan"),
+        *("2020-01-01T00:00:00Z", "0000-01-01T00:00:00Z", "2020-01-01T10Z", "2020-13-01T00:00:00Z"),
+    ]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    header=st.sampled_from(
+        [
+            '"CONTACT_ID","EMAIL","Seats","Since"\n',
+            '"CONTACT_ID","EMAIL"\n',
+            "\n\r\nCONTACT_ID,Since\n",
+            '"CONTACT_ID"\r\n',
+            '"CONTACT_ID","a\nb"\n',
+            "",
+        ]
+    ),
+    tokens=st.lists(CSV_TOKENS, max_size=12).map("".join),
+    tail=st.sampled_from([b"", b'"\xff"\n', b'"id","\xed\xa0\x80"\n']),
+    block_bytes=st.sampled_from([1, 40, 2**20]),
+)
+def test_any_csv_is_read_as_by_the_other_decoder_or_not_at_all(
+    header: str, tokens: str, tail: bytes, block_bytes: int
+) -> None:
+    data = (header + tokens).encode() + tail
+    try:
+        rows = comparable(expected("csv", data))
+    except DataError:
+        rows = None
+    with patch.object(arrow, "_CSV_BLOCK_BYTES", block_bytes):
+        if rows is not None:
+            assert comparable(rows_of(batches_of("csv", data))) == rows
+            return
+        with pytest.raises(DataError):
+            batches_of("csv", data)
+
+
+# --- the fast path --------------------------------------------------------------------------
+
+
+def test_usual_csv_is_read_by_arrow(reader: Reader) -> None:
+    contacts = [["a", 'x "y", \r\n z', "12", "2020-01-02T03:04:05Z"], ["b", "", "0.5", ""]]
+    data = csv_rows(HEADER, *contacts)
+    assert rows_of(batches_of("csv", data)) == expected("csv", data)
+    assert (reader.accepted, reader.rejected) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        ["a\0b", "", "1", ""],
+        ["a", "", "12345678901234567", "01/02/2020"],
+        ["a", "", "+1", "2020-01-02T03:04:05.5+02:00"],
+    ],
+)
+def test_unusual_values_of_csv_are_read_by_arrow_too(reader: Reader, row: list[str]) -> None:
+    data = csv_rows(HEADER, row)
+    assert rows_of(batches_of("csv", data)) == expected("csv", data)
+    assert (reader.accepted, reader.rejected) == (1, 0)
+
+
+def test_block_that_arrow_rejects_is_read_row_by_row_and_only_that(reader: Reader) -> None:
+    rows = [[str(i), "", "1", ""] for i in range(9)]
+    rows[4][1] = "\ud800"
+    data = csv_rows(HEADER, *rows)
+    with patch.object(arrow, "_CSV_BLOCK_BYTES", 40):
+        assert rows_of(batches_of("csv", data)) == expected("csv", data)
+    assert reader.rejected == 1
+    assert reader.accepted > 1
+
+
+def test_csv_with_ambiguous_quotes_is_read_row_by_row_to_its_end(reader: Reader) -> None:
+    data = csv_rows(HEADER, ["a", "", "1", ""]) + b'b,x"y,2,\n"c",,"3",\n'
+    with patch.object(arrow, "_CSV_BLOCK_BYTES", 30):
+        assert [row[:2] for row in rows_of(batches_of("csv", data))] == [
+            ("a", None),
+            ("b", 'x"y'),
+            ("c", None),
+        ]
+    assert reader.accepted == 1
+
+
+# --- errors ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([["a", "", "1", ""], ["b", "", "x", ""]], "line 3, column custom_seats: invalid number"),
+        ([["a", "", "1", ""], ["b", "", "1", "2020-13-01T00:00:00Z"]], "line 3, column custom_s"),
+        ([["a", "", "1", ""], ["", "", "1", ""]], "line 3: contact_id is missing"),
+        ([["a", "", "1", ""], ["b", "", "1"]], "line 3: row has 3 cells, expected 4"),
+    ],
+)
+def test_errors_of_csv_name_the_line(rows: list[list[str]], message: str) -> None:
+    for block_bytes in (1, 2**20):
+        with (
+            patch.object(arrow, "_CSV_BLOCK_BYTES", block_bytes),
+            pytest.raises(DataError, match=f"^{LABEL}, {message}"),
+        ):
+            batches_of("csv", csv_rows(HEADER, *rows))
+
+
+@both_file_types
+def test_invalid_value_becomes_null(file_type: str, caplog: pytest.LogCaptureFixture) -> None:
+    contacts = [{"contact_id": "a", "custom_fields": {"Seats": "x"}}]
+    data = json_lines(*contacts)
+    if file_type == "csv":
+        data = csv_rows(["CONTACT_ID", "Seats"], ["a", "x"])
+    (row,) = rows_of(batches_of(file_type, data, select("custom_seats"), "null"))
+    assert row == ("a", None)
+    assert "invalid number value" in caplog.text
+
+
+# --- types ----------------------------------------------------------------------------------
+
+
+@both_file_types
+def test_schema_has_the_selected_columns_in_the_order_of_records(file_type: str) -> None:
+    data = json_lines({"contact_id": "a"}) if file_type == "json" else csv_rows(HEADER, ["a"] * 4)
+    columns = select("custom_seats", "alternate_emails", "updated_at")
+    if file_type == "csv":
+        data = csv_rows(["CONTACT_ID"], ["a"])
+    stamp = {"source_type": "list", "source_name": None}
+    (batch,) = batches_of(file_type, data, columns, stamp=stamp)
+    assert [(field.name, field.type) for field in batch.schema] == [
+        ("contact_id", pa.string()),
+        ("alternate_emails", pa.list_(pa.string())),
+        ("updated_at", pa.timestamp("us", "UTC")),
+        ("source_type", pa.string()),
+        ("source_name", pa.string()),
+        ("custom_seats", pa.float64()),
+    ]
+    assert rows_of([batch]) == [("a", None, None, "list", None, None)]
+
+
+def test_schema_does_not_depend_on_the_values() -> None:
+    (empty,) = batches_of("json", b"\n")
+    (filled,) = batches_of("json", json_lines({"contact_id": "a", "email": "x"}))
+    assert empty.num_rows == 0
+    assert empty.schema == filled.schema
+    assert empty.schema.names == NAMES
+    assert set(empty.schema.types) == set(ARROW_TYPES.values())
+
+
+@both_file_types
+@pytest.mark.parametrize(
+    ("numbers", "warns"),
+    [([2**53, 10**20, 0.1], False), ([2**53 + 1, 3], True), ([-(2**53) - 1, 10**30 + 7], True)],
+)
+def test_rounded_whole_numbers_are_warned_of_once(
+    file_type: str, numbers: list[float], *, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = json_lines(
+        *({"contact_id": "a", "custom_fields": {"Seats": number}} for number in numbers)
+    )
+    rows = csv_rows(["CONTACT_ID", "Seats"], *(["a", str(number)] for number in numbers))
+    data = {"json": lines, "csv": rows}[file_type]
+    with (
+        patch.object(arrow, "_CSV_BLOCK_BYTES", 10),
+        patch.object(arrow, "_JSON_BLOCK_BYTES", 10),
+    ):
+        batches = batches_of(file_type, data + data.partition(b"\n")[2] * (file_type == "csv"))
+    seats = [row[NAMES.index("custom_seats")] for row in rows_of(batches)]
+    assert seats[: len(numbers)] == [float(number) for number in numbers]
+    assert caplog.text.count("rounding whole numbers beyond 2^53") == warns
+
+
+@both_file_types
+def test_number_beyond_doubles_is_an_error(file_type: str) -> None:
+    number = 10**400
+    data = json_lines({"contact_id": "a", "custom_fields": {"Seats": number}})
+    if file_type == "csv":
+        data = csv_rows(["CONTACT_ID", "Seats"], ["a", str(number)])
+    with pytest.raises(DataError, match=r"^Column custom_seats: .* beyond the range of doubles"):
+        batches_of(file_type, data)
