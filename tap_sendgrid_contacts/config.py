@@ -121,8 +121,9 @@ def normalize(config: Mapping[str, Any]) -> dict[str, Any]:
         ids = normalized.get(key)
         if isinstance(ids, list) and all(isinstance(each, str) for each in ids):
             normalized[key] = list(dict.fromkeys(ids))
-    if normalized.get("on_behalf_of") == "":
-        del normalized["on_behalf_of"]
+    for key in ("on_behalf_of", "batch_config"):
+        if key in normalized and not normalized[key]:
+            del normalized[key]
     return normalized
 
 

@@ -140,4 +140,37 @@ SETTINGS_SCHEMA: dict[str, Any] = th.PropertiesList(
         description="After a complete FULL_TABLE export, emit ACTIVATE_VERSION, so that the "
         "target deletes the rows that were not in the export.",
     ),
+    # Instead of the SDK's own declaration, which allows neither zstd nor the format arrow.
+    th.Property(
+        "batch_config",
+        th.ObjectType(
+            th.Property(
+                "encoding",
+                th.ObjectType(
+                    th.Property(
+                        "format",
+                        th.StringType,
+                        required=True,
+                        allowed_values=["jsonl", "parquet", "arrow"],
+                    ),
+                    th.Property(
+                        "compression", th.StringType, allowed_values=["gzip", "zstd", "none"]
+                    ),
+                ),
+                required=True,
+            ),
+            th.Property(
+                "storage",
+                th.ObjectType(
+                    th.Property("root", th.StringType, required=True),
+                    th.Property("prefix", th.StringType),
+                ),
+                required=True,
+            ),
+            th.Property("batch_size", th.IntegerType(minimum=1)),
+        ),
+        title="Batch configuration",
+        description="Write contacts to files and emit BATCH messages: encoding (format jsonl, "
+        "parquet or arrow; compression), storage (root, prefix) and batch_size.",
+    ),
 ).to_dict()
