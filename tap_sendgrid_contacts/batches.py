@@ -1,4 +1,4 @@
-"""Write BATCH files: JSON lines in any storage that fsspec supports."""
+"""Write BATCH files in any storage that fsspec supports."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import contextlib
 import os
 import sys
 import uuid
-from typing import IO, TYPE_CHECKING, NamedTuple
+from importlib.util import find_spec
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import fsspec
+import msgspec
 from fsspec.utils import get_protocol
 from singer_sdk.exceptions import ConfigurationError, FatalSyncError
 
 from tap_sendgrid_contacts.decode.lines import GzipFile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
-    from singer_sdk.helpers._batch import BatchConfig
+    from singer_sdk.helpers._batch import BaseBatchFileEncoding, BatchConfig
 
     from tap_sendgrid_contacts.checkpoint import Checkpoint
 
@@ -25,43 +27,64 @@ if TYPE_CHECKING:
 _GZIP_LEVEL = 1
 
 
-class EncodedChunk(NamedTuple):
+# By format, the default first.
+_COMPRESSIONS = {"jsonl": ("none", "gzip"), "parquet": ("zstd", "none"), "arrow": ("none",)}
+
+
+class Chunk(NamedTuple):
     """Records that are written to the same file.
 
     Attributes:
-        lines: The records as JSON lines.
-        rows: Their number, not more than the batch size.
+        rows: The records: a list or, for columnar files, an Arrow record batch; not more than
+            the batch size.
         checkpoint: Valid once the records are durable.
     """
 
-    lines: bytes
-    rows: int
+    rows: Any
     checkpoint: Checkpoint
+
+
+def is_columnar(encoding: BaseBatchFileEncoding) -> bool:
+    """Return whether files have a columnar format."""
+    return encoding.format != "jsonl"
 
 
 def validate_batch_config(config: BatchConfig) -> None:
     """Raise `ConfigurationError` for formats and storages that are not supported."""
     encoding = config.encoding
-    if encoding.format != "jsonl":
-        raise ConfigurationError("batch_config.encoding.format: only jsonl is supported")
-    if encoding.compression not in {None, "none", "gzip"}:
-        raise ConfigurationError("batch_config.encoding.compression: use gzip or none")
+    compressions = _COMPRESSIONS.get(encoding.format)
+    if not compressions:
+        raise ConfigurationError(
+            f"batch_config.encoding.format must be one of {', '.join(_COMPRESSIONS)}"
+        )
+    if encoding.compression not in {None, *compressions}:
+        raise ConfigurationError(
+            f"batch_config.encoding.compression must be one of {', '.join(compressions)} for "
+            f"{encoding.format}"
+        )
+    if is_columnar(encoding) and not find_spec("pyarrow"):
+        raise ConfigurationError(
+            f"batch_config.encoding.format {encoding.format} requires PyArrow: install the tap "
+            "with the extra 'arrow'"
+        )
     if config.batch_size < 1:
         raise ConfigurationError("batch_config.batch_size must be at least 1")
     try:
         fsspec.get_filesystem_class(get_protocol(config.storage.root))
     except (ImportError, ValueError) as error:
         raise ConfigurationError(f"batch_config.storage.root: {error}") from error
+    if encoding.format == "arrow" and not _is_local(config.storage.root):
+        raise ConfigurationError("batch_config.storage.root must be a local folder for arrow")
 
 
 def write_batch_files(
-    chunks: Iterable[EncodedChunk], config: BatchConfig, name: str
+    chunks: Iterable[Chunk], config: BatchConfig, name: str
 ) -> Iterator[tuple[list[str], int, Checkpoint]]:
     """Write files of up to `batch_size` records.
 
     Args:
         chunks: The records, in order.
-        config: Storage, records per file, compression.
+        config: Storage, records per file, format and compression.
         name: Prefix of the file names.
 
     Yields:
@@ -71,7 +94,9 @@ def write_batch_files(
     Raises:
         FatalSyncError: If a file cannot be written to the storage.
     """
-    is_gzip = config.encoding.compression == "gzip"
+    suffix = config.encoding.format
+    if suffix == "jsonl" and config.encoding.compression == "gzip":
+        suffix += ".gz"
     prefix = f"{config.storage.prefix or ''}{name}-{uuid.uuid4()}"
     source = iter(chunks)
     chunk = next(source, None)
@@ -82,21 +107,26 @@ def write_batch_files(
             chunk = next(source, None)
             continue
         number += 1
-        url = config.storage.get_url(f"{prefix}-{number}.jsonl{'.gz' if is_gzip else ''}")
+        url = config.storage.get_url(f"{prefix}-{number}.{suffix}")
         rows = 0
-        with _open(url, config, is_gzip=is_gzip) as file:
-            while chunk and rows + chunk.rows <= config.batch_size:
-                with _map_storage_errors():
-                    file.write(chunk.lines)
-                rows += chunk.rows
+        with _open(url, config) as write:
+            while chunk and rows + len(chunk.rows) <= config.batch_size:
+                if chunk.rows:
+                    with _map_storage_errors():
+                        write(chunk.rows)
+                rows += len(chunk.rows)
                 checkpoint = chunk.checkpoint
                 chunk = next(source, None)
         yield [url], rows, checkpoint
 
 
 @contextlib.contextmanager
-def _open(url: str, config: BatchConfig, *, is_gzip: bool) -> Iterator[IO[bytes]]:
-    """Open a file that appears in the storage only if the block ends without an exception."""
+def _open(url: str, config: BatchConfig) -> Iterator[Callable[[Any], object]]:
+    """Open a file that appears in the storage only if the block ends without an exception.
+
+    Yields:
+        A function that writes records.
+    """
     stack = contextlib.ExitStack()
     try:
         with _map_storage_errors():
@@ -104,9 +134,9 @@ def _open(url: str, config: BatchConfig, *, is_gzip: bool) -> Iterator[IO[bytes]
             filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
             # Discards what is unfinished; the SDK's `open` would leave it behind.
             stack.enter_context(filesystem.transaction)
-            raw = stack.enter_context(filesystem.open(path, "wb"))
-            file = stack.enter_context(_compressed(raw, is_gzip=is_gzip))
-        yield file
+            file = stack.enter_context(filesystem.open(path, "wb"))
+            write = stack.enter_context(_open_writer(file, config.encoding))
+        yield write
         with _map_storage_errors():
             stack.close()
     except BaseException:
@@ -114,9 +144,30 @@ def _open(url: str, config: BatchConfig, *, is_gzip: bool) -> Iterator[IO[bytes]
         with contextlib.suppress(Exception):
             stack.__exit__(*sys.exc_info())
         raise
-    if get_protocol(url) in {"file", "local"}:
+    if _is_local(url):
         # Contacts are for the owner only, whatever the umask.
         os.chmod(path, 0o600)  # noqa: PTH101 - a path of fsspec
+
+
+def _open_writer(
+    file: IO[bytes], encoding: BaseBatchFileEncoding
+) -> contextlib.AbstractContextManager[Callable[[Any], object]]:
+    compression = encoding.compression or _COMPRESSIONS[encoding.format][0]
+    if not is_columnar(encoding):
+        return _open_jsonl(file, is_gzip=compression == "gzip")
+    from tap_sendgrid_contacts.columnar import open_arrow, open_parquet  # noqa: PLC0415 - an extra
+
+    return open_parquet(file, compression) if encoding.format == "parquet" else open_arrow(file)
+
+
+@contextlib.contextmanager
+def _open_jsonl(file: IO[bytes], *, is_gzip: bool) -> Iterator[Callable[[list[Any]], object]]:
+    encoder = msgspec.json.Encoder(decimal_format="number")
+    with contextlib.ExitStack() as stack:
+        if is_gzip:
+            gzip = GzipFile(filename="", fileobj=file, mode="wb", compresslevel=_GZIP_LEVEL)
+            file = stack.enter_context(gzip)
+        yield lambda rows: file.write(encoder.encode_lines(rows))
 
 
 @contextlib.contextmanager
@@ -129,8 +180,5 @@ def _map_storage_errors() -> Iterator[None]:
         raise FatalSyncError(f"batch_config: failed to write batch file: {reason}") from error
 
 
-def _compressed(raw: IO[bytes], *, is_gzip: bool) -> contextlib.AbstractContextManager[IO[bytes]]:
-    if not is_gzip:
-        return contextlib.nullcontext(raw)
-    file: IO[bytes] = GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=_GZIP_LEVEL)
-    return file
+def _is_local(url: str) -> bool:
+    return get_protocol(url) in {"file", "local"}

@@ -6,11 +6,11 @@ that is valid once it has done so.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from tap_sendgrid_contacts.batches import EncodedChunk, write_batch_files
+from tap_sendgrid_contacts.batches import Chunk, write_batch_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from singer_sdk.metrics import Counter
 
     from tap_sendgrid_contacts.checkpoint import Checkpoint, CheckpointStore
-    from tap_sendgrid_contacts.decode.contact import Contact
+    from tap_sendgrid_contacts.decode.contact import Contact, ContactsT
     from tap_sendgrid_contacts.messages import MessageWriter, RecordMessageEncoder
     from tap_sendgrid_contacts.sync import Block
 
@@ -53,7 +53,7 @@ def emit(
 
 
 def record_lines(
-    blocks: Iterable[Block],
+    blocks: Iterable[Block[list[Contact]]],
     writer: MessageWriter,
     encoder: RecordMessageEncoder,
     counter: Counter | None,
@@ -67,30 +67,33 @@ def record_lines(
         counter: The SDK's metric of records.
     """
     for block in blocks:
-        count = len(block.contacts)
-        writer.write_lines(encoder.encode(block.contacts), count)
-        if counter is not None:
-            counter.increment(count)
+        if block.contacts:
+            count = len(block.contacts)
+            writer.write_lines(encoder.encode(block.contacts), count)
+            if counter is not None:
+                counter.increment(count)
         yield (), block.checkpoint
 
 
-def sdk_records(blocks: Iterable[Block]) -> Iterator[tuple[Iterable[Record], Checkpoint]]:
+def sdk_records(
+    blocks: Iterable[Block[list[Contact]]],
+) -> Iterator[tuple[Iterable[Record], Checkpoint]]:
     """Give contacts to the SDK one by one, for stream maps and flattening: the slow path."""
     for block in blocks:
-        yield map(msgspec.to_builtins, block.contacts), block.checkpoint
+        yield map(msgspec.to_builtins, block.contacts or ()), block.checkpoint
 
 
 def batch_files(
-    blocks: Iterable[Block],
+    blocks: Iterable[Block[ContactsT]],
     writer: MessageWriter,
     config: BatchConfig,
     name: str,
-    map_contacts: Callable[[list[Contact]], list[Record]] | None = None,
+    map_contacts: Callable[[ContactsT], Any] | None = None,
 ) -> Iterator[tuple[list[list[str]], Checkpoint]]:
     """Write contacts to BATCH files.
 
     Args:
-        blocks: The contacts.
+        blocks: The contacts, as the format of the files requires.
         writer: Counts the records.
         config: The SDK's `batch_config`.
         name: Prefix of the file names.
@@ -106,16 +109,19 @@ def batch_files(
 
 
 def _iter_chunks(
-    blocks: Iterable[Block],
+    blocks: Iterable[Block[ContactsT]],
     size: int,
-    map_contacts: Callable[[list[Contact]], list[Record]] | None,
-) -> Iterator[EncodedChunk]:
-    encoder = msgspec.json.Encoder(decimal_format="number")
+    map_contacts: Callable[[ContactsT], Any] | None,
+) -> Iterator[Chunk]:
     for block in blocks:
+        if block.contacts is None:
+            yield Chunk((), block.checkpoint)
+            continue
         for start in range(0, max(len(block.contacts), 1), size):
             contacts = block.contacts[start : start + size]
-            rows = map_contacts(contacts) if map_contacts else contacts
             # A checkpoint is that of the whole block: up to its last chunk, none of it is read.
             is_last = start + size >= len(block.contacts)
-            checkpoint = block.checkpoint if is_last else block.previous
-            yield EncodedChunk(encoder.encode_lines(rows), len(rows), checkpoint)
+            yield Chunk(
+                map_contacts(contacts) if map_contacts else contacts,
+                block.checkpoint if is_last else block.previous,
+            )

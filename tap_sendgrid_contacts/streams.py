@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from tap_sendgrid_contacts import outputs
 from tap_sendgrid_contacts.api.export import PollBudget
-from tap_sendgrid_contacts.batches import validate_batch_config
+from tap_sendgrid_contacts.batches import is_columnar, validate_batch_config
 from tap_sendgrid_contacts.checkpoint import (
     CheckpointStore,
     emit_state,
@@ -31,6 +31,8 @@ from tap_sendgrid_contacts.incremental import (
     emit_all,
     make_incremental_filter,
     next_bookmark,
+    select_contacts,
+    select_rows,
 )
 from tap_sendgrid_contacts.messages import RecordMessageEncoder
 from tap_sendgrid_contacts.schema import (
@@ -207,7 +209,14 @@ class ContactsStream(Stream):
                 "batch_config cannot be combined with emit_activate_version_messages: records in "
                 "files have no version, so a target would delete them"
             )
-        for manifest in self._sync_exports(partial(self._read_batches, batch_config)):
+        columnar = is_columnar(batch_config.encoding)
+        if columnar and not self._maps_nothing():
+            raise ConfigurationError(
+                f"batch_config.encoding.format {batch_config.encoding.format} does not support "
+                "stream maps and flattening; use jsonl"
+            )
+        read = partial(self._read_batches, batch_config)
+        for manifest in self._sync_exports(read, columnar=columnar):
             yield batch_config.encoding, manifest
 
     @override
@@ -223,7 +232,7 @@ class ContactsStream(Stream):
             validate_batch_config(batch_config)
         return batch_config
 
-    def _read_records(self, sync: ExportSync) -> Iterator[Record]:
+    def _read_records(self, sync: ExportSync[list[Contact]]) -> Iterator[Record]:
         self._stream_version = sync.checkpoint.version
         if self._is_passthrough():
             encoder = RecordMessageEncoder(self.name, self._stream_version)
@@ -234,21 +243,27 @@ class ContactsStream(Stream):
         else:
             yield from outputs.emit(outputs.sdk_records(sync.blocks()), sync.store)
 
-    def _read_batches(self, config: BatchConfig, sync: ExportSync) -> Iterator[list[str]]:
-        map_contacts = None if self._is_passthrough() else self._map_contacts
+    def _read_batches(self, config: BatchConfig, sync: ExportSync[Any]) -> Iterator[list[str]]:
+        map_contacts = None if self._maps_nothing() else self._map_contacts
         output = outputs.batch_files(
             sync.blocks(), self._message_writer, config, self.name, map_contacts
         )
         yield from outputs.emit(output, sync.store, state_per_item=True)
 
-    def _sync_exports(self, read: Callable[[ExportSync], Iterator[T]]) -> Iterator[T]:
+    def _sync_exports(
+        self, read: Callable[[ExportSync[Any]], Iterator[T]], *, columnar: bool = False
+    ) -> Iterator[T]:
         """Sync the export, or one per source; then activate the version.
 
         Not the SDK's loop over partitions: BATCH has none, and exports are created up front.
-        """
-        syncs = self._make_syncs()
 
-        def read_to_end(sync: ExportSync) -> Iterator[T]:
+        Args:
+            read: Reads an export that is open.
+            columnar: Whether it reads record batches.
+        """
+        syncs = self._make_syncs(columnar=columnar)
+
+        def read_to_end(sync: ExportSync[Any]) -> Iterator[T]:
             emitted_before = self._message_writer.records_emitted
             yield from read(sync)
             self._finalize(sync, self._message_writer.records_emitted - emitted_before)
@@ -264,7 +279,7 @@ class ContactsStream(Stream):
         for sync in syncs:
             sync.store.clear()
 
-    def _make_syncs(self) -> list[ExportSync]:
+    def _make_syncs(self, *, columnar: bool) -> list[ExportSync[Any]]:
         sources = [Source()]
         if self.config["separate_exports"]:
             sources = find_sources(self._client, self._request)
@@ -289,10 +304,10 @@ class ContactsStream(Stream):
                 self._client,
                 source.request(self._request),
                 store,
-                self._make_decoder(source),
+                self._make_decoder(source, columnar=columnar),
                 # A count of 0 in the account's own listing confirms an empty export.
                 replace(options, allow_empty=options.allow_empty or source.contact_count == 0),
-                self._make_filter(store),
+                self._make_filter(store, columnar=columnar),
                 str(source),
             )
             for source, store in zip(sources, stores, strict=True)
@@ -309,28 +324,35 @@ class ContactsStream(Stream):
         state = self.get_context_state(source.context)
         return CheckpointStore(state, partial(emit_state, self._tap), scope, self._fingerprint())
 
-    def _make_decoder(self, source: Source) -> Decoder:
-        return make_decoder(
+    def _make_decoder(self, source: Source, *, columnar: bool) -> Decoder[Any]:
+        make: Callable[..., Decoder[Any]] = make_decoder
+        if columnar:
+            from tap_sendgrid_contacts.decode.arrow import (  # noqa: PLC0415 - an extra
+                make_arrow_decoder as make,
+            )
+        return make(
             self._request.file_type,
             self._columns,
             self.config["on_invalid_value"],
             {name: value for name, value in source.stamp.items() if self._is_selected(name)},
         )
 
-    def _make_filter(self, store: CheckpointStore) -> ContactFilter:
+    def _make_filter(self, store: CheckpointStore, *, columnar: bool) -> ContactFilter[Any]:
         if self.replication_method != "INCREMENTAL":
             return emit_all
         start_date = self.config.get("start_date")
         return make_incremental_filter(
-            store.bookmark(), parse_date(start_date) if start_date else None
+            store.bookmark(),
+            parse_date(start_date) if start_date else None,
+            select_rows if columnar else select_contacts,
         )
 
-    def _open(self, sync: ExportSync) -> None:
+    def _open(self, sync: ExportSync[Any]) -> None:
         tags = {metrics.Tag.STREAM: self.name, metrics.Tag.JOB_TYPE: "contacts_export"}
         with metrics.Timer(metrics.Metric.JOB_DURATION, tags):
             sync.open()
 
-    def _finalize(self, sync: ExportSync, emitted: int) -> None:
+    def _finalize(self, sync: ExportSync[Any], emitted: int) -> None:
         """Mark the export as complete, and set the bookmark."""
         sync.complete()
         checkpoint, job = sync.checkpoint, sync.job
@@ -340,7 +362,7 @@ class ContactsStream(Stream):
         summary = sync.progress.summary(checkpoint.contacts_read, len(job.part_names), emitted)
         self.logger.info("%s is complete: %s", job, summary)
 
-    def _activate_version(self, syncs: Sequence[ExportSync]) -> None:
+    def _activate_version(self, syncs: Sequence[ExportSync[Any]]) -> None:
         if not self._should_activate_version():
             return
         for sync in syncs:
@@ -394,13 +416,16 @@ class ContactsStream(Stream):
         return all(isinstance(each, RemoveRecordTransform) for each in self.stream_maps)
 
     def _is_passthrough(self) -> bool:
-        """Return whether a contact is the record: no maps, no filter, no flattening, no limit."""
+        """Return whether contacts can be emitted past the SDK: as they are, without a limit."""
+        return self._maps_nothing() and self.ABORT_AT_RECORD_COUNT is None
+
+    def _maps_nothing(self) -> bool:
+        """Return whether a contact is the record: no maps, no filter, no flattening."""
         maps = self.stream_maps
         return (
             len(maps) == 1
             and type(maps[0]) is SameRecordTransform
             and not maps[0].flattening_enabled
-            and self.ABORT_AT_RECORD_COUNT is None
         )
 
     def _map_contacts(self, contacts: list[Contact]) -> list[Record]:

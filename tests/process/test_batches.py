@@ -5,11 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 import tempfile
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import pyarrow as pa
 import pytest
+from pyarrow import ipc, parquet
 
 from tests.harness import both_file_types, checkpoint_of, contacts_read, deselect, incremental
 
@@ -19,9 +22,21 @@ if TYPE_CHECKING:
     from tests.harness import Run, Sandbox, Tap
 
 
-def batch_config(folder: Path, compression: str = "gzip", **more: Any) -> dict[str, Any]:
+FORMATS = [
+    ("jsonl", "gzip"),
+    ("jsonl", "none"),
+    ("parquet", "zstd"),
+    ("parquet", "none"),
+    ("arrow", "none"),
+]
+every_format = pytest.mark.parametrize(("file_format", "compression"), FORMATS)
+
+
+def batch_config(
+    folder: Path, file_format: str = "jsonl", compression: str = "gzip", **more: Any
+) -> dict[str, Any]:
     return {
-        "encoding": {"format": "jsonl", "compression": compression},
+        "encoding": {"format": file_format, "compression": compression},
         "storage": {"root": folder.as_uri(), "prefix": "load-"},
         **more,
     }
@@ -36,9 +51,34 @@ def path_of(message: dict[str, Any]) -> Path:
 def rows_of(message: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the records in the file of a BATCH message."""
     path = path_of(message)
+    if path.suffix == ".parquet":
+        return records_of(parquet.read_table(path))
+    if path.suffix == ".arrow":
+        return records_of(ipc.open_file(path).read_all())
     content = path.read_bytes()
     lines = (gzip.decompress(content) if path.suffix == ".gz" else content).splitlines()
     return [json.loads(line) for line in lines]
+
+
+def records_of(table: pa.Table) -> list[dict[str, Any]]:
+    """Return the rows of a table in the notation of records."""
+    return [
+        {
+            name: value.isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else value
+            for name, value in row.items()
+        }
+        for row in table.to_pylist()
+    ]
+
+
+def stored(records: list[dict[str, Any]], file_format: str) -> list[dict[str, Any]]:
+    """Return what a format stores for records: in a columnar one, numbers are doubles."""
+    if file_format == "jsonl":
+        return records
+    return [
+        {name: float(v) if isinstance(v, int) else v for name, v in record.items()}
+        for record in records
+    ]
 
 
 def batches_of(run: Run) -> list[list[dict[str, Any]]]:
@@ -46,28 +86,30 @@ def batches_of(run: Run) -> list[list[dict[str, Any]]]:
 
 
 @both_file_types
-@pytest.mark.parametrize("compression", ["gzip", "none"])
+@every_format
 def test_files_have_the_records(
     start_sandbox: Callable[..., Sandbox],
     tap: Tap,
     tmp_path: Path,
     file_type: str,
+    file_format: str,
     compression: str,
 ) -> None:
     sandbox = start_sandbox("--contacts", "700", "--parts", "3", "--custom-fields", "8")
     config: dict[str, Any] = {"file_type": file_type}
     records = tap(sandbox, **config).records
     for size, files in ((50, 14), (10_000, 1)):
-        run = tap(
-            sandbox, **config, batch_config=batch_config(tmp_path, compression, batch_size=size)
-        )
+        files_config = batch_config(tmp_path, file_format, compression, batch_size=size)
+        run = tap(sandbox, **config, batch_config=files_config)
         assert run.code == 0, run.log
         assert run.records == []
         batches = batches_of(run)
-        assert [row for rows in batches for row in rows] == records
+        assert [row for rows in batches for row in rows] == stored(records, file_format)
+        # So the columns have the same order.
+        assert [list(rows[0]) for rows in batches] == [list(records[0])] * len(batches)
         assert all(0 < len(rows) <= size for rows in batches)
         assert len(batches) >= files
-        assert run.of_type("BATCH")[0]["encoding"]["compression"] == compression
+        assert run.of_type("BATCH")[0]["encoding"] == files_config["encoding"]
         assert run.checkpoint is None
         assert "700 emitted by this run" in run.log
         # Contacts are for the owner only.
@@ -76,21 +118,52 @@ def test_files_have_the_records(
         }
 
 
-def test_files_of_process(start_sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path) -> None:
-    sandbox = start_sandbox("--contacts", "700", "--parts", "3")
-    run = tap.run_process(sandbox, batch_config=batch_config(tmp_path))
-    assert run.code == 0, run.log
-    assert [row for rows in batches_of(run) for row in rows] == tap(sandbox).records
-
-
-def test_selection_and_maps(
+def test_parquet_is_compressed_unless_configured_otherwise(
     start_sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path
 ) -> None:
+    sandbox = start_sandbox("--contacts", "5")
+    config = batch_config(tmp_path)
+    for options, codec in (
+        ({}, "ZSTD"),
+        ({"compression": "zstd"}, "ZSTD"),
+        ({"compression": "none"}, "UNCOMPRESSED"),
+    ):
+        config["encoding"] = {"format": "parquet", **options}
+        (message,) = tap(sandbox, batch_config=config).of_type("BATCH")
+        metadata = parquet.read_metadata(path_of(message))
+        assert metadata.row_group(0).column(0).compression == codec
+
+
+def test_files_of_process(start_sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path) -> None:
+    sandbox = start_sandbox("--contacts", "700", "--parts", "3")
+    for file_format in ("jsonl", "parquet"):
+        config = batch_config(tmp_path, file_format, "none")
+        run = tap.run_process(sandbox, batch_config=config)
+        assert run.code == 0, run.log
+        rows = [row for rows in batches_of(run) for row in rows]
+        assert rows == stored(tap(sandbox).records, file_format)
+
+
+@both_file_types
+@every_format
+def test_selection(
+    start_sandbox: Callable[..., Sandbox],
+    tap: Tap,
+    tmp_path: Path,
+    file_type: str,
+    file_format: str,
+    compression: str,
+) -> None:
     sandbox = start_sandbox("--contacts", "200", "--no-edge-cases")
+    config = batch_config(tmp_path, file_format, compression)
     catalog = deselect(tap.discover(sandbox), "email")
-    (rows,) = batches_of(tap(sandbox, catalog=catalog, batch_config=batch_config(tmp_path)))
+    (rows,) = batches_of(tap(sandbox, catalog=catalog, batch_config=config, file_type=file_type))
     assert len(rows) == 200
     assert all("email" not in row and "contact_id" in row for row in rows)
+
+
+def test_stream_maps(start_sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path) -> None:
+    sandbox = start_sandbox("--contacts", "200", "--no-edge-cases")
     maps = {"contacts": {"city": "__NULL__", "__filter__": "country == 'Denmark'"}}
     run = tap(sandbox, stream_maps=maps, batch_config=batch_config(tmp_path))
     mapped = [row for rows in batches_of(run) for row in rows]
@@ -99,11 +172,21 @@ def test_selection_and_maps(
     assert mapped == tap(sandbox, stream_maps=maps).records
 
 
+@both_file_types
+@every_format
 def test_state_counts_announced_files_only(
-    start_sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path
+    start_sandbox: Callable[..., Sandbox],
+    tap: Tap,
+    tmp_path: Path,
+    file_type: str,
+    file_format: str,
+    compression: str,
 ) -> None:
     sandbox = start_sandbox("--contacts", "500", "--no-edge-cases", "--parts", "3")
-    config: dict[str, Any] = {"batch_config": batch_config(tmp_path, batch_size=90)}
+    config: dict[str, Any] = {
+        "batch_config": batch_config(tmp_path, file_format, compression, batch_size=90),
+        "file_type": file_type,
+    }
     run = tap(sandbox, **config)
     announced = 0
     for message in run.messages:
@@ -136,6 +219,43 @@ def test_incompatible_settings(
     assert sandbox.exports_created == 0
 
 
+@pytest.mark.parametrize("file_format", ["parquet", "arrow"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"stream_maps": {"contacts": {"email": "md5(email or '')"}}},
+        {"flattening_enabled": True, "flattening_max_depth": 1},
+    ],
+    ids=str,
+)
+def test_columnar_files_have_no_maps(
+    start_sandbox: Callable[..., Sandbox],
+    tap: Tap,
+    tmp_path: Path,
+    file_format: str,
+    config: dict[str, Any],
+) -> None:
+    sandbox = start_sandbox("--contacts", "5")
+    run = tap(sandbox, batch_config=batch_config(tmp_path, file_format, "none"), **config)
+    assert run.code == 1
+    assert f"{file_format} does not support stream maps" in run.error
+    assert sandbox.exports_created == 0
+
+
+def test_columnar_files_require_pyarrow(
+    monkeypatch: pytest.MonkeyPatch,
+    start_sandbox: Callable[..., Sandbox],
+    tap: Tap,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr("tap_sendgrid_contacts.batches.find_spec", lambda _: None)
+    sandbox = start_sandbox("--contacts", "5")
+    run = tap(sandbox, batch_config=batch_config(tmp_path, "parquet", "none"))
+    assert run.code == 1
+    assert "install the tap with the extra 'arrow'" in run.error
+    assert sandbox.exports_created == 0
+
+
 @pytest.mark.parametrize("part", ["encoding", "storage"])
 def test_incomplete_config(
     start_sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path, part: str
@@ -150,7 +270,9 @@ def test_incomplete_config(
 @pytest.mark.parametrize(
     ("setting", "values", "reason"),
     [
-        ("encoding", {"format": "parquet"}, "jsonl"),
+        ("encoding", {"format": "avro"}, "jsonl, parquet, arrow"),
+        ("encoding", {"format": "parquet", "compression": "gzip"}, "zstd, none for parquet"),
+        ("encoding", {"format": "arrow", "compression": "zstd"}, "none for arrow"),
         ("storage", {"root": "gs://contacts"}, "gcsfs"),
         ("storage", {"root": "no://x"}, "no"),
     ],
@@ -171,19 +293,23 @@ def test_unsupported_config(
     assert sandbox.exports_created == 0
 
 
-@pytest.mark.parametrize("compression", ["gzip", "none"])
+@both_file_types
+@every_format
 def test_failed_run_leaves_announced_files_only(
     monkeypatch: pytest.MonkeyPatch,
     start_sandbox: Callable[..., Sandbox],
     tap: Tap,
     tmp_path: Path,
+    file_type: str,
+    file_format: str,
     compression: str,
 ) -> None:
     sandbox = start_sandbox("--contacts", "900", "--parts", "3", "--fault", "bad-line")
     files, temp = tmp_path / "files", tmp_path / "temp"
     temp.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temp))
-    run = tap(sandbox, batch_config=batch_config(files, compression, batch_size=70))
+    config = batch_config(files, file_format, compression, batch_size=70)
+    run = tap(sandbox, batch_config=config, file_type=file_type)
     assert run.code == 1
     assert list(temp.iterdir()) == []
     announced = {path_of(message) for message in run.of_type("BATCH")}
@@ -198,15 +324,23 @@ def test_unwritable_storage(start_sandbox: Callable[..., Sandbox], tap: Tap) -> 
     assert "batch_config: failed to write batch file: Not a dir" in run.error
 
 
+@both_file_types
+@pytest.mark.parametrize(("file_format", "compression"), FORMATS[1:3])
 def test_incremental_files_resume(
-    start_sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path
+    start_sandbox: Callable[..., Sandbox],
+    tap: Tap,
+    tmp_path: Path,
+    file_type: str,
+    file_format: str,
+    compression: str,
 ) -> None:
     sandbox = start_sandbox("--contacts", "400", "--no-edge-cases", "--parts", "2")
     config: dict[str, Any] = {
         "catalog": incremental(tap.discover(sandbox)),
         "start_date": "2020-06-01T00:00:00Z",
         # Smaller than a block of the decoder.
-        "batch_config": batch_config(tmp_path, batch_size=20),
+        "batch_config": batch_config(tmp_path, file_format, compression, batch_size=20),
+        "file_type": file_type,
     }
 
     def ids(rows: list[dict[str, Any]]) -> set[str]:

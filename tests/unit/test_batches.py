@@ -16,7 +16,7 @@ from singer_sdk.exceptions import ConfigurationError, FatalSyncError
 from singer_sdk.helpers._batch import BatchConfig
 from typing_extensions import Buffer, override
 
-from tap_sendgrid_contacts.batches import EncodedChunk, validate_batch_config, write_batch_files
+from tap_sendgrid_contacts.batches import Chunk, validate_batch_config, write_batch_files
 from tap_sendgrid_contacts.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -35,12 +35,9 @@ def batch_config(folder: Path, compression: str = "gzip", **more: Any) -> BatchC
     )
 
 
-def chunk(*rows: int) -> EncodedChunk:
+def chunk(*rows: int) -> Chunk:
     """Return a chunk, whose checkpoint is after its last row."""
-    lines = b"".join(b"%d\n" % row for row in rows)
-    return EncodedChunk(
-        lines, len(rows), Checkpoint(NOW, {}, part_offset=max(rows, default=-1) + 1)
-    )
+    return Chunk(list(rows), Checkpoint(NOW, {}, part_offset=max(rows, default=-1) + 1))
 
 
 def rows_of(url: str) -> list[int]:
@@ -132,7 +129,7 @@ def test_storage_error_is_mapped_without_its_message(
         return File()
 
     monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem._open", open_file)
-    big = EncodedChunk(os.urandom(2**20), 1, Checkpoint(NOW, {}))
+    big = Chunk([os.urandom(2**20).hex()], Checkpoint(NOW, {}))
     with pytest.raises(FatalSyncError, match=r"batch_config: .*: CredentialsError$"):
         list(write_batch_files([big], batch_config(tmp_path, compression), "contacts"))
 
@@ -144,7 +141,7 @@ def test_storage_error_has_the_reason_of_the_system(tmp_path: Path) -> None:
 
 
 def test_error_of_the_contacts_is_not_one_of_the_storage(tmp_path: Path) -> None:
-    def chunks() -> Iterator[EncodedChunk]:
+    def chunks() -> Iterator[Chunk]:
         yield chunk(0)
         raise LookupError
 
@@ -157,16 +154,38 @@ def test_error_of_the_contacts_is_not_one_of_the_storage(tmp_path: Path) -> None
 # --- config ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("compression", ["gzip", "none", None])
-def test_batch_config_is_valid(tmp_path: Path, compression: Any) -> None:  # noqa: ANN401 - text or None
-    validate_batch_config(batch_config(tmp_path, compression))
+@pytest.mark.parametrize(
+    ("file_format", "compressions"),
+    [
+        ("jsonl", ["gzip", "none", None]),
+        ("parquet", ["zstd", "none", None]),
+        ("arrow", ["none", None]),
+    ],
+)
+def test_batch_config_is_valid(tmp_path: Path, file_format: str, compressions: list[Any]) -> None:
+    for compression in compressions:
+        encoding = {"format": file_format, "compression": compression}
+        validate_batch_config(batch_config(tmp_path, encoding=encoding))
+
+
+def test_columnar_files_require_pyarrow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tap_sendgrid_contacts.batches.find_spec", lambda _: None)
+    validate_batch_config(batch_config(tmp_path))
+    with pytest.raises(ConfigurationError, match="extra 'arrow'"):
+        validate_batch_config(batch_config(tmp_path, encoding={"format": "parquet"}))
 
 
 @pytest.mark.parametrize(
     ("setting", "changes"),
     [
-        ("encoding.format", {"encoding": {"format": "parquet"}}),
-        ("encoding.compression", {"encoding": {"format": "jsonl", "compression": "xz"}}),
+        ("encoding.format", {"encoding": {"format": "avro"}}),
+        ("encoding.compression", {"encoding": {"format": "jsonl", "compression": "zstd"}}),
+        ("encoding.compression", {"encoding": {"format": "parquet", "compression": "gzip"}}),
+        ("encoding.compression", {"encoding": {"format": "arrow", "compression": "zstd"}}),
+        (
+            "storage.root",
+            {"encoding": {"format": "arrow"}, "storage": {"root": "memory://contacts"}},
+        ),
         ("batch_size", {"batch_size": 0}),
         ("storage.root", {"storage": {"root": "gs://contacts"}}),
         ("storage.root", {"storage": {"root": "no-such-protocol://x"}}),

@@ -17,14 +17,13 @@ from typing_extensions import override
 
 from tap_sendgrid_contacts import outputs
 from tap_sendgrid_contacts.checkpoint import Checkpoint, CheckpointStore
-from tap_sendgrid_contacts.decode.contact import make_contact_class
+from tap_sendgrid_contacts.decode.contact import Contact, make_contact_class
 from tap_sendgrid_contacts.messages import MessageWriter, RecordMessageEncoder
 from tap_sendgrid_contacts.sync import Block
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tap_sendgrid_contacts.decode.contact import Contact
 
 make_contact = make_contact_class(["contact_id", "updated_at"])
 DAY = datetime(2020, 1, 2, tzinfo=timezone.utc)
@@ -59,7 +58,7 @@ def after(contacts: int) -> Checkpoint:
     return msgspec.structs.replace(START, part_offset=contacts)
 
 
-def blocks_of(*sizes: int) -> Iterator[Block]:
+def blocks_of(*sizes: int) -> Iterator[Block[list[Contact]]]:
     """Yield blocks of so many contacts, with ids from 0 on."""
     start = 0
     for size in sizes:
@@ -237,7 +236,7 @@ def test_state_follows_each_file(tmp_path: Path, store: Store) -> None:
 def test_end_of_a_part_has_its_checkpoint(tmp_path: Path) -> None:
     (block,) = blocks_of(1)
     finished = block.checkpoint.finish_part("name", "content")
-    end = Block([], finished, block.checkpoint)
+    end = Block[list[Contact]](None, finished, block.checkpoint)
     output = outputs.batch_files(
         [block, end], MessageWriter(), batch_config(tmp_path, 10), "contacts"
     )

@@ -1,0 +1,84 @@
+"""Write record batches to Parquet and Arrow files. Needs the extra `arrow`."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import IO, TYPE_CHECKING, Any
+
+import pyarrow as pa
+from pyarrow import ipc, parquet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Write = Callable[[pa.RecordBatch], None]
+
+# The size of a row group, or of a batch in an Arrow file: large for readers, small for the memory.
+_GROUP_BYTES = 16 * 1024 * 1024
+
+
+def open_parquet(file: IO[bytes], compression: str) -> contextlib.AbstractContextManager[Write]:
+    """Open a Parquet file; see `_open`.
+
+    Args:
+        file: The file.
+        compression: `zstd` or `none`.
+    """
+
+    def open_sink(schema: pa.Schema) -> parquet.ParquetWriter:
+        # Statistics of texts would cost a fifth of the file's time, and no reader filters by them.
+        columns = [field.name for field in schema if field.type != pa.string()]
+        return parquet.ParquetWriter(
+            file, schema, compression=compression, write_statistics=columns
+        )
+
+    return _open(open_sink)
+
+
+def open_arrow(file: IO[bytes]) -> contextlib.AbstractContextManager[Write]:
+    """Open a file in the Arrow IPC file format; see `_open`."""
+    return _open(lambda schema: ipc.new_file(file, schema))
+
+
+@contextlib.contextmanager
+def _open(open_sink: Callable[[pa.Schema], Any]) -> Iterator[Write]:
+    """Open a file, which gets the schema of its first batch.
+
+    Args:
+        open_sink: Opens pyarrow's writer of the format.
+
+    Yields:
+        A function that writes a batch.
+    """
+    writer = _BatchWriter(open_sink)
+    try:
+        yield writer.write
+        writer.flush()
+    finally:
+        writer.close()
+
+
+class _BatchWriter:
+    """Writes batches in groups of a size that suits readers."""
+
+    def __init__(self, open_sink: Callable[[pa.Schema], Any]) -> None:
+        self._open_sink = open_sink
+        self._sink: Any = None
+        self._batches: list[pa.RecordBatch] = []
+        self._bytes = 0
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        self._batches.append(batch)
+        self._bytes += batch.nbytes
+        if self._bytes >= _GROUP_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._batches:
+            self._sink = self._sink or self._open_sink(self._batches[0].schema)
+            self._sink.write_table(pa.Table.from_batches(self._batches).combine_chunks())
+            self._batches, self._bytes = [], 0
+
+    def close(self) -> None:
+        if self._sink:
+            self._sink.close()

@@ -1,0 +1,75 @@
+"""Parquet and Arrow files: groups of a size that suits readers, nothing lost at their ends."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import ipc, parquet
+
+from tap_sendgrid_contacts import columnar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BATCH = pa.record_batch({"name": pa.array(["a", "b"]), "number": pa.array([1.0, None])})
+
+OPEN: dict[str, Callable[[Any], Any]] = {
+    "parquet": lambda file: columnar.open_parquet(file, "zstd"),
+    "arrow": columnar.open_arrow,
+}
+every_format = pytest.mark.parametrize("file_format", OPEN)
+
+
+def groups_of(content: bytes, file_format: str) -> list[int]:
+    """Return the number of rows in each group of a file."""
+    if file_format == "arrow":
+        batches = ipc.open_file(content)
+        return [batches.get_batch(i).num_rows for i in range(batches.num_record_batches)]
+    metadata = parquet.read_metadata(io.BytesIO(content))
+    return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+
+
+@every_format
+@pytest.mark.parametrize(
+    ("group_bytes", "groups"), [(1, [2, 2, 2]), (BATCH.nbytes + 1, [4, 2]), (2**20, [6])]
+)
+def test_batches_are_written_in_groups(
+    monkeypatch: pytest.MonkeyPatch, file_format: str, group_bytes: int, groups: list[int]
+) -> None:
+    monkeypatch.setattr(columnar, "_GROUP_BYTES", group_bytes)
+    file = io.BytesIO()
+    with OPEN[file_format](file) as write:
+        for _ in range(3):
+            write(BATCH)
+    assert groups_of(file.getvalue(), file_format) == groups
+    read = ipc.open_file(file).read_all() if file_format == "arrow" else parquet.read_table(file)
+    assert read.equals(pa.Table.from_batches([BATCH] * 3))
+
+
+@every_format
+def test_failure_closes_the_file_and_writes_nothing_more(file_format: str) -> None:
+    file = io.BytesIO()
+
+    def write_in_part() -> None:
+        with OPEN[file_format](file) as write:
+            write(BATCH)
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        write_in_part()
+    assert file.getvalue() == b""
+
+
+def test_parquet_has_statistics_of_what_readers_filter_by() -> None:
+    file = io.BytesIO()
+    with columnar.open_parquet(file, "none") as write:
+        write(BATCH)
+    group = parquet.read_metadata(file).row_group(0)
+    assert [group.column(i).is_stats_set for i in range(2)] == [False, True]
+    text_only = io.BytesIO()
+    with columnar.open_parquet(text_only, "none") as write:
+        write(BATCH.select(["name"]))
+    assert not parquet.read_metadata(text_only).row_group(0).column(0).is_stats_set
