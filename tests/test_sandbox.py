@@ -360,6 +360,29 @@ def test_days() -> None:
         assert after.contact(next(iter(old.keys() - new.keys()))) is None
 
 
+def test_field_changes(tmp_path: Path) -> None:
+    original, renamed, retyped = (
+        Account(300, 500, field_changes=changes) for changes in ("none", "rename", "retype")
+    )
+    with start_sandbox(tmp_path, "--custom-fields", 500, "--field-changes", "retype") as sandbox:
+        fields = sandbox.get("/v3/marketing/field_definitions").json()["custom_fields"]
+    assert [tuple(field.values()) for field in fields] == retyped.fields
+    ids, names = (
+        [{field[i] for field in each.fields} for each in (original, renamed, retyped)]
+        for i in (0, 1)
+    )
+    assert ids[0] == ids[1]
+    assert ids[0].isdisjoint(ids[2])
+    assert names[0] == names[2]
+    assert names[0].isdisjoint(names[1])
+    assert len({name.lower() for name in names[1]}) == 500
+    assert max(map(len, names[1])) == 100
+    for old, name, new in zip(original.fields, renamed.fields, retyped.fields, strict=True):
+        assert old.type == name.type != new.type
+    values = {type(value) for contact in retyped for value in contact.custom.values()}
+    assert values == {str, int, float, datetime}
+
+
 def updated_at(contact: Contact) -> datetime:
     value = contact.values["updated_at"]
     assert isinstance(value, datetime)

@@ -24,6 +24,8 @@ from tap_sendgrid_contacts.sandbox.fields import make_custom_fields
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from tap_sendgrid_contacts.sandbox.fields import FieldChanges
+
 # Names and sample rates.
 _LISTS = (
     ("Customers", 2),
@@ -73,6 +75,8 @@ class Account:
             custom field, and changes the members of segments.
         edge_cases: Whether some contacts have awkward values.
         audiences: Whether the account has lists and segments.
+        field_changes: Whether all custom fields were renamed, or deleted and created again with
+            another type.
     """
 
     def __init__(
@@ -84,6 +88,7 @@ class Account:
         *,
         edge_cases: bool = True,
         audiences: bool = True,
+        field_changes: FieldChanges = "none",
     ) -> None:
         self.day = day
         self._contacts = contacts
@@ -91,7 +96,9 @@ class Account:
         self._initial_fields = custom_fields
         self._edge_cases = edge_cases
         self._key = b"%d" % seed
-        self.fields = make_custom_fields(custom_fields + day - 1, edge_cases=edge_cases)
+        self.fields = make_custom_fields(
+            custom_fields + day - 1, edge_cases=edge_cases, changes=field_changes
+        )
         self.lists = [
             Audience(self._uuid("list", name), name, sample_rate)
             for name, sample_rate in _LISTS

@@ -94,6 +94,12 @@ _OPTIONS = (
         help="Add awkward values (newlines, quotes, huge numbers, odd Unicode).",
     ),
     click.option("--audiences/--no-audiences", default=True, help="Create lists and segments."),
+    _choice(
+        "--field-changes",
+        "none rename retype",
+        "Custom fields: renamed, with the same ids; or deleted and created again with another "
+        "type.",
+    ),
     click.option(
         "--null-collections", is_flag=True, help="API sends null instead of empty collections."
     ),
@@ -163,7 +169,10 @@ def sandbox_options(command: Callable[..., None]) -> Callable[..., None]:
             return {name: options.pop(name) for name in names}
 
         account = Account(
-            **pop_options(*("contacts", "custom_fields", "seed", "day", "edge_cases", "audiences"))
+            **pop_options(
+                *("contacts", "custom_fields", "seed", "day", "edge_cases", "audiences"),
+                "field_changes",
+            )
         )
         file_format = FileFormat(**pop_options(*FileFormat.__dataclass_fields__))
         settings = Settings(

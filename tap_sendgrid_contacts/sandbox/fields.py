@@ -7,6 +7,8 @@ from typing import Literal, NamedTuple
 FieldType = Literal["Text", "Number", "Date"]
 FIELD_TYPES: tuple[FieldType, ...] = ("Text", "Number", "Date")
 MAX_CUSTOM_FIELDS = 500  # DOC
+_MAX_NAME_LENGTH = 100  # DOC
+FieldChanges = Literal["none", "rename", "retype"]
 
 _TYPICAL_NAMES = ("company_name", "Num_Orders", "dob", "Plan", "LifetimeValue", "Renewal_Date_2")
 _EDGE_CASE_NAMES = (
@@ -40,19 +42,26 @@ class Field(NamedTuple):
     type: FieldType
 
 
-def make_custom_fields(count: int, *, edge_cases: bool) -> list[Field]:
+def make_custom_fields(
+    count: int, *, edge_cases: bool, changes: FieldChanges = "none"
+) -> list[Field]:
     """Return the first `count` custom fields.
 
     Args:
         count: Number of fields, capped at SendGrid's limit.
         edge_cases: Whether to include awkward names.
+        changes: Whether all fields were renamed, or deleted and created again with another type.
     """
     names = _TYPICAL_NAMES + _EDGE_CASE_NAMES if edge_cases else _TYPICAL_NAMES
+    is_renamed, is_retyped = changes == "rename", changes == "retype"
     fields = []
     for index in range(min(count, MAX_CUSTOM_FIELDS)):
         name = names[index] if index < len(names) else f"Field_{index}"
-        field_type = FIELD_TYPES[index % 3]
-        fields.append(Field(f"{'ew'[index % 2]}{index + 1}_{field_type[0]}", name, field_type))
+        if is_renamed:
+            name = f"New_{name}"[:_MAX_NAME_LENGTH]
+        field_type = FIELD_TYPES[(index + is_retyped) % len(FIELD_TYPES)]
+        number = index + 1 + is_retyped * MAX_CUSTOM_FIELDS
+        fields.append(Field(f"{'ew'[index % 2]}{number}_{field_type[0]}", name, field_type))
     return fields
 
 
