@@ -52,10 +52,19 @@ class TapSendGridContacts(Tap):
 
     config_jsonschema: ClassVar[dict[str, Any]] = SETTINGS_SCHEMA
 
-    def __init__(self, *, catalog: Any = None, **options: Any) -> None:  # noqa: ANN401 - as the SDK's
+    def __init__(
+        self,
+        *,
+        catalog: Any = None,  # noqa: ANN401 - as the SDK's
+        setup_mapper: bool = True,
+        **options: Any,
+    ) -> None:
         if isinstance(catalog, dict):
             _apply_metadata_replication_method(catalog)
-        super().__init__(catalog=catalog, **options)
+        super().__init__(catalog=catalog, setup_mapper=False, **options)
+        # After the state is loaded: the names of columns depend on it.
+        if setup_mapper:
+            self.setup_mapper()
 
     # --- settings ---------------------------------------------------------------------------
 

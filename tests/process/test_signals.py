@@ -141,14 +141,14 @@ def test_stop_while_polling(start_sandbox: Callable[..., Sandbox], tap: Tap) -> 
 
 
 def test_stop_while_discovering(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
-    # Before the state is read, there is none to emit.
+    state: dict[str, Any] = {"bookmarks": {"contacts": {"scope": {}}}}
     sandbox = start_sandbox("--fault", "hang")
-    process = tap.start(sandbox, state={"bookmarks": {"contacts": {"scope": {}}}})
+    process = tap.start(sandbox, state=state)
     sandbox.wait_for("fault hang")
     process.send_signal(signal.SIGTERM)
     run = process.finish()
     assert run.code == 143
-    assert run.of_type("STATE") == []
+    assert run.states == [state]
     assert run.errors == []
     assert "Traceback" not in run.log
 
