@@ -15,11 +15,14 @@ from msgspec.structs import replace
 from singer_sdk.singerlib import StateMessage
 
 from tap_sendgrid_contacts.dates import parse_date, utc_now
+from tap_sendgrid_contacts.schema import ColumnType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, MutableMapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 
     from singer_sdk import Tap
+
+    from tap_sendgrid_contacts.schema import Column
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +32,9 @@ CHECKPOINT_KEY = "exports"
 Meltano merges states on `--full-refresh`: in an object, keys that a later state lacks would
 survive; lists are replaced as a whole.
 """
+
+COLUMNS_KEY = "columns"
+"""State key of the types of the custom columns that were loaded, by name."""
 
 STATE_INTERVAL = 10_000
 """Contacts read between two STATE messages."""
@@ -299,6 +305,31 @@ def resume_run(stores: Sequence[CheckpointStore], *, is_reduced: bool) -> int | 
     for store in stores:
         store.restart()
     return None
+
+
+def loaded_column_types(state: Mapping[str, Any]) -> dict[str, ColumnType]:
+    """Return the types of the custom columns that earlier runs have loaded.
+
+    Args:
+        state: The stream's state, which may be damaged.
+    """
+    try:
+        return msgspec.convert(state[COLUMNS_KEY], dict[str, ColumnType])
+    except (LookupError, TypeError, msgspec.ValidationError):
+        return {}
+
+
+def save_column_types(state: MutableMapping[str, Any], columns: Iterable[Column]) -> None:
+    """Save the types of the custom columns; one that is loaded keeps the type it has.
+
+    Args:
+        state: The stream's state; it is written to.
+        columns: The columns of this run.
+    """
+    types = {each.name: each.type for each in columns if each.is_custom and each.is_selected}
+    types |= loaded_column_types(state)
+    if types:
+        state[COLUMNS_KEY] = types
 
 
 def suppress_initial_state(tap: Tap) -> None:

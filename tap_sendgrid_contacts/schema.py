@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from singer_sdk.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from tap_sendgrid_contacts.api.client import FieldDefinition
 
@@ -153,12 +153,63 @@ def columns_from_schema(schema: dict[str, Any], is_selected: Callable[[str], boo
     return sorted(columns, key=lambda column: column.is_custom)
 
 
+def find_retyped_columns(
+    columns: Iterable[Column], loaded_types: Mapping[str, ColumnType]
+) -> dict[str, str]:
+    """Find custom fields whose type is not that of the column that was loaded under their name.
+
+    The type of a field cannot change, but it can be deleted and created again with another one.
+    Some targets then reject every load, others convert the values. So each type has its column.
+
+    Args:
+        columns: The columns as they are named without regard to what was loaded.
+        loaded_types: Types of the columns that earlier runs have loaded.
+
+    Returns:
+        The name of the column to load them into, by the name they have in `columns`.
+    """
+    columns = list(columns)
+    names = {column.name for column in columns}
+
+    def new_name(column: Column) -> str:
+        name = f"{column.name}_{column.type}"
+        is_free = name not in names and loaded_types.get(name, column.type) == column.type
+        return _limit(name, name) if is_free else _end_in_digest(name, name)
+
+    return {
+        column.name: new_name(column)
+        for column in columns
+        if column.is_custom
+        and column.is_selected
+        and loaded_types.get(column.name, column.type) != column.type
+    }
+
+
+def rename_columns(schema: dict[str, Any], new_names: Mapping[str, str]) -> dict[str, Any]:
+    """Return a schema with other names for some columns of the same fields."""
+    properties = {
+        new_names.get(name, name): (
+            {**definition, "title": _source_field(name, definition)}
+            if name in new_names
+            else definition
+        )
+        for name, definition in schema["properties"].items()
+    }
+    return {**schema, "properties": properties}
+
+
 def _column_name(field_name: str, field_id: str) -> str:
     full_name = _CUSTOM_PREFIX + field_name.lower()
     name = re.sub(r"[^a-z0-9_]", "_", full_name)
-    if name == full_name and len(name) <= _MAX_IDENTIFIER_BYTES:
-        return name
-    digest = hashlib.sha256(field_id.encode()).hexdigest()[:8]
+    return _limit(name, field_id) if name == full_name else _end_in_digest(name, field_id)
+
+
+def _limit(name: str, identity: str) -> str:
+    return name if len(name) <= _MAX_IDENTIFIER_BYTES else _end_in_digest(name, identity)
+
+
+def _end_in_digest(name: str, identity: str) -> str:
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
     return f"{name[: _MAX_IDENTIFIER_BYTES - len(digest) - 1]}_{digest}"
 
 

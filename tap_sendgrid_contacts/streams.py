@@ -23,6 +23,7 @@ from tap_sendgrid_contacts.checkpoint import (
     emit_state,
     resume_run,
     retain_partitions,
+    save_column_types,
 )
 from tap_sendgrid_contacts.dates import parse_date
 from tap_sendgrid_contacts.decode import make_decoder
@@ -262,6 +263,7 @@ class ContactsStream(Stream):
             columnar: Whether it reads record batches.
         """
         syncs = self._make_syncs(columnar=columnar)
+        save_column_types(self.stream_state, self._columns)
 
         def read_to_end(sync: ExportSync[Any]) -> Iterator[T]:
             emitted_before = self._message_writer.records_emitted
@@ -393,7 +395,7 @@ class ContactsStream(Stream):
             "activate_version": self._should_activate_version(),
             "columns": _digest(
                 [
-                    *(column.name for column in self._columns if column.is_selected),
+                    *((each.name, each.type) for each in self._columns if each.is_selected),
                     *filter(self._is_selected, SOURCE_COLUMNS),
                 ]
             ),

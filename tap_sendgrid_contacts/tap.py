@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import re
 import signal
 import sys
 from http import HTTPStatus
@@ -14,13 +16,18 @@ from singer_sdk import Tap, metrics
 from singer_sdk.exceptions import ConfigurationError
 from singer_sdk.helpers._classproperty import classproperty
 from singer_sdk.plugin_base import _ConfigInput
+from singer_sdk.singerlib import Schema, SelectionMask
 from typing_extensions import override
 
 from tap_sendgrid_contacts.account import AccountReport
 from tap_sendgrid_contacts.api.client import SendGridClient
 from tap_sendgrid_contacts.api.export import ExportRequest
 from tap_sendgrid_contacts.api.http import RetryPolicy
-from tap_sendgrid_contacts.checkpoint import emit_final_state, suppress_initial_state
+from tap_sendgrid_contacts.checkpoint import (
+    emit_final_state,
+    loaded_column_types,
+    suppress_initial_state,
+)
 from tap_sendgrid_contacts.config import (
     from_environment,
     normalize,
@@ -30,7 +37,12 @@ from tap_sendgrid_contacts.config import (
     validate,
 )
 from tap_sendgrid_contacts.messages import MessageWriter
-from tap_sendgrid_contacts.schema import build_schema, columns_from_schema
+from tap_sendgrid_contacts.schema import (
+    build_schema,
+    columns_from_schema,
+    find_retyped_columns,
+    rename_columns,
+)
 from tap_sendgrid_contacts.settings import SETTINGS_SCHEMA
 from tap_sendgrid_contacts.streams import ContactsStream
 
@@ -141,7 +153,33 @@ class TapSendGridContacts(Tap):
                 client.retry(client.list_field_definitions)(),
                 has_source=self.config["separate_exports"],
             )
+        mask = entry.metadata.resolve_selection() if entry else SelectionMask()
+        schema = self._rename_retyped_columns(schema, mask)
+        if entry:
+            entry.schema = Schema.from_dict(schema)
         return [ContactsStream(self, schema, client, self._make_request(), self.message_writer)]
+
+    def _rename_retyped_columns(
+        self, schema: dict[str, Any], mask: SelectionMask
+    ) -> dict[str, Any]:
+        """Give custom fields whose type changed since an earlier run columns of their own."""
+        bookmarks = self.state.get("bookmarks", {})
+        loaded_types = loaded_column_types(bookmarks.get(ContactsStream.name, {}))
+        # A stream map that hides a column, or reads it, would not find it under another name.
+        stream_maps = json.dumps(self.config.get("stream_maps", {}), default=str)
+        mapped = set(re.findall(r"\w+", stream_maps))
+        columns = columns_from_schema(
+            schema, lambda name: mask["properties", name] and name not in mapped
+        )
+        new_names = find_retyped_columns(columns, loaded_types)
+        for name, new_name in new_names.items():
+            if new_name not in loaded_types:
+                self.logger.warning(
+                    "The custom field of column %s has another type than before: it is loaded into "
+                    "column %s from now on, and %s keeps its values",
+                    *(name, new_name, name),
+                )
+        return rename_columns(schema, new_names)
 
     def _make_client(self) -> SendGridClient:
         return SendGridClient(

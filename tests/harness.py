@@ -162,6 +162,18 @@ def checkpoint_of(state: dict[str, Any]) -> dict[str, Any] | None:
     return exports[0] if exports else None
 
 
+def complete_state(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the stream's state after a complete run."""
+    types = {
+        name: "date"
+        if definition.get("format")
+        else definition["type"][0].replace("string", "text")
+        for name, definition in schema["properties"].items()
+        if name.startswith("custom_")
+    }
+    return {"columns": types, "exports": []}
+
+
 def contacts_read(state: dict[str, Any]) -> int:
     """Return how many contacts a state's checkpoint counts as read."""
     checkpoint = checkpoint_of(state) or {}

@@ -11,7 +11,7 @@ import pytest
 
 from tap_sendgrid_contacts.sandbox.account import Account
 from tests.expected import expected
-from tests.harness import SANDBOX, TAP, both_file_types, run_in_process
+from tests.harness import SANDBOX, TAP, both_file_types, complete_state, run_in_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +39,7 @@ def test_sync(start_sandbox: Callable[..., Sandbox], tap: Tap, file_type: str) -
     assert len(records) == len(run.records)
     assert records == expected(Account(700), run.schema)
     assert len(run.of_type("ACTIVATE_VERSION")) == 1
-    assert run.state == {"bookmarks": {"contacts": {"exports": []}}}
+    assert run.state == {"bookmarks": {"contacts": complete_state(run.schema)}}
     assert run.errors == []
     assert not [line for line in run.lines("Warning") if "end of life" not in line]
 

@@ -13,7 +13,13 @@ from singer_sdk.exceptions import ConfigurationError
 from singer_sdk.singerlib import Schema
 
 from tap_sendgrid_contacts.api.client import FieldDefinition
-from tap_sendgrid_contacts.schema import Column, build_schema, columns_from_schema
+from tap_sendgrid_contacts.schema import (
+    Column,
+    build_schema,
+    columns_from_schema,
+    find_retyped_columns,
+    rename_columns,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -237,3 +243,69 @@ def test_column_removed_from_the_catalog_is_no_column() -> None:
     assert columns[-1] == Column(
         "custom_plan", "Plan", is_custom=True, type="text", is_selected=True
     )
+
+
+# --- fields that were created again with another type -----------------------------------------
+
+
+def renamed(loaded_types: Any, *fields: FieldDefinition) -> dict[str, str]:  # noqa: ANN401 - literals
+    return find_retyped_columns(columns_from_schema(build_schema(fields), select_all), loaded_types)
+
+
+@pytest.mark.parametrize("field_type", ["Text", "Number", "Date"])
+@pytest.mark.parametrize("loaded_type", ["text", "number", "date"])
+def test_other_type_has_a_column_of_its_own(field_type: str, loaded_type: str) -> None:
+    column_type = field_type.lower()
+    names = {} if column_type == loaded_type else {"custom_x": f"custom_x_{column_type}"}
+    assert renamed({"custom_x": loaded_type}, FieldDefinition("e1_T", "x", field_type)) == names
+
+
+def test_unknown_reserved_and_deselected_columns_keep_their_names() -> None:
+    columns = columns_from_schema(build_schema(FIELDS), lambda name: name != "custom_seats")
+    types: dict[str, Any] = {"custom_seats": "text", "email": "number", "custom_gone": "date"}
+    assert find_retyped_columns(columns, types) == {}
+
+
+def test_renamed_columns_are_of_the_same_fields() -> None:
+    schema = build_schema(FIELDS)
+    del schema["properties"]["custom_seats"]["title"]
+    new_names = {"custom_plan": "custom_plan_text", "custom_seats": "custom_seats_number"}
+    schema["required"] = ["contact_id"]
+    changed = rename_columns(schema, new_names)
+    before, after = (columns_from_schema(each, select_all) for each in (schema, changed))
+    assert after == [
+        column._replace(name=new_names.get(column.name, column.name)) for column in before
+    ]
+    assert changed.keys() == schema.keys()
+    assert rename_columns(schema, {}) == schema
+
+
+@pytest.mark.parametrize(
+    ("others", "loaded_types"),
+    [
+        ([FieldDefinition("e2_N", "X_number", "Number")], {}),
+        ([FieldDefinition("e2_N", "X_number", "Text")], {}),
+        ([], {"custom_x_number": "text"}),
+    ],
+    ids=["another field", "another field of another type", "another field before"],
+)
+def test_name_that_is_taken_ends_in_a_digest(
+    others: list[FieldDefinition], loaded_types: dict[str, str]
+) -> None:
+    types = {"custom_x": "text", **loaded_types}
+    names = renamed(types, FieldDefinition("e1_N", "x", "Number"), *others)
+    assert list(names) == ["custom_x"]
+    assert re.fullmatch(r"custom_x_number_[0-9a-f]{8}", names["custom_x"])
+    # The name stays once it is loaded.
+    types |= {names["custom_x"]: "number"}
+    assert renamed(types, FieldDefinition("e1_N", "x", "Number"), *others) == names
+
+
+def test_long_names_stay_valid_and_distinct() -> None:
+    fields = [FieldDefinition(f"e{n}_N", "a" * 50 + f"{n:06}", "Number") for n in range(100)]
+    types = dict.fromkeys(custom_columns(*fields), "text")
+    assert {len(name) for name in types} == {63}
+    names = renamed(types, *fields)
+    assert names.keys() == types.keys()
+    assert len({*names.values()} - types.keys()) == 100
+    assert {len(name) for name in names.values()} == {63}

@@ -1,0 +1,184 @@
+"""Custom fields that change between two runs: renamed, deleted, created again with another type."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tap_sendgrid_contacts.sandbox.account import Account
+from tests.expected import RESERVED, expected
+from tests.harness import both_file_types, contacts_read, deselect
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.harness import Run, Sandbox, Tap
+
+CONTACTS = 60
+ORIGINAL = {
+    "custom_company_name": "text",
+    "custom_num_orders": "number",
+    "custom_dob": "date",
+    "custom_plan": "text",
+    "custom_lifetimevalue": "number",
+}
+RETYPED = {
+    "custom_company_name_number": "number",
+    "custom_num_orders_date": "date",
+    "custom_dob_text": "text",
+    "custom_plan_number": "number",
+    "custom_lifetimevalue_date": "date",
+}
+WARNING = "has another type than before"
+
+
+@pytest.fixture
+def original(start_sandbox: Callable[..., Sandbox]) -> Sandbox:
+    return start_sandbox("--contacts", str(CONTACTS), "--parts", "2")
+
+
+@pytest.fixture
+def retyped(start_sandbox: Callable[..., Sandbox]) -> Sandbox:
+    return start_sandbox("--contacts", str(CONTACTS), "--field-changes", "retype")
+
+
+def custom_columns(run: Run) -> list[str]:
+    assert run.code == 0, run.log
+    assert all(record.keys() == run.schema["properties"].keys() for record in run.records)
+    return list(run.schema["properties"])[len(RESERVED) :]
+
+
+def column_types(run: Run) -> dict[str, str]:
+    types: dict[str, str] = run.state["bookmarks"]["contacts"]["columns"]
+    return types
+
+
+@both_file_types
+@pytest.mark.parametrize("has_catalog", [False, True])
+def test_other_type_is_loaded_into_another_column(
+    original: Sandbox, retyped: Sandbox, tap: Tap, file_type: str, *, has_catalog: bool
+) -> None:
+    def run(sandbox: Sandbox, state: dict[str, Any] | None = None) -> Run:
+        # Meltano discovers the catalog without the state.
+        catalog = tap.discover(sandbox) if has_catalog else None
+        return tap(sandbox, catalog=catalog, state=state, file_type=file_type)
+
+    first = run(original)
+    assert custom_columns(first) == list(ORIGINAL)
+    assert column_types(first) == ORIGINAL
+
+    second = run(retyped, first.state)
+    assert custom_columns(second) == list(RETYPED)
+    assert column_types(second) == ORIGINAL | RETYPED
+    records = {record["contact_id"]: record for record in second.records}
+    assert records == expected(Account(CONTACTS, field_changes="retype"), second.schema)
+    warnings = second.lines(WARNING)
+    assert len(warnings) == len(RETYPED)
+    assert "custom_dob has" in warnings[2]
+    assert "custom_dob_text from now on" in warnings[2]
+
+    third = run(retyped, second.state)
+    assert third.schema == second.schema
+    assert third.records == second.records
+    assert third.lines(WARNING) == []
+
+    back = run(original, third.state)
+    assert back.schema == first.schema
+    assert back.records == first.records
+    assert back.state == third.state
+    assert back.lines(WARNING) == []
+
+
+def test_renamed_field_is_a_new_column(
+    original: Sandbox, start_sandbox: Callable[..., Sandbox], tap: Tap
+) -> None:
+    first = tap(original)
+    renamed = start_sandbox("--contacts", str(CONTACTS), "--field-changes", "rename")
+    run = tap(renamed, state=first.state)
+    assert custom_columns(run) == [name.replace("custom_", "custom_new_") for name in ORIGINAL]
+    assert column_types(run).keys() == {*ORIGINAL, *custom_columns(run)}
+    assert run.lines("WARNING") == []
+
+
+def test_deleted_field_is_no_column(
+    original: Sandbox, start_sandbox: Callable[..., Sandbox], tap: Tap
+) -> None:
+    first = tap(original)
+    run = tap(start_sandbox("--contacts", "9", "--custom-fields", "2"), state=first.state)
+    assert custom_columns(run) == list(ORIGINAL)[:2]
+    # Its column still has that type.
+    assert column_types(run) == ORIGINAL
+
+
+def test_without_state_columns_have_the_names_of_their_fields(
+    original: Sandbox, retyped: Sandbox, tap: Tap
+) -> None:
+    tap(original)
+    run = tap(retyped)
+    assert custom_columns(run) == list(ORIGINAL)
+    assert list(column_types(run).values()) == list(RETYPED.values())
+
+
+@pytest.mark.parametrize("columns", [None, [], "broken", {"custom_dob": "blob"}])
+def test_damaged_types_are_ignored(retyped: Sandbox, tap: Tap, columns: object) -> None:
+    run = tap(retyped, state={"bookmarks": {"contacts": {"columns": columns, "exports": []}}})
+    assert custom_columns(run) == list(ORIGINAL)
+    assert column_types(run).keys() == ORIGINAL.keys()
+
+
+def test_deselected_column_stays_deselected(original: Sandbox, retyped: Sandbox, tap: Tap) -> None:
+    catalog = deselect(tap.discover(retyped), "custom_dob")
+    run = tap(retyped, state=tap(original).state, catalog=catalog)
+    assert custom_columns(run) == [name for name in RETYPED if name != "custom_dob_text"]
+    assert len(run.lines(WARNING)) == len(RETYPED) - 1
+
+
+def test_column_in_a_stream_map_keeps_its_name(
+    original: Sandbox, retyped: Sandbox, tap: Tap
+) -> None:
+    # Under another name, what is to be hidden would be loaded.
+    maps = {"contacts": {"custom_dob": "__NULL__", "orders": "custom_num_orders"}}
+    run = tap(retyped, state=tap(original).state, stream_maps=maps)
+    others = [name for name in RETYPED if name not in {"custom_num_orders_date", "custom_dob_text"}]
+    assert set(custom_columns(run)) == {*others, "custom_num_orders", "orders"}
+    assert any(record["orders"] for record in run.records)
+    assert column_types(run) == ORIGINAL | {name: RETYPED[name] for name in others}
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"stream_maps": {"contacts": {"custom_num_orders": "custom_num_orders"}}}]
+)
+def test_export_in_progress_with_other_types_is_not_resumed(
+    start_sandbox: Callable[..., Sandbox], tap: Tap, config: dict[str, Any]
+) -> None:
+    # Numbers as text: a text column rejects others.
+    original = start_sandbox(
+        *("--contacts", str(CONTACTS), "--parts", "2", "--number-format", "text")
+    )
+    states = tap(original, **config).states
+    state = next(state for state in states if contacts_read(state) == CONTACTS // 2)
+    catalog = tap.discover(original)
+    properties = catalog["streams"][0]["schema"]["properties"]
+    assert len(tap(original, state=copy.deepcopy(state), catalog=catalog, **config).records) == 30
+
+    properties["custom_num_orders"]["type"] = ["string", "null"]
+    run = tap(original, state=state, catalog=catalog, **config)
+    assert "columns changed since the last run; starting a new export" in run.log
+    assert len(run.records) == CONTACTS
+    name = "custom_num_orders" if config else "custom_num_orders_text"
+    assert {type(record[name]) for record in run.records} == {str, type(None)}
+
+
+def test_types_are_of_the_stream_with_separate_exports(
+    original: Sandbox, retyped: Sandbox, tap: Tap
+) -> None:
+    first = tap(original, separate_exports=True)
+    assert column_types(first) == ORIGINAL
+    run = tap(retyped, separate_exports=True, state=first.state)
+    assert run.code == 0, run.log
+    assert column_types(run) == ORIGINAL | RETYPED
+    assert all("columns" not in each for each in run.state["bookmarks"]["contacts"]["partitions"])
+    assert RETYPED.keys() <= run.records[0].keys()
+    assert not ORIGINAL.keys() & run.records[0].keys()
