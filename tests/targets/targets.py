@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, TypeVar
 
 import pytest
 from typing_extensions import override
@@ -34,6 +34,7 @@ ColumnType = Literal["string", "number", "date", "array"]
 Value = str | Decimal | list[str] | None
 Row = dict[str, Any]
 """A contact as its record, but numbers are Decimal."""
+Key = TypeVar("Key")
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -108,7 +109,10 @@ def column_types(schema: dict[str, Any]) -> dict[str, ColumnType]:
 
 
 def expected_rows(
-    account: Account, schema: dict[str, Any], list_ids: Sequence[str] = ()
+    account: Account,
+    schema: dict[str, Any],
+    list_ids: Sequence[str] = (),
+    segment_ids: Sequence[str] = (),
 ) -> dict[str, Row]:
     """Return the contacts by id, as a target should hold them."""
     return {
@@ -116,7 +120,7 @@ def expected_rows(
             name: Decimal(repr(value)) if isinstance(value, (int, float)) else value
             for name, value in record.items()
         }
-        for key, record in expected(account, schema, list_ids).items()
+        for key, record in expected(account, schema, list_ids, segment_ids).items()
     }
 
 
@@ -155,13 +159,17 @@ class Target(ABC):
 
     def rows(self, columns: Mapping[str, ColumnType]) -> dict[str, Row]:
         """Return the loaded contacts by id."""
-        rows: list[Row] = [
-            {name: self.parse(row[name], column_type) for name, column_type in columns.items()}
-            for row in self.raw_rows()
-        ]
+        rows = self.parsed_rows(columns)
         by_id = {row["contact_id"]: row for row in rows}
         assert len(by_id) == len(rows), "duplicate contact_id"
         return by_id
+
+    def parsed_rows(self, columns: Mapping[str, ColumnType]) -> list[Row]:
+        """Return the loaded rows."""
+        return [
+            {name: self.parse(row[name], column_type) for name, column_type in columns.items()}
+            for row in self.raw_rows()
+        ]
 
     @abstractmethod
     def raw_rows(self) -> list[Row]:
@@ -181,8 +189,8 @@ class Target(ABC):
 
 
 def stored_rows(
-    target: Target, rows: Mapping[str, Row], columns: Mapping[str, ColumnType]
-) -> dict[str, Row]:
+    target: Target, rows: Mapping[Key, Row], columns: Mapping[str, ColumnType]
+) -> dict[Key, Row]:
     """Return what a target stores for rows; columns that a row does not have are null."""
     return {
         key: {name: target.stored(row.get(name)) for name in columns} for key, row in rows.items()
