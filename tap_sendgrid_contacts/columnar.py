@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
     Write = Callable[[pa.RecordBatch], None]
 
-# The size of a row group, or of a batch in an Arrow file: large for readers, small for the memory.
-_GROUP_BYTES = 16 * 1024 * 1024
+# Sizes of a row group and of a batch in an Arrow file: large for readers, small for the memory.
+_PARQUET_GROUP_BYTES = 16 * 1024 * 1024
+_ARROW_GROUP_BYTES = 1024 * 1024
 
 
 def open_parquet(file: IO[bytes], compression: str) -> contextlib.AbstractContextManager[Write]:
@@ -32,25 +33,26 @@ def open_parquet(file: IO[bytes], compression: str) -> contextlib.AbstractContex
             file, schema, compression=compression, write_statistics=columns
         )
 
-    return _open(open_sink)
+    return _open(open_sink, _PARQUET_GROUP_BYTES)
 
 
 def open_arrow(file: IO[bytes]) -> contextlib.AbstractContextManager[Write]:
     """Open a file in the Arrow IPC file format; see `_open`."""
-    return _open(lambda schema: ipc.new_file(file, schema))
+    return _open(lambda schema: ipc.new_file(file, schema), _ARROW_GROUP_BYTES)
 
 
 @contextlib.contextmanager
-def _open(open_sink: Callable[[pa.Schema], Any]) -> Iterator[Write]:
+def _open(open_sink: Callable[[pa.Schema], Any], group_bytes: int) -> Iterator[Write]:
     """Open a file, which gets the schema of its first batch.
 
     Args:
         open_sink: Opens pyarrow's writer of the format.
+        group_bytes: Size of the groups that batches are written in.
 
     Yields:
         A function that writes a batch.
     """
-    writer = _BatchWriter(open_sink)
+    writer = _BatchWriter(open_sink, group_bytes)
     try:
         yield writer.write
         writer.flush()
@@ -61,8 +63,9 @@ def _open(open_sink: Callable[[pa.Schema], Any]) -> Iterator[Write]:
 class _BatchWriter:
     """Writes batches in groups of a size that suits readers."""
 
-    def __init__(self, open_sink: Callable[[pa.Schema], Any]) -> None:
+    def __init__(self, open_sink: Callable[[pa.Schema], Any], group_bytes: int) -> None:
         self._open_sink = open_sink
+        self._group_bytes = group_bytes
         self._sink: Any = None
         self._batches: list[pa.RecordBatch] = []
         self._bytes = 0
@@ -70,7 +73,7 @@ class _BatchWriter:
     def write(self, batch: pa.RecordBatch) -> None:
         self._batches.append(batch)
         self._bytes += batch.nbytes
-        if self._bytes >= _GROUP_BYTES:
+        if self._bytes >= self._group_bytes:
             self.flush()
 
     def flush(self) -> None:

@@ -1,17 +1,22 @@
 """Decode a part to Arrow record batches, for columnar files. Needs the extra `arrow`.
 
-The other decoders define what a contact is. CSV is first read by Arrow's own reader, a block at a
-time and without a Python object per value: whatever that accepts, `CsvDecoder` would read the
-same, only slower.
+The other decoders define what a contact is. Columns are made of text by Arrow's CSV reader, since
+`pyarrow.array` takes twice the time for Python's objects:
+
+- CSV goes to it as it is, a block at a time: whatever it accepts, `CsvDecoder` would read the
+  same, only slower.
+- The contacts of `JsonlDecoder` are written as rows of text first.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import logging
+import re
 from itertools import chain
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import msgspec
 import pyarrow as pa
@@ -31,10 +36,12 @@ if TYPE_CHECKING:
 
     from tap_sendgrid_contacts.decode import Decoder
     from tap_sendgrid_contacts.decode.contact import OnInvalidValue, Row
-    from tap_sendgrid_contacts.decode.values import Value
     from tap_sendgrid_contacts.schema import Column, ColumnType
 
 logger = logging.getLogger(__name__)
+
+# Arrow's own returns memory to the system after every block, and has to ask for it again.
+pa.set_memory_pool(pa.system_memory_pool())
 
 ARROW_TYPES: dict[ColumnType, pa.DataType] = {
     "text": pa.string(),
@@ -43,20 +50,36 @@ ARROW_TYPES: dict[ColumnType, pa.DataType] = {
     "list": pa.list_(pa.string()),
 }
 
-# Enough contacts for a batch to be worth its overhead, and few enough for the CPU's cache.
-_JSON_BLOCK_BYTES = 256 * 1024
-_CSV_BLOCK_BYTES = 1024 * 1024
+_BATCH_BYTES = 1024 * 1024
+"""Text that becomes a batch."""
 
 # Rows that CSV readers do not disagree about: a quote only around a cell or doubled in it, a line
 # break outside of a cell only at the end of a row.
 _STRICT_ROWS = r'^(?:(?:"(?:[^"\x00]|"")*"|[^",\r\n\x00]*)(?:,|\r?\n))*$'
 
-# Texts that Arrow converts as `parse_date` and Python's `float` do. Whole numbers are limited to
-# those that a double can hold.
-_USUAL_TEXT: dict[ColumnType, str] = {
-    "date": "^[12][0-9]{3}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$",
-    "number": r"^-?[0-9]{1,15}(?:\.[0-9]{1,15})?$",
-}
+
+class _Dialect(NamedTuple):
+    """A form of rows of text.
+
+    Attributes:
+        parse_options: What Arrow's reader is to know of quotes.
+        null: What an empty cell is; in quotes, only if it is no word.
+    """
+
+    parse_options: ParseOptions
+    null: str
+
+
+_CSV = _Dialect(ParseOptions(newlines_in_values=True), "")
+_JSON_ROWS = _Dialect(
+    ParseOptions(newlines_in_values=True, double_quote=False, escape_char="\\"), "null"
+)
+
+_ENCODER = msgspec.json.Encoder()
+_JSON_ESCAPE = re.compile(rb"\\(?:u[0-9a-f]{4}|.)")
+
+# Numbers that Arrow converts as Python does, whole ones limited to those that a double can hold.
+_USUAL_NUMBER = r"^(?:-?[1-9][0-9]{0,14}(?:\.[0-9]{1,15})?|0(?:\.[0-9]{1,15})?)$"
 
 
 def make_arrow_decoder(
@@ -68,12 +91,12 @@ def make_arrow_decoder(
     """Make the decoder of a file type; see `make_decoder`."""
     layout = ColumnLayout(columns, on_invalid_value, stamp or {})
     if file_type == "json":
-        return JsonlDecoder(layout, RecordBatchMaker(layout), _JSON_BLOCK_BYTES)
-    return ArrowCsvDecoder(layout, RecordBatchMaker(layout))
+        return ArrowJsonlDecoder(layout)
+    return ArrowCsvDecoder(layout)
 
 
-class RecordBatchMaker:
-    """Makes record batches of contacts.
+class RecordBatchBuilder:
+    """Builds record batches of contacts.
 
     Args:
         layout: The columns.
@@ -81,38 +104,59 @@ class RecordBatchMaker:
 
     def __init__(self, layout: ColumnLayout) -> None:
         self._types = layout.types
+        self._lists = [i for i, each in enumerate(self._types.values()) if each == "list"]
         self._schema = pa.schema(
-            [(name, ARROW_TYPES[column_type]) for name, column_type in layout.types.items()]
+            [(name, ARROW_TYPES[column_type]) for name, column_type in self._types.items()]
         )
         self._rounded: set[str] = set()
 
-    def __call__(self, rows: Iterable[Row]) -> pa.RecordBatch:
-        """Return contacts, given as their values, as a record batch."""
-        columns = list(zip(*rows, strict=True)) or [()] * len(self._types)
-        return self.join(list(map(self.make_array, self._types, columns)))
-
-    def join(self, arrays: Sequence[pa.Array]) -> pa.RecordBatch:
+    def build(self, arrays: Sequence[pa.Array]) -> pa.RecordBatch:
         """Return the columns of contacts as a record batch."""
         return pa.record_batch(arrays, schema=self._schema)
 
-    def make_array(self, name: str, values: Sequence[Value]) -> pa.Array:
-        """Return the values of a column as an array.
+    def write_rows(self, rows: Iterable[Row]) -> bytes:
+        """Return contacts as text that `read_rows` reads: CSV with the escapes of JSON."""
+        rows = list(rows)
+        for i in self._lists:
+            rows = [
+                (*row[:i], _ENCODER.encode(row[i]).decode(), *row[i + 1 :]) if row[i] else row
+                for row in rows
+            ]
+        # In JSON, line breaks are escaped: those that are left are the ends of rows.
+        text = _ENCODER.encode_lines(rows)[1:-2].replace(b"]\n[", b"\n")
+        # Escaped quotes are the same in CSV.
+        if text.count(b"\\") > text.count(b'\\"'):
+            text = _JSON_ESCAPE.sub(_unescape, text)
+        return text + b"\n"
+
+    def read_rows(self, text: bytes) -> pa.RecordBatch:
+        """Return contacts in the form of `write_rows` as a record batch."""
+        width = len(self._types)
+        cells, _ = _read_cells(text, width, range(width), _JSON_ROWS)
+        return self.build(list(map(self.parse, self._types, cells.values())))
+
+    def parse(self, name: str, texts: pa.StringArray) -> pa.Array:
+        """Parse the cells of a column; raises one of `COERCION_ERRORS`.
 
         Raises:
             DataError: If a number is beyond the range of doubles.
         """
         column_type = self._types[name]
-        if column_type == "date":
-            # Converting them as text takes half the time.
-            return pa.array(msgspec.to_builtins(values), pa.string()).cast(ARROW_TYPES["date"])
-        try:
-            return pa.array(values, ARROW_TYPES[column_type])
-        except (pa.ArrowInvalid, OverflowError):
-            if column_type != "number":
-                raise
-        return self._round(name, values)
+        arrow_type = ARROW_TYPES[column_type]
+        if texts.null_count == len(texts):
+            return pa.nulls(len(texts), arrow_type)
+        if (
+            column_type == "text"
+            or (column_type == "date" and _are_usual_dates(texts))
+            or (column_type == "number" and _are_usual_numbers(texts))
+        ):
+            return texts.cast(arrow_type)
+        values = coerce_column(column_type, [text or "" for text in texts.to_pylist()])
+        if column_type == "number":
+            values = self._round(name, values)
+        return pa.array(values, arrow_type)
 
-    def _round(self, name: str, numbers: Sequence[Any]) -> pa.Array:
+    def _round(self, name: str, numbers: Sequence[Any]) -> list[float | None]:
         """Return numbers as doubles, although whole ones may be more exact than these."""
         try:
             doubles = [None if number is None else float(number) for number in numbers]
@@ -128,26 +172,58 @@ class RecordBatchMaker:
                 "Parquet and Arrow files",
                 name,
             )
-        return pa.array(doubles, ARROW_TYPES["number"])
+        return doubles
+
+
+class ArrowJsonlDecoder:
+    """Decodes JSON with `JsonlDecoder`, and makes columns of larger blocks than that.
+
+    Args:
+        layout: The columns.
+    """
+
+    def __init__(self, layout: ColumnLayout) -> None:
+        self._builder = RecordBatchBuilder(layout)
+        self._decoder = JsonlDecoder(layout, self._builder.write_rows)
+
+    def decode(self, part: BinaryIO, label: str) -> Iterator[pa.RecordBatch]:
+        """Decode a part; see `Decoder`."""
+        pending: list[bytes] = []
+        for text in self._decoder.decode(part, label):
+            pending.append(text)
+            if sum(map(len, pending)) >= _BATCH_BYTES:
+                yield self._builder.read_rows(b"".join(pending))
+                pending.clear()
+        if pending:
+            yield self._builder.read_rows(b"".join(pending))
+
+    def log_invalid_values(self) -> None:
+        """Warn of the number of invalid values in each column."""
+        self._decoder.log_invalid_values()
 
 
 class ArrowCsvDecoder(CsvDecoder[pa.RecordBatch]):
     """Decodes CSV with Arrow's reader where that reads the same as `CsvDecoder`."""
 
-    _make_block: RecordBatchMaker
+    def __init__(self, layout: ColumnLayout) -> None:
+        self._builder = RecordBatchBuilder(layout)
+        super().__init__(layout, self._make_batch)
 
     @override
     def decode(self, part: BinaryIO, label: str) -> Iterator[pa.RecordBatch]:
         """Decode a part; see `Decoder`."""
-        blocks = iter_line_blocks(part, label, _CSV_BLOCK_BYTES)
+        blocks = iter_line_blocks(part, label, _BATCH_BYTES)
         header: list[str] | None = None
         cell_indexes: list[int] = []
         lines_before = 0
-        pending = b""
+        block = pending = b""
         for block in blocks:
-            lines = pending + block
-            end = _last_row_end(lines)
-            rows, pending = lines[:end].replace(b"\0", b""), lines[end:]
+            rows, pending = (pending + block).replace(b"\0", b""), b""
+            is_strict = _is_strict(rows)
+            if not is_strict:
+                end = _last_row_end(rows)
+                rows, pending = rows[:end], rows[end:]
+                is_strict = _is_strict(rows)
             if len(pending) > MAX_ROW_BYTES:
                 raise DataError(f"{label}: row longer than {MAX_ROW_BYTES} bytes")
             if header is None and rows:
@@ -157,7 +233,7 @@ class ArrowCsvDecoder(CsvDecoder[pa.RecordBatch]):
                 cell_indexes = self._map_header(header, label) if header else []
             if not rows:
                 continue
-            if header is None or not _is_strict(rows):
+            if header is None or not is_strict:
                 # Where its rows end is uncertain, so all that follows is read row by row.
                 rest = chain([rows + pending], blocks)
                 yield from self._decode_lines(rest, label, header, lines_before)
@@ -168,52 +244,101 @@ class ArrowCsvDecoder(CsvDecoder[pa.RecordBatch]):
             else:
                 yield batch
             lines_before += rows.count(b"\n")
-        if pending:
-            yield from self._decode_lines([pending], label, header, lines_before)
+        if pending or (header is None and block):
+            # Without a header, this raises that error.
+            yield from self._decode_lines([pending or b"\n"], label, header, lines_before)
+
+    def _make_batch(self, rows: Iterable[Row]) -> pa.RecordBatch:
+        return self._builder.read_rows(self._builder.write_rows(rows))
 
     def _read_rows(self, rows: bytes, cell_indexes: list[int], width: int) -> pa.RecordBatch | None:
-        names = [str(i) for i in range(width)]
-        read_names = [names[i] for i in cell_indexes if i < width]
+        layout = self._layout
         try:
-            if len(read_names) < width:
+            if len({*cell_indexes, width}) <= width:
                 # Arrow validates the UTF-8 only of what it reads.
                 rows.decode()
-            cells = read_csv(
-                pa.BufferReader(rows),
-                ReadOptions(use_threads=False, block_size=len(rows) + 1, column_names=names),
-                ParseOptions(newlines_in_values=True),
-                ConvertOptions(
-                    column_types=dict.fromkeys(names, pa.string()),
-                    include_columns=read_names,
-                    null_values=[""],
-                    strings_can_be_null=True,
-                ),
-            )
+            cells, count = _read_cells(rows, width, cell_indexes, _CSV)
             arrays = [
-                self._parse_column(column, cells[names[i]].combine_chunks())
-                if i < width
-                else pa.nulls(len(cells), ARROW_TYPES[column.type])
-                for column, i in zip(self._layout.selected, cell_indexes, strict=True)
+                self._builder.parse(column.name, cells.get(i, pa.nulls(count, pa.string())))
+                for column, i in zip(layout.selected, cell_indexes, strict=True)
             ]
         except COERCION_ERRORS:
             return None
-        if arrays[self._layout.key_index].null_count:
+        if arrays[layout.key_index].null_count:
             return None
-        at = self._layout.stamp_index
-        arrays[at:at] = [
-            pa.repeat(pa.scalar(value, pa.string()), len(cells)) for value in self._layout.stamp
-        ]
-        return self._make_block.join(arrays)
+        at = layout.stamp_index
+        arrays[at:at] = [pa.repeat(pa.scalar(value, pa.string()), count) for value in layout.stamp]
+        return self._builder.build(arrays)
 
-    def _parse_column(self, column: Column, texts: pa.StringArray) -> pa.Array:
-        """Parse a column of cells; raises one of `COERCION_ERRORS`."""
-        if column.type == "text":
-            return texts
-        usual = _USUAL_TEXT.get(column.type)
-        if usual and pc.all(pc.match_substring_regex(texts, usual), min_count=0).as_py():
-            return texts.cast(ARROW_TYPES[column.type])
-        values = coerce_column(column.type, [text or "" for text in texts.to_pylist()])
-        return self._make_block.make_array(column.name, values)
+
+def _read_cells(
+    text: bytes, width: int, indexes: Iterable[int], dialect: _Dialect
+) -> tuple[dict[int, pa.StringArray], int]:
+    """Read rows of text.
+
+    Args:
+        text: The rows.
+        width: Number of cells in each.
+        indexes: The cells to return; ignored from `width` on.
+        dialect: Form of the rows.
+
+    Returns:
+        The cells, by index, and the number of rows.
+
+    Raises:
+        ValueError: If a row has not that width, or the text is not UTF-8.
+    """
+    names = [str(i) for i in range(width)]
+    used = [i for i in indexes if i < width]
+    if not text:
+        return {i: pa.array([], pa.string()) for i in used}, 0
+    table = read_csv(
+        pa.BufferReader(text),
+        ReadOptions(use_threads=False, block_size=len(text) + 1, column_names=names),
+        dialect.parse_options,
+        ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()),
+            include_columns=[names[i] for i in used],
+            null_values=[dialect.null],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=dialect.null == "",
+        ),
+    )
+    columns = (column.combine_chunks() for column in table.itercolumns())
+    return dict(zip(used, columns, strict=True)), len(table)
+
+
+def _unescape(escape: re.Match[bytes]) -> bytes:
+    """Return what a JSON escape is in CSV: quotes and backslashes are escaped there too."""
+    if escape[0] in {b'\\"', b"\\\\"}:
+        return escape[0]
+    character: str = json.loads(b'"%b"' % escape[0])
+    return character.encode()
+
+
+def _are_usual_dates(texts: pa.StringArray) -> bool:
+    """Return whether texts, or null, are all like `2020-01-02T03:04:05Z`.
+
+    Arrow's own parser checks the digits, and accepts no other form of this length that has these
+    characters in these places. No regular expression is as fast.
+    """
+    lengths = pc.min_max(pc.binary_length(texts))
+    size = len("2020-01-02T03:04:05Z")
+    if lengths["min"].as_py() != size or lengths["max"].as_py() != size:
+        return False
+    count = len(texts) - texts.null_count
+    joined = texts.buffers()[2].to_pybytes()[: count * size]
+    return (
+        joined[13::size] == b":" * count
+        and joined[19::size] == b"Z" * count
+        # Python has no year 0.
+        and b"0" not in joined[::size]
+    )
+
+
+def _are_usual_numbers(texts: pa.StringArray) -> bool:
+    are_usual: bool = pc.all(pc.match_substring_regex(texts, _USUAL_NUMBER)).as_py()
+    return are_usual
 
 
 def _last_row_end(lines: bytes) -> int:

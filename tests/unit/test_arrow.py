@@ -111,7 +111,7 @@ def test_batches_have_the_contacts(
         [column.field if column.is_custom else column.field.upper() for column in order],
         *([contact.get(column, EMPTY)[1] for column in order] for contact in contacts),
     )
-    with patch.object(arrow, "_CSV_BLOCK_BYTES", block_bytes):
+    with patch.object(arrow, "_BATCH_BYTES", block_bytes):
         for file_type, data in (("json", lines), ("csv", rows)):
             try:
                 batches = batches_of(file_type, data)
@@ -126,7 +126,8 @@ CSV_TOKENS = st.sampled_from(
     [
         *('"', '"', '""', ",", ",", "\n", "\n", "\r", "\r\n", "\0", " ", "a", "\u00e9"),
         *('"id"', '"id","a",', '"b,"', '"1"', '"x\ny"', "-0", "0.0", "007", "1e5", "nan"),
-        *("2020-01-01T00:00:00Z", "0000-01-01T00:00:00Z", "2020-01-01T10Z", "2020-13-01T00:00:00Z"),
+        *("2020-01-01T00:00:00Z", "0000-01-01T00:00:00Z", "2020-13-01T00:00:00Z"),
+        *("2020-01-01T10Z", "2020-01-01T101010.5Z", "2020-01-01 10:10:10Z", "2020-01-01T10:10:60Z"),
     ]
 )
 
@@ -155,7 +156,7 @@ def test_any_csv_is_read_as_by_the_other_decoder_or_not_at_all(
         rows = comparable(expected("csv", data))
     except DataError:
         rows = None
-    with patch.object(arrow, "_CSV_BLOCK_BYTES", block_bytes):
+    with patch.object(arrow, "_BATCH_BYTES", block_bytes):
         if rows is not None:
             assert comparable(rows_of(batches_of("csv", data))) == rows
             return
@@ -191,7 +192,7 @@ def test_block_that_arrow_rejects_is_read_row_by_row_and_only_that(reader: Reade
     rows = [[str(i), "", "1", ""] for i in range(9)]
     rows[4][1] = "\ud800"
     data = csv_rows(HEADER, *rows)
-    with patch.object(arrow, "_CSV_BLOCK_BYTES", 40):
+    with patch.object(arrow, "_BATCH_BYTES", 40):
         assert rows_of(batches_of("csv", data)) == expected("csv", data)
     assert reader.rejected == 1
     assert reader.accepted > 1
@@ -199,7 +200,7 @@ def test_block_that_arrow_rejects_is_read_row_by_row_and_only_that(reader: Reade
 
 def test_csv_with_ambiguous_quotes_is_read_row_by_row_to_its_end(reader: Reader) -> None:
     data = csv_rows(HEADER, ["a", "", "1", ""]) + b'b,x"y,2,\n"c",,"3",\n'
-    with patch.object(arrow, "_CSV_BLOCK_BYTES", 30):
+    with patch.object(arrow, "_BATCH_BYTES", 30):
         assert [row[:2] for row in rows_of(batches_of("csv", data))] == [
             ("a", None),
             ("b", 'x"y'),
@@ -223,7 +224,7 @@ def test_csv_with_ambiguous_quotes_is_read_row_by_row_to_its_end(reader: Reader)
 def test_errors_of_csv_name_the_line(rows: list[list[str]], message: str) -> None:
     for block_bytes in (1, 2**20):
         with (
-            patch.object(arrow, "_CSV_BLOCK_BYTES", block_bytes),
+            patch.object(arrow, "_BATCH_BYTES", block_bytes),
             pytest.raises(DataError, match=f"^{LABEL}, {message}"),
         ):
             batches_of("csv", csv_rows(HEADER, *rows))
@@ -284,10 +285,7 @@ def test_rounded_whole_numbers_are_warned_of_once(
     )
     rows = csv_rows(["CONTACT_ID", "Seats"], *(["a", str(number)] for number in numbers))
     data = {"json": lines, "csv": rows}[file_type]
-    with (
-        patch.object(arrow, "_CSV_BLOCK_BYTES", 10),
-        patch.object(arrow, "_JSON_BLOCK_BYTES", 10),
-    ):
+    with patch.object(arrow, "_BATCH_BYTES", 10):
         batches = batches_of(file_type, data + data.partition(b"\n")[2] * (file_type == "csv"))
     seats = [row[NAMES.index("custom_seats")] for row in rows_of(batches)]
     assert seats[: len(numbers)] == [float(number) for number in numbers]

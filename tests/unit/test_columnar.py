@@ -39,7 +39,7 @@ def groups_of(content: bytes, file_format: str) -> list[int]:
 def test_batches_are_written_in_groups(
     monkeypatch: pytest.MonkeyPatch, file_format: str, group_bytes: int, groups: list[int]
 ) -> None:
-    monkeypatch.setattr(columnar, "_GROUP_BYTES", group_bytes)
+    monkeypatch.setattr(columnar, f"_{file_format.upper()}_GROUP_BYTES", group_bytes)
     file = io.BytesIO()
     with OPEN[file_format](file) as write:
         for _ in range(3):
