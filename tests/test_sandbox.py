@@ -23,6 +23,8 @@ from click.testing import CliRunner
 
 pytest.importorskip("aiohttp", reason="needs the extra `sandbox`")
 
+from aiohttp import ClientConnectionResetError
+
 from tap_sendgrid_contacts.sandbox.account import Account
 from tap_sendgrid_contacts.sandbox.cli import main
 from tap_sendgrid_contacts.sandbox.contacts import Contact
@@ -33,6 +35,7 @@ from tap_sendgrid_contacts.sandbox.files import ExportWriter
 from tap_sendgrid_contacts.sandbox.formats import format_date, format_number
 from tap_sendgrid_contacts.sandbox.spec import ExportSpec, parse_export_spec
 from tap_sendgrid_contacts.sandbox.values import EDGE_CASE_DATES, EDGE_CASE_NUMBERS, EDGE_CASE_TEXTS
+from tests.harness import run_sandbox
 from tests.sandbox_client import (
     EXPORTS,
     SANDBOX,
@@ -638,6 +641,24 @@ def test_huge_responses(tmp_path: Path) -> None:
         assert int(compressed.headers["Content-Length"]) < 100_000
         assert len(compressed.content) == len(response.content)
         assert sandbox.get(path).json()["reserved_fields"]
+
+
+def test_client_that_hangs_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def write(*_: object) -> None:
+        raise ClientConnectionResetError
+
+    monkeypatch.setattr("aiohttp.web.StreamResponse.write", write)
+    with run_sandbox("--fault", "huge-response") as sandbox:
+        with pytest.raises(requests.exceptions.ChunkedEncodingError):
+            requests.get(
+                f"{sandbox.url}/v3/marketing/field_definitions",
+                headers={"Authorization": f"Bearer {sandbox.api_key}"},
+                timeout=TIMEOUT,
+            )
+        sandbox.wait_for("GET /v3/marketing/field_definitions -")
+    assert "aiohttp.server" not in {record.name for record in caplog.records}
 
 
 def test_limit_exports(tmp_path: Path) -> None:

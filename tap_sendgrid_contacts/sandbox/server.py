@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import tempfile
 from contextlib import asynccontextmanager
@@ -143,6 +144,9 @@ def _request_log_middleware(log: Callable[[str], None]) -> Middleware:
                 response = await handler(request)
             except web.HTTPException as error:
                 response = error_response(error.status, error.reason)
+            except ConnectionResetError as error:
+                # The client hung up, which aiohttp would log as an error of the server.
+                raise asyncio.CancelledError from error
             status = "closed" if IS_CLOSED in request else str(response.status)
             size = request.get(BYTES_SENT, response.content_length or 0)
         finally:
