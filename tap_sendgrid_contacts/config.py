@@ -144,8 +144,9 @@ def validate(config: dict[str, Any], schema: dict[str, Any], stream_name: str) -
         stream_name: The only stream that stream maps can be of.
     """
     validator = JSONSchemaValidator(schema)
-    errors = [_format_validation_error(error) for error in validator.iter_errors(config)]
-    return errors or list(_validate_values(config, stream_name))
+    # Several missing keys of an object are reported as several errors of that object.
+    errors = dict.fromkeys(map(_format_validation_error, validator.iter_errors(config)))
+    return list(errors) or list(_validate_values(config, stream_name))
 
 
 def _validate_values(config: dict[str, Any], stream_name: str) -> Iterator[str]:

@@ -42,6 +42,9 @@ def errors_of(schema: dict[str, Any], **config: Any) -> list[str]:
 
 # --- validate -------------------------------------------------------------------------------
 
+BATCH_ENCODING = {"format": "jsonl", "compression": "gzip"}
+BATCH_STORAGE = {"root": "file:///secret"}
+
 INVALID: list[tuple[str, dict[str, Any]]] = [
     ("api_key", {"api_key": None}),
     ("api_key", {"api_key": ""}),
@@ -88,6 +91,16 @@ INVALID: list[tuple[str, dict[str, Any]]] = [
     ("start_date", {"start_date": 5}),
     ("emit_activate_version_messages", {"emit_activate_version_messages": "true"}),
     ("flattening_max_depth", {"flattening_enabled": True}),
+    # singer-sdk 0.55 would emit records, or write to the temporary directory.
+    ("batch_config.encoding", {"batch_config": {"storage": BATCH_STORAGE}}),
+    ("batch_config.encoding", {"batch_config": {"encoding": None, "storage": BATCH_STORAGE}}),
+    ("batch_config.encoding.format", {"batch_config": {"encoding": {}, "storage": BATCH_STORAGE}}),
+    ("batch_config.storage", {"batch_config": {"encoding": BATCH_ENCODING}}),
+    (
+        "batch_config.storage.root",
+        {"batch_config": {"encoding": BATCH_ENCODING, "storage": {"prefix": "secret"}}},
+    ),
+    ("batch_config.encoding", {"batch_config": {"batch_size": 5}}),
     # What it was to hide would be emitted as it is.
     ("stream_maps", {"stream_maps": {"contact": {"email": "__NULL__"}}}),
     ("stream_maps", {"stream_maps": {"hashed": {"__source__": "contact"}}}),
