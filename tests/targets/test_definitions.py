@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from importlib.metadata import metadata
 from typing import Any
 
 import pytest
+import yaml
 from jsonschema import Draft202012Validator
 
 from tap_sendgrid_contacts.tap import TapSendGridContacts
@@ -78,6 +80,23 @@ def test_files_are_valid_against_the_schema_of_meltano() -> None:
     plugin = {"$ref": "#/$defs/plugins/extractors", "$defs": schema["$defs"]}
     for content, rules in ((PROJECT, schema), (DEFINITIONS["plugin.yaml"], plugin)):
         Draft202012Validator(rules).validate(content)
+
+
+def test_hub_entry_has_what_meltano_hub_requires() -> None:
+    # Its schemas are in no package: github.com/meltano/hub, schemas/plugin_definitions.
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    (added,) = re.findall(r"^ *```yaml\n(.*?)```", text, re.DOTALL | re.MULTILINE)
+    entry = read_yaml(ROOT / "plugin.yaml") | yaml.safe_load(added)
+    required = {"name", "namespace", "variant", "quality"}
+    optional = {"label", "description", "domain_url", "keywords", "logo_url", "maintenance_status"}
+    optional |= {"repo", "pip_url", "executable", "supported_python_versions"}
+    optional |= {"capabilities", "settings", "settings_group_validation"}
+    assert entry.keys() == required | optional
+    assert entry["maintenance_status"] in {"active", "beta", "development", "inactive", "unknown"}
+    assert entry["quality"] in {"gold", "silver", "bronze", "unknown"}
+    classifiers = metadata(NAME).get_all("Classifier") or []
+    versions = re.findall(r"Python :: (3\.\d+)$", "\n".join(classifiers), re.MULTILINE)
+    assert entry["supported_python_versions"] == versions
 
 
 def test_project_needs_no_hub_and_sends_no_telemetry() -> None:
