@@ -179,7 +179,7 @@ class Api:
             }
         )
 
-    async def list_segments(self, request: web.Request) -> web.Response:
+    async def list_segments(self, _request: web.Request) -> web.Response:
         """List the segments; not paginated."""
         now = format_time(datetime.now(timezone.utc))
         return web.json_response(
@@ -198,8 +198,7 @@ class Api:
                         "status": {"query_validation": "VALID"},
                     }
                     for segment in self._account.segments
-                ),
-                "_metadata": {"self": str(request.url)},
+                )
             }
         )
 

@@ -30,11 +30,15 @@ _HUGE_CHUNKS = 64
 _OTHER_HOST = "127.1"
 _TEXT_KEYS = {"message", "field", "name", "Name"}
 _RATE_LIMIT_SECONDS = 2
+_STATUSES_WITH_NULL_FIELD = {401, 403, 404, 429}
 
 
 def error_response(status: int, message: str, field: str | None = None) -> web.Response:
-    """Return an error in the documented shape."""
-    return web.json_response({"errors": [{"field": field, "message": message}]}, status=status)
+    """Return an error in the documented shape: 400 and 500 have no `field` that is null."""
+    error = {"field": field, "message": message}
+    if field is None and status not in _STATUSES_WITH_NULL_FIELD:
+        del error["field"]
+    return web.json_response({"errors": [error]}, status=status)
 
 
 def add_control_characters(response: web.Response) -> web.Response:
