@@ -37,6 +37,7 @@ from tap_sendgrid_contacts.sandbox import server
 from tap_sendgrid_contacts.sandbox.cli import sandbox_options
 from tap_sendgrid_contacts.sandbox.faults import BY_NAME, Faults
 from tap_sendgrid_contacts.tap import TapSendGridContacts
+from tests.openapi.judge import Exchange, find_violations, make_recorder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,16 +62,21 @@ class Sandbox:
         api_key: The API key it accepts.
         log: One line per request and per fault.
         faults: Its faults.
+        exchanges: The requests to its API, with the responses.
+        exempt: Faults and options that may violate SendGrid's description.
     """
 
     url: str
     api_key: str
     log: list[str]
     faults: Faults
+    exchanges: list[Exchange]
+    exempt: set[str]
 
     def inject(self, fault: str) -> None:
         """Have a fault, as in `--fault`, occur from now on."""
         name, _, times = fault.partition(":")
+        self.exempt.add(name)
         remaining = int(times) if times else BY_NAME[name].times
         self.faults._remaining[name] = remaining or float("inf")  # noqa: SLF001
 
@@ -102,13 +108,17 @@ class Sandbox:
 
 @contextlib.contextmanager
 def run_sandbox(*options: str) -> Iterator[Sandbox]:
-    """Run a sandbox in a thread; exports are ready at once unless `--pending-polls` is given."""
+    """Run a sandbox in a thread; exports are ready at once unless `--pending-polls` is given.
+
+    At its end, all traffic must be as SendGrid's own description says.
+    """
     if "--pending-polls" not in options:
         options = ("--pending-polls", "0", *options)
     account, settings = _parse_options(options)
     log: list[str] = []
     ready: list[str] = []
     made: list[Faults] = []
+    exchanges: list[Exchange] = []
 
     def make_faults(*arguments: Any) -> Faults:
         made.append(Faults(*arguments))
@@ -126,14 +136,21 @@ def run_sandbox(*options: str) -> Iterator[Sandbox]:
 
     thread = threading.Thread(target=loop.run_until_complete, args=(run(),), daemon=True)
     try:
-        with mock.patch.object(server, "Faults", make_faults):
+        with (
+            mock.patch.object(server, "Faults", make_faults),
+            mock.patch.object(server, "Api", make_recorder(exchanges)),
+        ):
             thread.start()
             assert started.wait(30)
-        yield Sandbox(ready[0], settings.api_key, log, made[0])
+        exempt = {*settings.faults, *["null-collections"] * settings.null_collections}
+        sandbox = Sandbox(ready[0], settings.api_key, log, made[0], exchanges, exempt)
+        yield sandbox
     finally:
         loop.call_soon_threadsafe(stopped.set)
         thread.join(30)
         loop.close()
+    if violations := find_violations(exchanges, sandbox.exempt):
+        pytest.fail("\n".join(["Not as in SendGrid's description:", *violations]), pytrace=False)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
