@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 from dataclasses import dataclass, field
@@ -13,7 +15,6 @@ if TYPE_CHECKING:
     from tests.live.probe import Export
 
 _BOM = "\ufeff"
-_CELL = re.compile(r'("[^"]*(?:""[^"]*)*"|[^",\r\n]*)(,|\r?\n|\Z)')
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _EMAIL = re.compile(r"""[^\s,;|"'\[\]<>{}]+@[^\s,;|"'\[\]<>{}]+""")
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
@@ -48,18 +49,12 @@ class CsvFile:
         has_header: For each part that has any row, whether it starts with this row.
         rows: All other rows.
         has_bom: For each part, whether it starts with a byte order mark.
-        quoted_values: Whether cells with a value are quoted, as seen.
-        quoted_empty: Whether empty cells are quoted, as seen.
-        line_ends: The line ends.
     """
 
     header: list[str] = field(default_factory=list)
     has_header: list[bool] = field(default_factory=list)
     rows: list[list[str]] = field(default_factory=list)
     has_bom: list[bool] = field(default_factory=list)
-    quoted_values: set[bool] = field(default_factory=set)
-    quoted_empty: set[bool] = field(default_factory=set)
-    line_ends: set[str] = field(default_factory=set)
 
     def values(self, indexes: Iterable[int]) -> list[str]:
         """Return the values of columns that are not empty."""
@@ -73,15 +68,11 @@ class JsonFile:
 
     Attributes:
         contacts: One object per line, numbers as `Token`.
-        other_lines: Number of lines that are not an object.
         has_bom: For each part, whether it starts with a byte order mark.
-        has_last_line_end: For each part, whether it ends with a line end.
     """
 
     contacts: list[dict[str, Any]] = field(default_factory=list)
-    other_lines: int = 0
     has_bom: list[bool] = field(default_factory=list)
-    has_last_line_end: list[bool] = field(default_factory=list)
 
     def custom_values(self, names: Iterable[str]) -> list[object]:
         """Return the values of custom fields, named in upper case, that are not empty."""
@@ -100,19 +91,9 @@ def read_csv(export: Export) -> CsvFile:
     parts: list[list[list[str]]] = []
     for text in _texts(export):
         file.has_bom.append(text.startswith(_BOM))
-        rows: list[list[str]] = []
-        row: list[str] = []
-        for match in _CELL.finditer(text.removeprefix(_BOM)):
-            cell, end = match.groups()
-            if end or cell or row:
-                is_quoted = cell.startswith('"')
-                value = cell[1:-1].replace('""', '"') if is_quoted else cell
-                (file.quoted_values if value else file.quoted_empty).add(is_quoted)
-                row.append(value)
-            if end != "," and row:
-                rows.append(row)
-                row = []
-                file.line_ends.add(end)
+        # Before Python 3.11 the module rejects NUL.
+        source = io.StringIO(text.removeprefix(_BOM).replace("\0", ""), newline="")
+        rows = [row for row in csv.reader(source) if row]
         if rows:
             parts.append(rows)
     # The only header may be in a part that is not listed first.
@@ -130,18 +111,10 @@ def read_json(export: Export) -> JsonFile:
     file = JsonFile()
     for text in _texts(export):
         file.has_bom.append(text.startswith(_BOM))
-        file.has_last_line_end.append(text.endswith("\n"))
-        for line in text.removeprefix(_BOM).split("\n"):
-            if not line:
-                continue
-            try:
-                contact = json.loads(line, parse_int=Token, parse_float=Token)
-            except ValueError:
-                contact = None
-            if isinstance(contact, dict):
-                file.contacts.append(contact)
-            else:
-                file.other_lines += 1
+        # Lines of another form are missing in the comparison with `contact_count`.
+        lines = (line for line in text.removeprefix(_BOM).split("\n") if line)
+        contacts = (json.loads(line, parse_int=Token, parse_float=Token) for line in lines)
+        file.contacts += [contact for contact in contacts if isinstance(contact, dict)]
     return file
 
 

@@ -73,7 +73,6 @@ class Export:
         listings: URLs of each ready status response; the parts are those of the first.
         seconds: Time until it was no longer pending.
         parts: Downloaded parts.
-        ranged: The first part again, but two bytes of it only.
     """
 
     body: dict[str, Any]
@@ -84,7 +83,6 @@ class Export:
     listings: list[list[str]] = field(default_factory=list)
     seconds: float = 0
     parts: list[Part] = field(default_factory=list)
-    ranged: Part | None = None
 
     @property
     def end(self) -> dict[str, Any]:
@@ -127,7 +125,6 @@ class Observation:
         is_limited: Whether the JSON export was rejected until the CSV export was ready.
         nobody: JSON export whose empty arrays selected no contacts.
         empty: CSV export of an empty list.
-        rate_limit_headers: Names of the headers of all responses that are about limits.
     """
 
     url: str
@@ -143,7 +140,6 @@ class Observation:
     is_limited: bool = False
     nobody: Export | None = None
     empty: Export | None = None
-    rate_limit_headers: set[str] = field(default_factory=set)
 
     @property
     def contacts(self) -> int:
@@ -197,7 +193,6 @@ def observe(url: str, api_key: str, *, poll_interval: float = 2) -> Observation:
         segments=api.get("/v3/marketing/segments/2.0"),
         count=api.get("/v3/marketing/contacts/count"),
         exports=api.get(EXPORTS),
-        rate_limit_headers=api.rate_limit_headers,
     )
     seen.selection = _select(seen.audiences())
     selected = {
@@ -238,7 +233,6 @@ def _select(audiences: list[tuple[str, str, int]]) -> list[tuple[str, str, int]]
 
 class _Api:
     def __init__(self, url: str, api_key: str, poll_interval: float) -> None:
-        self.rate_limit_headers: set[str] = set()
         self._url = url.rstrip("/")
         self._poll_interval = poll_interval
 
@@ -281,8 +275,6 @@ class _Api:
         export.listings.append(export.end.get("urls") or [])
         for url in export.listings[0][:MAX_PARTS]:
             export.parts.append(self._download(url))
-        for url in export.listings[0][:1]:
-            export.ranged = self._download(url, Range="bytes=0-1")
         for _ in range(2):
             export.listings.append(self.get(f"{EXPORTS}/{export.id}").body.get("urls") or [])
 
@@ -296,21 +288,16 @@ class _Api:
             raise ProbeError(f"{method} {self._url}: {type(error).__name__}") from None
         if response.status_code == requests.codes.unauthorized:
             raise ProbeError("API key rejected (HTTP 401)")
-        self.rate_limit_headers |= {
-            name.lower()
-            for name in response.headers
-            if "ratelimit" in name.lower() or name.lower() == "retry-after"
-        }
         try:
             data = response.json()
         except ValueError:
             data = None
         return Response(response.status_code, data if isinstance(data, dict) else {})
 
-    def _download(self, url: str, **headers: str) -> Part:
+    def _download(self, url: str) -> Part:
         """Download a part, without a word of why it failed: that has the signed URL."""
         part = Part()
-        headers["Accept-Encoding"] = "identity"
+        headers = {"Accept-Encoding": "identity"}
         try:
             with self._storage.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
                 part.status, part.headers = response.status_code, response.headers

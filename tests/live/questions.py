@@ -5,11 +5,9 @@ An answer has no personal data: forms, counts and names of headers, so that it c
 
 from __future__ import annotations
 
-import json
 import re
 from datetime import datetime
 from functools import cached_property
-from hashlib import sha256
 from itertools import chain, groupby
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qs, urlsplit
@@ -51,10 +49,15 @@ _ADDRESSES = {
     "<email>;<email>": "semicolon",
     "<email> <email>": "space",
 }
+_PART_FAULTS = {
+    "same path, another order": "same-path",
+    "same names, another order": "shuffled-parts",
+    "other names": "renamed-parts",
+}
 _DATES = ("rfc3339", "iso", "us", "space", "fraction", "offset", "go", "epoch")
 _DATES_WITHOUT_TIME = ("iso", "us")
 _SIGNING = re.compile("X-Amz-|AWSAccessKeyId|Expires|Key-Pair-Id|Policy|Signature", re.IGNORECASE)
-_OK, _CREATED, _PARTIAL, _BAD_REQUEST, _FORBIDDEN = 200, 202, 206, 400, 403
+_OK, _CREATED, _BAD_REQUEST, _FORBIDDEN = 200, 202, 400, 403
 
 
 class Answer(NamedTuple):
@@ -137,27 +140,16 @@ class _Seen:
         """The parts of these exports."""
         return [part for export in self.ready for part in export.parts]
 
-    @cached_property
-    def part_faults(self) -> tuple[str, ...]:
-        """What is odd about the parts in several status responses."""
-        faults = dict.fromkeys(map(_part_fault, self.ready))
-        return tuple(f"--fault {fault}" for fault in faults if fault)
-
     @property
     def is_complete(self) -> bool:
-        """Whether all contacts in the parts were read, no part twice."""
-        copies = {"--fault repeated-part", "--fault copied-part"} & {*self.part_faults}
-        return bool(self.parts) and not copies and all(export.is_read for export in self.ready)
-
-    @cached_property
-    def documented(self) -> set[str]:
-        """Names of the reserved fields in the field definitions, in upper case."""
-        fields = self.api.fields.body.get("reserved_fields") or []
-        return {str(each["name"]).upper() for each in fields}
+        """Whether all contacts in the parts were read."""
+        return bool(self.parts) and all(export.is_read for export in self.ready)
 
     @cached_property
     def columns(self) -> list[str]:
         """The CSV header without a name from the account."""
+        reserved = self.api.fields.body.get("reserved_fields") or []
+        documented = {str(each["name"]).upper() for each in reserved}
         columns: list[str] = []
         customs = {*self.custom}
         for name in map(str.upper, self.csv.header):
@@ -167,10 +159,8 @@ class _Seen:
             elif name in customs:
                 columns.append("<custom>")
                 customs.discard(name)
-            elif name in _RESERVED | self.custom:
-                columns.append("<repeated>")
             else:
-                columns.append(name if name in self.documented else "<unknown>")
+                columns.append(name if name in documented - {*columns} else "<unknown>")
         return columns
 
     def column(self, name: str) -> list[str]:
@@ -190,21 +180,16 @@ class _Seen:
         return self.csv.values(indexes), self.json.custom_values(names)
 
 
-def _part_fault(export: Export) -> str | None:
-    listings = [[_identity(url) for url in listing] for listing in export.listings]
-    first = listings[0]
-    # A header alone is no proof.
-    contents = [sha256(part.data).digest() for part in export.parts if part.data.count(b"\n") > 1]
-    signs = {
-        "repeated-part": len({*first}) < len(first),
-        "copied-part": len({*contents}) < len(contents),
-        "part-missing": len({len(listing) for listing in listings}) > 1,
-        "same-path": len(first) > len({path for path, _ in first}) == 1,
-        "renamed-parts": any(first and not {*first} & {*listing} for listing in listings),
-        "vanished-part": any({*first} != {*listing} for listing in listings),
-        "shuffled-parts": any(first != listing for listing in listings),
-    }
-    return next((fault for fault, is_shown in signs.items() if is_shown), None)
+def _order_of_parts(export: Export) -> str:
+    """Return how the parts are listed in several status responses."""
+    first, *others = ([_identity(url) for url in listing] for listing in export.listings)
+    if all(listing == first for listing in others):
+        return "same names, same order"
+    if len({path for path, _ in first}) == 1:
+        return "same path, another order"
+    if all({*listing} == {*first} for listing in others):
+        return "same names, another order"
+    return "other names" if all({*first}.isdisjoint(listing) for listing in others) else "changed"
 
 
 def _identity(url: str) -> tuple[str, str]:
@@ -292,11 +277,6 @@ def _rights(seen: _Seen) -> Answer:
         f"create request: HTTP {statuses['post']}",
         tuple(f"--fault forbidden-{on}" for on, code in statuses.items() if code == _FORBIDDEN),
     )
-
-
-@_question("headers about rate limits")
-def _rate_limits(seen: _Seen) -> Answer:
-    return Answer(_code(seen.api.rate_limit_headers), None)
 
 
 @_question("two exports at the same time")
@@ -401,11 +381,15 @@ def _part_names(seen: _Seen) -> Answer:
 
 @_question("parts in three status responses")
 def _part_order(seen: _Seen) -> Answer:
-    counts = [len(export.listings[0]) for export in seen.ready]
-    if max(counts, default=0) < 2:
+    count = max((len(export.listings[0]) for export in seen.ready), default=0)
+    if count < 2:
         return _ONE_PART
-    is_same = "same names, same order" if not seen.part_faults else "changed"
-    return Answer(f"{max(counts)} parts: {is_same}", seen.part_faults)
+    orders = sorted({_order_of_parts(export) for export in seen.ready})
+    text = f"{count} parts: {', '.join(orders)}"
+    if orders == ["same names, same order"]:
+        return Answer(text)
+    fault = _PART_FAULTS.get(orders[0])
+    return Answer(text, (f"--fault {fault}",), len(orders) > 1 or not fault)
 
 
 @_question("signed URLs")
@@ -415,8 +399,7 @@ def _urls(seen: _Seen) -> Answer:
         return NOT_SEEN
     queries = [parse_qs(urlsplit(url).query) for url in urls]
     lifetimes = {query.get("X-Amz-Expires", [""])[0] for query in queries}
-    # A part that is listed twice may have the same URL twice.
-    is_new_each_time = len({*urls}) == len(urls) or bool(seen.part_faults)
+    is_new_each_time = len({*urls}) == len(urls)
     text = f"{'new' if is_new_each_time else 'the same'} in each status response; "
     text += f"query: {_code({word(name) for query in queries for name in query})}"
     lifetime = lifetimes.pop()
@@ -452,30 +435,6 @@ def _gzip_members(seen: _Seen) -> Answer:
     return Answer(f"{members}", () if members == 1 else (f"--gzip-members {members}",))
 
 
-@_question("storage")
-def _storage(seen: _Seen) -> Answer:
-    downloads = [(export.parts[0], export.ranged) for export in seen.ready if export.parts]
-    if not downloads:
-        return NOT_SEEN
-    part, ranged = downloads[0]
-    if not ranged or part.status != _OK or ranged.status not in (_OK, _PARTIAL):
-        return Answer(
-            f"HTTP {part.status}, with Range HTTP {ranged and ranged.status}", is_new=True
-        )
-    etags = [each.headers.get("ETag") for each in (part, ranged)]
-    faults = {
-        "no-etag": not etags[0],
-        "etag-changes": etags[0] and etags[0] != etags[1],
-        "chunked": "Content-Length" not in part.headers,
-        "no-range": ranged.status == _OK,
-    }
-    text = "no ETag" if not etags[0] else f"{'same' if etags[0] == etags[1] else 'new'} ETag twice"
-    for name in ("Content-Length", "Accept-Ranges"):
-        text += f", {name if name in part.headers else f'no {name}'}"
-    text += f", with Range HTTP {ranged.status}"
-    return Answer(text, tuple(f"--fault {fault}" for fault, is_shown in faults.items() if is_shown))
-
-
 # --- the contents -------------------------------------------------------------------------------
 
 
@@ -496,32 +455,12 @@ def _columns(seen: _Seen) -> Answer:
     if not columns or not seen.has_fields:
         return NOT_SEEN
     expected = [*_COLUMNS, *["<custom>"] * len(seen.custom), *_LAST_COLUMNS]
-    options = []
-    if "<repeated>" in columns:
-        options.append("--fault duplicate-header")
-    if "CONTACT_ID" not in columns:
-        options.append("--fault no-contact-id")
-    if [column for column in columns if column in expected] == expected:
-        return Answer("names and order as in the sandbox", tuple(options))
+    if columns == expected:
+        return Answer("names and order as in the sandbox")
     runs = ((name, len([*run])) for name, run in groupby(columns))
     text = ",".join(name if size == 1 else f"{size} {name}" for name, size in runs)
     # The order has no effect on the tap.
-    return Answer(f"`{text}`", tuple(options), not options and not {*expected} <= {*columns})
-
-
-@_question("fields without a definition")
-def _unknown_fields(seen: _Seen) -> Answer:
-    if not seen.columns or not seen.has_fields:
-        return NOT_SEEN
-    contacts = seen.json.contacts
-    nested = {name.upper() for each in contacts for name in each.get("custom_fields") or {}}
-    names = {name.upper() for each in contacts for name in each} - {"CUSTOM_FIELDS"}
-    unknown = (names - _RESERVED) | (nested - seen.custom)
-    unknown |= {name.upper() for name in seen.csv.header} - _RESERVED - seen.custom
-    if not unknown:
-        return Answer("none")
-    text = f"{len(unknown)} name(s), reserved fields among them: {_code(unknown & seen.documented)}"
-    return Answer(text, ("--fault unknown-field",))
+    return Answer(f"`{text}`", (), not {*expected} <= {*columns})
 
 
 @_question("case of names in the CSV header")
@@ -552,40 +491,6 @@ def _bom(seen: _Seen) -> Answer:
     if len(has_bom) > 1:
         return Answer("in some parts", is_new=True)
     return Answer("in each part", ("--bom",)) if has_bom.pop() else Answer("none")
-
-
-@_question("CSV quoting and line ends")
-def _quoting(seen: _Seen) -> Answer:
-    if not seen.csv.rows:
-        return NOT_SEEN
-    values, empty, ends = seen.csv.quoted_values, seen.csv.quoted_empty, seen.csv.line_ends
-    text = (
-        f"values quoted: {_code(map(str, values))}, empty cells quoted: {_code(map(str, empty))}, "
-        f"line ends {_code(map(repr, ends))}"
-    )
-    return Answer(text, (), values != {True} or empty == {True} or ends != {"\n"})
-
-
-@_question("form of JSON")
-def _json_form(seen: _Seen) -> Answer:
-    contacts, others = seen.json.contacts, seen.json.other_lines
-    if not contacts and not others:
-        return NOT_SEEN
-    customs = [contact["custom_fields"] for contact in contacts if contact.get("custom_fields")]
-    empty = {
-        json.dumps(value)
-        for contact in contacts
-        for value in contact.values()
-        if value in (None, "", [], {})
-    }
-    return Answer(
-        f"{len(contacts)} lines with an object, {others} without; `custom_fields` an object in "
-        f"{sum(isinstance(each, dict) for each in customs)} of {len(customs)}; "
-        f"line end at the end: {_code(map(str, {*seen.json.has_last_line_end}))}; "
-        f"empty values: {_code(empty)}",
-        (),
-        bool(others) or not all(isinstance(each, dict) for each in customs),
-    )
 
 
 @_question("numbers in custom fields")
