@@ -300,8 +300,8 @@ def test_empty_arrays() -> None:
     account = Account(30)
     empty: dict[str, object] = {"list_ids": [], "segment_ids": []}
     with pytest.raises(ValueError, match="list_ids and segment_ids must not be empty"):
-        parse_export_spec(empty, account)
-    assert parse_export_spec(empty, account, "ignore") == parse_export_spec({}, account)
+        parse_export_spec(empty, account, "reject")
+    assert parse_export_spec(empty, account, "ignore") == parse_export_spec({}, account, "reject")
     assert parse_export_spec(empty, account, "nobody").is_nobody
     some = {**empty, "list_ids": [account.lists[0].id]}
     assert not parse_export_spec(some, account, "nobody").is_nobody

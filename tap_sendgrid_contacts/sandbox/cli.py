@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from inspect import signature
 from typing import Any
 
 import click
@@ -51,72 +52,70 @@ def _parse_faults(
     return faults
 
 
+# Each default is where the sandbox uses it: an option only repeats it.
+_DEFAULTS = {
+    name: parameter.default
+    for owner in (Account, FileFormat, Settings)
+    for name, parameter in signature(owner).parameters.items()
+}
+
+
+def _option(name: str, text: str, **settings: Any) -> Callable[[Any], Any]:
+    """Return an option whose default is that of the parameter with the same name."""
+    parameter = name.partition("/")[0].removeprefix("--").replace("-", "_")
+    return click.option(name, default=_DEFAULTS[parameter], help=text, **settings)
+
+
 def _choice(name: str, choices: str, text: str) -> Callable[[Any], Any]:
-    """Return an option whose first choice is the default."""
-    values = choices.split()
-    return click.option(name, type=click.Choice(values), default=values[0], help=text)
+    return _option(name, text, type=click.Choice(choices.split()))
 
 
 _COUNT = click.IntRange(1)
 _OPTIONS = (
-    click.option("--host", default="127.0.0.1", help="Interface to listen on."),
-    click.option(
-        "--port", default=0, type=click.IntRange(0, 65535), help="Port to listen on; 0: any free."
-    ),
-    click.option(
-        "--contacts", default=1000, type=click.IntRange(0), help="Contacts in the account on day 1."
-    ),
-    click.option("--parts", default=1, type=_COUNT, help="Minimum number of files per export."),
-    click.option(
-        "--custom-fields",
-        default=5,
-        type=click.IntRange(0, MAX_CUSTOM_FIELDS),
-        help="Custom fields in the account on day 1.",
-    ),
-    click.option(
-        "--pending-polls", default=1, help="Status requests answered with `pending` per export."
-    ),
-    click.option(
-        "--limit-exports",
-        type=_COUNT,
-        help="Pending exports at the same time; another POST gets 429.",
-    ),
-    click.option("--seed", default=0, help="Seed for the generated contacts."),
-    click.option(
-        "--day",
-        default=1,
-        type=_COUNT,
-        help="Each later day changes, clears, adds and removes contacts and adds a custom field.",
-    ),
-    click.option(
-        "--edge-cases/--no-edge-cases",
-        default=True,
-        help="Add awkward values (newlines, quotes, huge numbers, odd Unicode).",
-    ),
-    click.option("--audiences/--no-audiences", default=True, help="Create lists and segments."),
-    _choice(
-        "--field-changes",
-        "none rename retype",
-        "Custom fields: renamed, with the same ids; or deleted and created again with another "
-        "type.",
-    ),
-    click.option(
-        "--null-collections", is_flag=True, help="API sends null instead of empty collections."
-    ),
-    click.option("--url-ttl", default=300, help="Lifetime of a signed URL in seconds."),
-    click.option("--throttle", type=click.FloatRange(0, min_open=True), help="MB/s per download."),
+    _option("--host", "Interface to listen on."),
+    _option("--port", "Port to listen on; 0: any free.", type=click.IntRange(0, 65535)),
     click.option(
         "--api-key",
         default=_FAKE_API_KEY,
         envvar="SENDGRID_SANDBOX_API_KEY",
         help="API key that clients must send.",
     ),
+    _option("--contacts", "Contacts in the account on day 1.", type=click.IntRange(0)),
+    _option(
+        "--custom-fields",
+        "Custom fields in the account on day 1.",
+        type=click.IntRange(0, MAX_CUSTOM_FIELDS),
+    ),
+    _option("--seed", "Seed for the generated contacts."),
+    _option(
+        "--day",
+        "Each later day changes, clears, adds and removes contacts and adds a custom field.",
+        type=_COUNT,
+    ),
+    _option(
+        "--edge-cases/--no-edge-cases",
+        "Add awkward values (newlines, quotes, huge numbers, odd Unicode).",
+    ),
+    _option("--audiences/--no-audiences", "Create lists and segments."),
+    _choice(
+        "--field-changes",
+        "none rename retype",
+        "Custom fields: renamed, with the same ids; or deleted and created again with another "
+        "type.",
+    ),
+    _option("--parts", "Minimum number of files per export.", type=_COUNT),
+    _option("--pending-polls", "Status requests answered with `pending` per export."),
+    _option(
+        "--limit-exports", "Pending exports at the same time; another POST gets 429.", type=_COUNT
+    ),
+    _option("--url-ttl", "Lifetime of a signed URL in seconds."),
+    _option("--throttle", "MB/s per download.", type=click.FloatRange(0, min_open=True)),
     _choice(
         "--compression",
         "x-gzip gzip plain-gzip none",
         "Content-Encoding of files; plain-gzip: gzip without the header.",
     ),
-    click.option("--gzip-members", default=1, type=_COUNT, help="gzip members per file."),
+    _option("--gzip-members", "gzip members per file.", type=_COUNT),
     _choice(
         "--number-format",
         "number text exponent decimal",
@@ -131,13 +130,13 @@ _OPTIONS = (
         "--alternate-emails", "json comma semicolon space", "Several addresses in one CSV cell."
     ),
     _choice("--header-case", "original upper", "Custom field names in the CSV header."),
+    _option("--bom", "Start each file with a byte order mark.", is_flag=True),
+    _choice("--part-headers", "all first", "CSV header in all parts, or in the first alone."),
     _choice(
         "--duplicates",
         "drop keep",
         "A contact in several requested lists: one row, or one row per list.",
     ),
-    click.option("--bom", is_flag=True, help="Start each file with a byte order mark."),
-    _choice("--part-headers", "all first", "CSV header in all parts, or in the first alone."),
     _choice(
         "--empty-export",
         "header file none",
@@ -145,9 +144,10 @@ _OPTIONS = (
     ),
     _choice(
         "--empty-arrays",
-        "reject ignore nobody",
-        "Create request with an empty list_ids or segment_ids: 400, no effect, or no contacts.",
+        "ignore reject nobody",
+        "Create request with an empty list_ids or segment_ids: no effect, 400, or no contacts.",
     ),
+    _option("--null-collections", "API sends null instead of empty collections.", is_flag=True),
     click.option(
         "--fault",
         "faults",
@@ -165,31 +165,13 @@ def sandbox_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def wrapper(*, quiet: bool, **options: Any) -> None:
-        def pop_options(*names: str) -> dict[str, Any]:
+        def pop_options(owner: Callable[..., object]) -> dict[str, Any]:
+            names = signature(owner).parameters.keys() & options.keys()
             return {name: options.pop(name) for name in names}
 
-        account = Account(
-            **pop_options(
-                *("contacts", "custom_fields", "seed", "day", "edge_cases", "audiences"),
-                "field_changes",
-            )
-        )
-        file_format = FileFormat(**pop_options(*FileFormat.__dataclass_fields__))
-        settings = Settings(
-            **pop_options(
-                *(
-                    "host",
-                    "port",
-                    "api_key",
-                    "pending_polls",
-                    "limit_exports",
-                    "url_ttl",
-                    "throttle",
-                ),
-                *("null_collections", "empty_arrays", "faults"),
-            ),
-            file_format=file_format,
-        )
+        account = Account(**pop_options(Account))
+        file_format = FileFormat(**pop_options(FileFormat))
+        settings = Settings(**pop_options(Settings), file_format=file_format)
         try:
             command((account, settings, _log_nothing if quiet else _log), **options)
         except OSError as error:

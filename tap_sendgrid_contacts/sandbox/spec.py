@@ -25,9 +25,7 @@ class ExportSpec(NamedTuple):
     is_nobody: bool = False
 
 
-def parse_export_spec(
-    body: object, account: Account, empty_arrays: EmptyArrays = "reject"
-) -> ExportSpec:
+def parse_export_spec(body: object, account: Account, empty_arrays: EmptyArrays) -> ExportSpec:
     """Validate a request body; stricter than SendGrid may be, to detect mistakes of clients.
 
     Args:

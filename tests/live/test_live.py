@@ -33,7 +33,7 @@ KEY = "SG.very-secret.key-that-is-long-enough-to-be-one"
 # Options of the sandbox that are no open question: where it listens, its size, its tempo.
 NOT_ASKED = {
     *("host", "port", "api_key", "quiet", "faults", "seed", "day", "edge_cases", "parts"),
-    *("pending_polls", "throttle", "help"),
+    *("field_changes", "pending_polls", "throttle", "help"),
 }
 # Other values than the defaults, of options that are not a choice.
 VALUES = {
@@ -61,7 +61,8 @@ def variants() -> Iterator[str]:
         if option.name in NOT_ASKED:
             continue
         if isinstance(option.type, click.Choice):
-            yield from (f"{option.opts[0]} {choice}" for choice in option.type.choices[1:])
+            others = [choice for choice in option.type.choices if choice != option.default]
+            yield from (f"{option.opts[0]} {choice}" for choice in others)
         else:
             # An option that is missing there is an open question that has no test yet.
             value = VALUES[str(option.name)]
