@@ -15,6 +15,7 @@ import time
 import zlib
 from datetime import datetime, timezone
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
@@ -50,7 +51,6 @@ from tests.sandbox_client import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tap_sendgrid_contacts.sandbox.formats import DateFormat, NumberFormat
 
@@ -262,6 +262,26 @@ def test_number_formats(number_format: NumberFormat, expected: list[str]) -> Non
         contact = Contact(0, None, {**next(iter(Account(1))).values}, {"score": value})
         line = JsonlEncoder(FileFormat(number_format=number_format)).encode(contact)
         assert json.loads(line)["custom_fields"] == {"score": format_number(value, number_format)}
+
+
+def test_options_in_docs() -> None:
+    docs = (Path(__file__).parents[1] / "docs" / "sandbox.md").read_text()
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in docs.splitlines()]
+    documented = {
+        row[0].partition("`")[2].partition("`")[0]: row[1].strip("`")
+        for row in rows
+        if row and row[0].startswith("`--")
+    }
+    options = {}
+    for option in main.commands["serve"].params:
+        if option.name not in ("host", "port", "api_key", "faults", "quiet"):
+            default = str(option.default)
+            words = {"True": "on", "False": "off", "None": "off"}
+            options[option.opts[0]] = words.get(default, default)
+    assert documented == options
+    _head, _rule, *sources = (row[3] for row in rows if len(row) == 4)
+    assert len(sources) > 20
+    assert all(re.match(r"(DOC|SEEN|GUESS)\b", source) for source in sources), sources
 
 
 def test_files_are_deterministic(tmp_path: Path) -> None:
