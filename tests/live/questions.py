@@ -65,8 +65,9 @@ class Answer(NamedTuple):
 
     Attributes:
         seen: A description without personal data.
-        options: The options of a sandbox that does the same, none for its defaults; None if it
-            was not seen, or if the sandbox has no part in it.
+        options: The options of a sandbox that does the same, with their values also if these are
+            the defaults; none for what needs no option; None if it was not seen, or if the
+            sandbox has no part in it.
         is_new: Whether no sandbox does the same.
     """
 
@@ -298,7 +299,8 @@ def _max_file_size(seen: _Seen) -> Answer:
 def _empty_arrays(seen: _Seen) -> Answer:
     export = seen.api.nobody or seen.api.json
     if export.first_post != export.post:
-        return Answer(f"HTTP {export.first_post}", (), export.first_post != _BAD_REQUEST)
+        is_new = export.first_post != _BAD_REQUEST
+        return Answer(f"HTTP {export.first_post}", ("--empty-arrays reject",), is_new)
     if export.body.get("list_ids") != [] or not seen.api.contacts or not export.is_ready:
         return NOT_SEEN
     if export is seen.api.nobody:
@@ -362,7 +364,7 @@ def _duplicates(seen: _Seen) -> Answer:
         return NOT_SEEN
     if len({*ids}) < len(ids):
         return Answer(text, ("--duplicates keep",))
-    return Answer(text, () if len(ids) < members else None)
+    return Answer(text, ("--duplicates drop",) if len(ids) < members else None)
 
 
 # --- the parts ----------------------------------------------------------------------------------
@@ -405,8 +407,8 @@ def _urls(seen: _Seen) -> Answer:
     lifetime = lifetimes.pop()
     if lifetimes or not lifetime.isdecimal():
         return Answer(text, is_new=True)
-    options = () if lifetime == "300" else (f"--url-ttl {lifetime}",)
-    return Answer(f"{text}; lifetime {lifetime} s", options, not is_new_each_time)
+    text += f"; lifetime {lifetime} s"
+    return Answer(text, (f"--url-ttl {lifetime}",), not is_new_each_time)
 
 
 @_question("compression")
@@ -423,8 +425,7 @@ def _compression(seen: _Seen) -> Answer:
         for encoding, is_gzip in sorted(forms, key=str)
     ]
     name = _COMPRESSIONS.get(forms.pop())
-    options = () if name == "x-gzip" else (f"--compression {name}",)
-    return Answer("; ".join(text), options, bool(forms) or not name)
+    return Answer("; ".join(text), (f"--compression {name}",), bool(forms) or not name)
 
 
 @_question("gzip members of a part")
@@ -432,7 +433,7 @@ def _gzip_members(seen: _Seen) -> Answer:
     members = max((part.gzip_members for part in seen.parts), default=0)
     if not members:
         return NOT_SEEN
-    return Answer(f"{members}", () if members == 1 else (f"--gzip-members {members}",))
+    return Answer(f"{members}", (f"--gzip-members {members}",))
 
 
 # --- the contents -------------------------------------------------------------------------------
@@ -446,7 +447,7 @@ def _part_headers(seen: _Seen) -> Answer:
     text = f"in {sum(headers)} of {len(headers)} parts"
     if sum(headers) == 1:
         return Answer(text, ("--part-headers first",))
-    return Answer(text, is_new=not all(headers))
+    return Answer(text, ("--part-headers all",), not all(headers))
 
 
 @_question("CSV columns")
@@ -470,17 +471,14 @@ def _header_case(seen: _Seen) -> Answer:
     if not found:
         return NOT_SEEN
     cases = {
-        "as defined": all(name == names[name.upper()] for name in found),
+        "original": all(name == names[name.upper()] for name in found),
         "upper": all(name == name.upper() for name in found),
         "another": True,
     }
     custom = next(case for case, is_shown in cases.items() if is_shown)
     first = "upper" if seen.csv.header[0].isupper() else "another"
-    return Answer(
-        f"custom fields: {custom}, others: {first}",
-        ("--header-case upper",) if custom == "upper" else (),
-        "another" in (custom, first),
-    )
+    text = f"custom fields: {custom}, others: {first}"
+    return Answer(text, (f"--header-case {custom}",), "another" in (custom, first))
 
 
 @_question("byte order mark")
@@ -504,7 +502,7 @@ def _numbers(seen: _Seen) -> Answer:
     shown = f"CSV {_code(in_csv)}; JSON numbers {_code(tokens)}, JSON texts {_code(texts)}"
     style = _number_style(in_csv)
     if style == "text" and tokens and not texts:
-        return Answer(shown)
+        return Answer(shown, ("--number-format number",))
     is_new = not style or bool(tokens) or style != _number_style(texts)
     return Answer(shown, (f"--number-format {style}",), is_new)
 
@@ -536,9 +534,9 @@ def _dates(seen: _Seen) -> Answer:
     expected = "rfc3339" if form in _DATES_WITHOUT_TIME else form
     if len(forms) > 1 or times != {expected} or form not in _DATES:
         return Answer(shown, is_new=True)
-    if form == "rfc3339":
-        return Answer(shown, () if forms else None)
-    return Answer(shown, (f"--date-format {form}",))
+    # Without custom dates, two more variants look like this one.
+    is_known = bool(forms) or form != "rfc3339"
+    return Answer(shown, (f"--date-format {form}",) if is_known else None)
 
 
 @_question("several alternate emails")
@@ -551,8 +549,8 @@ def _alternate_emails(seen: _Seen) -> Answer:
         return NOT_SEEN
     shown = f"CSV {_code(forms)}; JSON {_code(types)}"
     variant = _ADDRESSES.get(min(forms))
-    options = () if variant == "json" else (f"--alternate-emails {variant}",)
-    return Answer(shown, options, len(forms) > 1 or not variant or types != {"list"})
+    is_new = len(forms) > 1 or not variant or types != {"list"}
+    return Answer(shown, (f"--alternate-emails {variant}",), is_new)
 
 
 @_question("export without contacts")
@@ -564,6 +562,5 @@ def _empty_export(seen: _Seen) -> Answer:
     text = f"{len(export.parts)} part(s), {len(file.has_header)} with a header"
     if file.rows:
         return Answer(f"{text}, {len(file.rows)} row(s)", is_new=True)
-    if file.has_header:
-        return Answer(text)
-    return Answer(text, (f"--empty-export {'file' if export.parts else 'none'}",))
+    variant = "header" if file.has_header else "file" if export.parts else "none"
+    return Answer(text, (f"--empty-export {variant}",))

@@ -91,7 +91,7 @@ def tap_traffic(tmp_path_factory: pytest.TempPathFactory) -> list[Exchange]:
 @pytest.fixture(scope="module")
 def error_traffic() -> list[Exchange]:
     """Each error status of each operation."""
-    with run_sandbox("--contacts", "30") as sandbox:
+    with run_sandbox("--contacts", "30", "--empty-arrays", "reject") as sandbox:
         send_all(sandbox, key="another")
         for fault in ("forbidden", "rate-limit:0", "rate-limit-reset:0", "error-500:0"):
             sandbox.inject(fault)
