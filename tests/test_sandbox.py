@@ -468,7 +468,6 @@ def test_invalid_requests(sandbox: Sandbox) -> None:
     assert sandbox.get("/v3/elsewhere").json()["errors"]
     for body, status in (
         ({"file_type": "xml"}, 400),
-        ({"list_ids": []}, 400),
         ({"list_ids": "all"}, 400),
         ({"list_ids": ["nobody-knows"]}, 404),
         ({"segment_ids": ["nobody-knows"]}, 404),

@@ -61,7 +61,7 @@ class Settings:
     url_ttl: int = 300
     throttle: float | None = None
     null_collections: bool = False
-    empty_arrays: EmptyArrays = "reject"
+    empty_arrays: EmptyArrays = "ignore"
     file_format: FileFormat = field(default_factory=FileFormat)
     faults: Mapping[str, int] = field(default_factory=dict)
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from tap_sendgrid_contacts.sandbox.account import Account, Audience
 
-EmptyArrays = Literal["reject", "ignore", "nobody"]  # GUESS: what SendGrid does is unknown
+EmptyArrays = Literal["ignore", "reject", "nobody"]  # GUESS: what SendGrid does is unknown
 
 _DEFAULT_MAX_FILE_SIZE = 5000
 _KEYS = {"list_ids", "segment_ids", "notifications", "file_type", "max_file_size"}
