@@ -55,7 +55,7 @@ _BATCH_BYTES = 1024 * 1024
 
 # Rows that CSV readers do not disagree about: a quote only around a cell or doubled in it, a line
 # break outside of a cell only at the end of a row.
-_STRICT_ROWS = r'^(?:(?:"(?:[^"\x00]|"")*"|[^",\r\n\x00]*)(?:,|\r?\n))*$'
+_STRICT_ROWS = r'^(?:(?:"(?:[^"]|"")*"|[^",\r\n]*)(?:,|\r?\n))*$'
 
 
 class _Dialect(NamedTuple):

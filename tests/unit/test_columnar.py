@@ -23,34 +23,34 @@ OPEN: dict[str, Callable[[Any], Any]] = {
 every_format = pytest.mark.parametrize("file_format", OPEN)
 
 
-def groups_of(content: bytes, file_format: str) -> list[int]:
-    """Return the number of rows in each group of a file."""
-    if file_format == "arrow":
-        batches = ipc.open_file(content)
-        return [batches.get_batch(i).num_rows for i in range(batches.num_record_batches)]
-    metadata = parquet.read_metadata(io.BytesIO(content))
-    return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-
-
-@every_format
-@pytest.mark.parametrize(
-    ("group_bytes", "groups"), [(1, [2, 2, 2]), (BATCH.nbytes + 1, [4, 2]), (2**20, [6])]
-)
-def test_batches_are_written_in_groups(
-    monkeypatch: pytest.MonkeyPatch, file_format: str, group_bytes: int, groups: list[int]
-) -> None:
-    monkeypatch.setattr(columnar, f"_{file_format.upper()}_GROUP_BYTES", group_bytes)
+def write_batches(file_format: str) -> io.BytesIO:
     file = io.BytesIO()
     with OPEN[file_format](file) as write:
         for _ in range(3):
             write(BATCH)
-    assert groups_of(file.getvalue(), file_format) == groups
+    return file
+
+
+@every_format
+def test_files_have_the_rows_of_all_batches(file_format: str) -> None:
+    file = write_batches(file_format)
     read = ipc.open_file(file).read_all() if file_format == "arrow" else parquet.read_table(file)
     assert read.equals(pa.Table.from_batches([BATCH] * 3))
 
 
+@pytest.mark.parametrize(
+    ("group_bytes", "groups"), [(1, [2, 2, 2]), (BATCH.nbytes + 1, [4, 2]), (2**20, [6])]
+)
+def test_parquet_has_groups_of_a_minimum_size(
+    monkeypatch: pytest.MonkeyPatch, group_bytes: int, groups: list[int]
+) -> None:
+    monkeypatch.setattr(columnar, "_GROUP_BYTES", group_bytes)
+    metadata = parquet.read_metadata(write_batches("parquet"))
+    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == groups
+
+
 @every_format
-def test_failure_closes_the_file_and_writes_nothing_more(file_format: str) -> None:
+def test_failure_closes_the_file_without_what_is_pending(file_format: str) -> None:
     file = io.BytesIO()
 
     def write_in_part() -> None:
@@ -60,7 +60,17 @@ def test_failure_closes_the_file_and_writes_nothing_more(file_format: str) -> No
 
     with pytest.raises(LookupError):
         write_in_part()
-    assert file.getvalue() == b""
+    # A row group is pending until it is large enough; batches of Arrow never are.
+    assert file.getvalue()[-6:] == {"parquet": b"", "arrow": b"ARROW1"}[file_format]
+
+
+def test_parquet_has_dictionaries_of_values_that_repeat() -> None:
+    file = io.BytesIO()
+    batch = pa.record_batch({name: pa.array(["a", "b"]) for name in ("contact_id", "city")})
+    with columnar.open_parquet(file, "none") as write:
+        write(batch)
+    group = parquet.read_metadata(file).row_group(0)
+    assert [group.column(i).has_dictionary_page for i in range(2)] == [False, True]
 
 
 def test_parquet_has_statistics_of_what_readers_filter_by() -> None:
