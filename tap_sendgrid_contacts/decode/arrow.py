@@ -76,7 +76,8 @@ _JSON_ROWS = _Dialect(
 )
 
 _ENCODER = msgspec.json.Encoder()
-_JSON_ESCAPE = re.compile(rb"\\(?:u[0-9a-f]{4}|.)")
+# All but that of a quote, which is the same in CSV.
+_JSON_ESCAPE = re.compile(rb"\\(?:u[0-9a-f]{4}|[^\"])")
 
 # Numbers that Arrow converts as Python does, whole ones limited to those that a double can hold.
 _USUAL_NUMBER = r"^(?:-?[1-9][0-9]{0,14}(?:\.[0-9]{1,15})?|0(?:\.[0-9]{1,15})?)$"
@@ -104,7 +105,7 @@ class RecordBatchBuilder:
 
     def __init__(self, layout: ColumnLayout) -> None:
         self._types = layout.types
-        self._lists = [i for i, each in enumerate(self._types.values()) if each == "list"]
+        self._lists = [i for i, each in enumerate(self._types.values(), 1) if each == "list"]
         self._schema = pa.schema(
             [(name, ARROW_TYPES[column_type]) for name, column_type in self._types.items()]
         )
@@ -115,24 +116,21 @@ class RecordBatchBuilder:
         return pa.record_batch(arrays, schema=self._schema)
 
     def write_rows(self, rows: Iterable[Row]) -> bytes:
-        """Return contacts as text that `read_rows` reads: CSV with the escapes of JSON."""
-        rows = list(rows)
+        """Return contacts as text that `read_rows` reads: arrays in JSON, which are nearly CSV."""
+        # The brackets become part of cells that are not read.
+        padded = [(None, *row, None) for row in rows]
         for i in self._lists:
-            rows = [
+            padded = [
                 (*row[:i], _ENCODER.encode(row[i]).decode(), *row[i + 1 :]) if row[i] else row
-                for row in rows
+                for row in padded
             ]
-        # In JSON, line breaks are escaped: those that are left are the ends of rows.
-        text = _ENCODER.encode_lines(rows)[1:-2].replace(b"]\n[", b"\n")
-        # Escaped quotes are the same in CSV.
-        if text.count(b"\\") > text.count(b'\\"'):
-            text = _JSON_ESCAPE.sub(_unescape, text)
-        return text + b"\n"
+        text = _ENCODER.encode_lines(padded)
+        return _JSON_ESCAPE.sub(_unescape, text) if b"\\" in text else text
 
     def read_rows(self, text: bytes) -> pa.RecordBatch:
         """Return contacts in the form of `write_rows` as a record batch."""
-        width = len(self._types)
-        cells, _ = _read_cells(text, width, range(width), _JSON_ROWS)
+        width = len(self._types) + 2
+        cells, _ = _read_cells(text, width, range(1, width - 1), _JSON_ROWS)
         return self.build(list(map(self.parse, self._types, cells.values())))
 
     def parse(self, name: str, texts: pa.StringArray) -> pa.Array:
@@ -309,11 +307,9 @@ def _read_cells(
 
 
 def _unescape(escape: re.Match[bytes]) -> bytes:
-    """Return what a JSON escape is in CSV: quotes and backslashes are escaped there too."""
-    if escape[0] in {b'\\"', b"\\\\"}:
-        return escape[0]
+    """Return what an escape of JSON is in CSV, where only quotes and backslashes have one."""
     character: str = json.loads(b'"%b"' % escape[0])
-    return character.encode()
+    return escape[0] if character == "\\" else character.encode()
 
 
 def _are_usual_dates(texts: pa.StringArray) -> bool:
