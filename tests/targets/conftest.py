@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.targets.days import Days
 from tests.targets.targets import ROOT, Postgres, run_postgres, uv
 
 if TYPE_CHECKING:
@@ -20,6 +21,12 @@ def server() -> Iterator[Server]:
     """A PostgreSQL server for all tests of this worker."""
     with run_postgres() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def days(tmp_path_factory: pytest.TempPathFactory) -> Days:
+    """Run the tap on days of the account."""
+    return Days(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

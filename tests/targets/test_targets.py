@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 from urllib.parse import urlsplit
 
 import pytest
 
 from tap_sendgrid_contacts.sandbox import values as pool
 from tap_sendgrid_contacts.sandbox.account import Account
-from tap_sendgrid_contacts.tap import TapSendGridContacts
 from tests.expected import RESERVED
-from tests.harness import Run, Tap, complete_state, incremental, run_sandbox
+from tests.harness import Tap, complete_state, incremental, run_sandbox
+from tests.targets.days import CONTACTS, SIZE, Day
 from tests.targets.targets import (
     CUSTOM_FIELDS,
     SINGER_TOOLS,
@@ -27,7 +23,6 @@ from tests.targets.targets import (
     Row,
     Target,
     column_types,
-    expected_rows,
     pipe_to,
     stored_rows,
     tool_venv,
@@ -37,62 +32,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tap_sendgrid_contacts.sandbox.fields import FieldChanges
+    from tests.targets.days import Days
 
 # One database server for all of them.
 pytestmark = [pytest.mark.targets, pytest.mark.xdist_group("targets")]
 
-# As many as it takes for every edge case of the sandbox.
-CONTACTS = 500
-SIZE = ("--contacts", str(CONTACTS), "--custom-fields", str(CUSTOM_FIELDS))
 NOBODY = Account().lists[-1].id
-
-
-@dataclass
-class Day:
-    """A day of the account, and the tap's run on it."""
-
-    account: Account
-    run: Run
-
-    @cached_property
-    def schema(self) -> dict[str, Any]:
-        schema: dict[str, Any] = self.run.of_type("SCHEMA")[0]["schema"]
-        return schema
-
-    @cached_property
-    def rows(self) -> dict[str, Row]:
-        return expected_rows(self.account, self.schema)
-
-    @property
-    def messages(self) -> bytes:
-        """The messages of a run without errors."""
-        assert self.run.code == 0, self.run.log
-        return self.run.out
-
-
-Days = Callable[..., Day]
 MakeTarget = Callable[..., Any]
-
-# Versions of a table count seconds, and a run in the test process takes less than that.
-_starts = itertools.count(1_800_000_000_000, 1000)
-
-
-@pytest.fixture(scope="module")
-def days(tmp_path_factory: pytest.TempPathFactory) -> Days:
-    """Run the tap on a day, once for the same options and settings."""
-    ran: dict[tuple[object, ...], Day] = {}
-
-    def day(number: int, *options: str, **config: Any) -> Day:
-        key = (number, options, repr(config))
-        if key not in ran:
-            tap = Tap(tmp_path_factory.mktemp("tap"))
-            start = mock.patch.object(TapSendGridContacts, "initialized_at", next(_starts))
-            with start, run_sandbox(*SIZE, "--day", str(number), *options) as sandbox:
-                account = Account(CONTACTS, CUSTOM_FIELDS, day=number)
-                ran[key] = Day(account, tap(sandbox, **config))
-        return ran[key]
-
-    return day
 
 
 # --- validators -----------------------------------------------------------------------------
