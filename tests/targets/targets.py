@@ -47,8 +47,8 @@ SINGER_TOOLS = "singer-tools==0.4.1"
 TARGET_STITCH = "target-stitch==4.0.3"
 
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-# duckdb 1.0.0 has no wheels for later ones.
-_PYTHON = ">=3.10,<3.13"
+# duckdb 1.0.0 has no wheels for later ones, and fakesnow requires 3.11.
+_PYTHON = ">=3.11,<3.13"
 
 
 def skip_or_fail(reason: str) -> NoReturn:
@@ -149,11 +149,16 @@ class Target(ABC):
         prefix = self.command.upper().replace("-", "_")
         return {f"{prefix}_{name.upper()}": str(value) for name, value in self.config.items()}
 
+    @property
+    def program(self) -> list[str | Path]:
+        """The command without its options."""
+        return [self._bin / self.command]
+
     def load(self, messages: bytes) -> dict[str, Any]:
         """Load messages; return the last state that the target emits."""
         file = self._folder / f"{self.command}.json"
         file.write_text(json.dumps(self.config | self._options))
-        out = pipe_to([self._bin / self.command, "--config", file], messages)
+        out = pipe_to([*self.program, "--config", file], messages)
         state: dict[str, Any] = json.loads(out.splitlines()[-1])
         return state
 
@@ -197,7 +202,8 @@ def stored_rows(
     }
 
 
-def _round_to_double(value: Value) -> Value:
+def round_to_double(value: Value) -> Value:
+    """Return a value as DOUBLE columns and columnar files have it: numbers have 53 bits."""
     return Decimal(repr(float(value))) if isinstance(value, Decimal) else value
 
 
@@ -280,7 +286,7 @@ class Database(Target):
         return {
             row["column_name"]: row["data_type"]
             for row in rows
-            if not row["column_name"].startswith("_sdc_")
+            if not row["column_name"].lower().startswith("_sdc_")
         }
 
 
@@ -299,9 +305,14 @@ class DuckDb(Database):
     @override
     def config(self) -> dict[str, Any]:
         return {
-            "filepath": str(self._folder / "contacts.duckdb"),
+            "filepath": str(self.file),
             "default_target_schema": self.schema,
         }
+
+    @property
+    def file(self) -> Path:
+        """The database."""
+        return self._folder / "contacts.duckdb"
 
     @property
     @override
@@ -310,8 +321,7 @@ class DuckDb(Database):
 
     @override
     def stored(self, value: Value) -> Value:
-        # Its numbers are DOUBLE, with 53 bits.
-        return _round_to_double(value)
+        return round_to_double(value)
 
     @override
     def parse(self, value: Value, column_type: ColumnType) -> Value:
@@ -323,12 +333,47 @@ class DuckDb(Database):
             "import duckdb, sys; db = duckdb.connect(sys.argv[1], read_only=True)\n"
             "print('\\n'.join(row[0] for row in db.execute(sys.argv[2]).fetchall()))"
         )
-        file = self.config["filepath"]
-        return _parse_lines(pipe_to([self._bin / "python", "-c", script, file, sql], b""))
+        return _parse_lines(pipe_to([self._bin / "python", "-c", script, self.file, sql], b""))
+
+
+class Snowflake(DuckDb):
+    """target-snowflake on fakesnow, which keeps the tables of Snowflake in DuckDB files."""
+
+    requirements = ("meltanolabs-target-snowflake==0.20.4", "fakesnow==0.12.1")
+    command = "target-snowflake"
+
+    @property
+    @override
+    def program(self) -> list[str | Path]:
+        return [self._bin / "python", Path(__file__).parent / "fake_snowflake.py", self._folder]
+
+    @property
+    @override
+    def file(self) -> Path:
+        return self._folder / "CONTACTS.db"
+
+    @property
+    @override
+    def config(self) -> dict[str, Any]:
+        account = {"account": "none", "user": "contacts", "password": "none"}
+        return account | {"database": "CONTACTS", "default_target_schema": self.schema}
+
+    @property
+    @override
+    def schema(self) -> str:
+        return "PUBLIC"
+
+    @override
+    def raw_rows(self) -> list[Row]:
+        return [{name.lower(): row[name] for name in row} for row in super().raw_rows()]
+
+    @override
+    def columns(self) -> dict[str, str]:
+        return {name.lower(): each for name, each in super().columns().items()}
 
 
 class Postgres(Database):
-    requirements = ("meltanolabs-target-postgres==0.8.1",)
+    requirements: ClassVar[tuple[str, ...]] = ("meltanolabs-target-postgres==0.8.1",)
     command = "target-postgres"
     types: ClassVar = {
         "string": "text",
@@ -362,11 +407,24 @@ class Postgres(Database):
     @override
     def stored(self, value: Value) -> Value:
         # With `use_copy`, it converts numbers to float.
-        return _round_to_double(value) if self._options.get("use_copy") else value
+        return round_to_double(value) if self._options.get("use_copy") else value
 
     @override
     def query(self, sql: str) -> list[Any]:
         return self._server.query(sql)
+
+
+class PostgresWithPyArrow(Postgres):
+    """With PyArrow in its environment, it also reads Parquet."""
+
+    requirements = (*Postgres.requirements, "pyarrow==26.0.1")
+
+    @override
+    def stored(self, value: Value) -> Value:
+        # Without `use_copy`, PostgreSQL converts the doubles to NUMERIC, with 15 digits.
+        if isinstance(value, Decimal) and not self._options.get("use_copy"):
+            return Decimal(f"{value:.15g}")
+        return value
 
 
 class Server:

@@ -1,4 +1,4 @@
-"""Targets fed with the tap's output: deletes, INCREMENTAL and BATCH; validators of messages."""
+"""Targets fed with the tap's output: deletes and INCREMENTAL; validators of messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tap_sendgrid_contacts.sandbox import values as pool
 from tap_sendgrid_contacts.sandbox.account import Account
 from tests.expected import RESERVED
-from tests.harness import Tap, complete_state, incremental, run_sandbox
+from tests.harness import Tap, incremental, run_sandbox
 from tests.targets.days import CONTACTS, SIZE, Day
 from tests.targets.targets import (
     CUSTOM_FIELDS,
@@ -202,28 +202,3 @@ def test_incremental_emits_only_what_changed(tmp_path: Path, target: MakeTarget)
     assert state["bookmarks"]["contacts"]["replication_key_value"] == max(
         row["updated_at"] for row in changed.values()
     )
-
-
-# --- BATCH ----------------------------------------------------------------------------------
-
-
-def test_batch_files_are_loaded_value_for_value(
-    tmp_path: Path, days: Days, target: MakeTarget
-) -> None:
-    postgres = target(Postgres)
-    rows: dict[str, Row] = {}
-    for number, compression in ((1, "gzip"), (2, "none")):
-        batch_config = {
-            "encoding": {"format": "jsonl", "compression": compression},
-            "storage": {"root": tmp_path.as_uri(), "prefix": f"{compression}-"},
-            "batch_size": 170,
-        }
-        day = days(number, "--parts", "2", batch_config=batch_config)
-        assert len(day.run.of_type("BATCH")) > 2
-        assert day.run.records == []
-
-        state = postgres.load(day.messages)
-        assert state == {"bookmarks": {"contacts": complete_state(day.schema)}}
-        rows |= day.rows
-        columns = column_types(day.schema)
-        assert postgres.rows(columns) == stored_rows(postgres, rows, columns)

@@ -1,0 +1,133 @@
+"""BATCH files in targets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.harness import complete_state
+from tests.targets.targets import (
+    Database,
+    DuckDb,
+    Jsonl,
+    Postgres,
+    PostgresWithPyArrow,
+    Snowflake,
+    column_types,
+    round_to_double,
+    stored_rows,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.targets.days import Day, Days
+    from tests.targets.targets import Row, Target
+
+    MakeTarget = Callable[..., Any]
+
+# One database server for all of them.
+pytestmark = [pytest.mark.targets, pytest.mark.xdist_group("targets")]
+
+
+def run_day(days: Days, number: int, folder: Path, encoding: dict[str, str]) -> Day:
+    """Run the tap with BATCH files."""
+    batch_config = {
+        "encoding": encoding,
+        "storage": {"root": folder.as_uri(), "prefix": f"{number}-"},
+        "batch_size": 250,
+    }
+    # Record batches of both are made in different ways.
+    file_type = "csv" if number == 1 else "json"
+    day = days(number, "--parts", "2", batch_config=batch_config, file_type=file_type)
+    assert len(day.run.of_type("BATCH")) > 1
+    assert day.run.records == []
+    return day
+
+
+def files_of(day: Day) -> list[Path]:
+    """Return the files that the messages announce."""
+    urls = [url for message in day.run.of_type("BATCH") for url in message["manifest"]]
+    return [Path(urlsplit(url).path) for url in urls]
+
+
+def rows_in_files(day: Day, file_format: str) -> dict[str, Row]:
+    """Return the rows as a format has them."""
+    if file_format == "jsonl":
+        return day.rows
+    return {
+        key: {name: round_to_double(value) for name, value in row.items()}
+        for key, row in day.rows.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "encoding"),
+    [
+        (Postgres, {}, {"format": "jsonl", "compression": "gzip"}),
+        (PostgresWithPyArrow, {}, {"format": "parquet"}),
+        (
+            PostgresWithPyArrow,
+            {"use_copy": True, "validate_records": False},
+            {"format": "parquet", "compression": "none"},
+        ),
+        (Snowflake, {}, {"format": "jsonl", "compression": "gzip"}),
+        (Snowflake, {}, {"format": "arrow"}),
+    ],
+    ids=[
+        *("Postgres-jsonl", "Postgres-parquet", "Postgres-parquet-use_copy"),
+        *("Snowflake-jsonl", "Snowflake-arrow"),
+    ],
+)
+def test_targets_load_value_for_value(
+    tmp_path: Path,
+    days: Days,
+    target: MakeTarget,
+    kind: type[Database],
+    config: dict[str, Any],
+    encoding: dict[str, Any],
+) -> None:
+    loaded: Database = target(kind, **config)
+    file_format = encoding["format"]
+    rows: dict[str, Row] = {}
+    for number in (1, 2):
+        day = run_day(days, number, tmp_path / "files", encoding)
+        state = loaded.load(day.messages)
+        assert state == {"bookmarks": {"contacts": complete_state(day.schema)}}
+        rows |= rows_in_files(day, file_format)
+        columns = column_types(day.schema)
+        assert loaded.rows(columns) == stored_rows(loaded, rows, columns)
+        assert loaded.columns() == {name: loaded.types[each] for name, each in columns.items()}
+        # Targets do not fill their own columns for rows in files.
+        assert {row["_sdc_extracted_at"] for row in loaded.raw_rows()} == {None}
+        # target-snowflake removes the files that it has loaded.
+        assert {file.exists() for file in files_of(day)} == {kind is not Snowflake}
+
+
+@pytest.mark.parametrize(
+    ("kind", "file_format", "reason"),
+    [
+        (Postgres, "parquet", "Unsupported batch encoding format: parquet"),
+        (PostgresWithPyArrow, "arrow", "Unsupported batch encoding format: arrow"),
+        (Snowflake, "parquet", "Unsupported batch file encoding: parquet"),
+        (DuckDb, "jsonl", "Unknown message type BATCH"),
+        # It has no message of its own for it.
+        (Jsonl, "jsonl", "'NoneType' object has no attribute 'asdict'"),
+    ],
+    ids=["Postgres-parquet", "Postgres-arrow", "Snowflake-parquet", "DuckDb", "Jsonl"],
+)
+def test_other_files_fail_the_load(
+    tmp_path: Path,
+    days: Days,
+    target: MakeTarget,
+    kind: type[Target],
+    file_format: str,
+    reason: str,
+) -> None:
+    day = run_day(days, 1, tmp_path / "files", {"format": file_format})
+    with pytest.raises(AssertionError, match=reason):
+        target(kind).load(day.messages)
+    assert all(file.exists() for file in files_of(day))
