@@ -1,7 +1,9 @@
-"""BATCH files in targets."""
+"""BATCH files in targets and in the libraries that read them."""
 
 from __future__ import annotations
 
+import json
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -9,6 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.harness import complete_state
+from tests.targets.days import CONTACTS
 from tests.targets.targets import (
     Database,
     DuckDb,
@@ -17,20 +20,49 @@ from tests.targets.targets import (
     PostgresWithPyArrow,
     Snowflake,
     column_types,
+    pipe_to,
     round_to_double,
     stored_rows,
+    tool_venv,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.targets.days import Day, Days
-    from tests.targets.targets import Row, Target
+    from tests.targets.targets import ColumnType, Row, Target
 
     MakeTarget = Callable[..., Any]
 
 # One database server for all of them.
 pytestmark = [pytest.mark.targets, pytest.mark.xdist_group("targets")]
+
+LIBRARIES = (
+    # Its targets read Arrow files with nanoarrow.
+    *("singer-sdk==0.55.0b7", "nanoarrow==0.9.0"),
+    *("duckdb==2.0.1", "polars==2.1.0", "pyarrow==26.0.1"),
+)
+LIBRARY_TYPES: dict[str, dict[ColumnType, str]] = {
+    "duckdb": {
+        "string": "VARCHAR",
+        "number": "DOUBLE",
+        "date": "TIMESTAMP WITH TIME ZONE",
+        "array": "VARCHAR[]",
+    },
+    "polars": {
+        "string": "String",
+        "number": "Float64",
+        "date": "Datetime(time_unit='us', time_zone='UTC')",
+        "array": "List(String)",
+    },
+    "pyarrow": {
+        "string": "string",
+        "number": "double",
+        "date": "timestamp[us, tz=UTC]",
+        "array": "list<item: string>",
+    },
+    "singer-sdk": {"string": "str", "number": "float", "date": "datetime", "array": "list"},
+}
 
 
 def run_day(days: Days, number: int, folder: Path, encoding: dict[str, str]) -> Day:
@@ -131,3 +163,20 @@ def test_other_files_fail_the_load(
     with pytest.raises(AssertionError, match=reason):
         target(kind).load(day.messages)
     assert all(file.exists() for file in files_of(day))
+
+
+@pytest.mark.parametrize("file_format", ["parquet", "arrow"])
+@pytest.mark.parametrize("library", LIBRARY_TYPES)
+def test_libraries_read_value_for_value(
+    tmp_path: Path, days: Days, library: str, file_format: str
+) -> None:
+    day = run_day(days, 1, tmp_path, {"format": file_format})
+    script = Path(__file__).parent / "read_files.py"
+    out = pipe_to([tool_venv(*LIBRARIES) / "python", script, library], day.messages)
+    types, rows = json.loads(out, parse_int=Decimal, parse_float=Decimal)
+    assert len(rows) == CONTACTS
+    assert {row["contact_id"]: row for row in rows} == rows_in_files(day, file_format)
+    expected = LIBRARY_TYPES[library]
+    assert list(types.items()) == [
+        (name, expected[column_type]) for name, column_type in column_types(day.schema).items()
+    ]
