@@ -246,8 +246,10 @@ class ContactsStream(Stream):
 
     def _read_batches(self, config: BatchConfig, sync: ExportSync[Any]) -> Iterator[list[str]]:
         map_contacts = None if self._maps_nothing() else self._map_contacts
+        # Files of one export, also those of a resumed run, have the same time in their names.
+        name = f"{self.name}-{sync.checkpoint.requested_at:%Y%m%dT%H%M%SZ}"
         output = outputs.batch_files(
-            sync.blocks(), self._message_writer, config, self.name, map_contacts
+            sync.blocks(), self._message_writer, config, name, map_contacts
         )
         yield from outputs.emit(output, sync.store, state_per_item=True)
 

@@ -201,6 +201,25 @@ def test_state_counts_announced_files_only(
     assert sandbox.exports_created == 1
 
 
+def test_names_have_the_time_of_the_request(
+    start_sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path
+) -> None:
+    sandbox = start_sandbox("--contacts", "300")
+    config = {"batch_config": batch_config(tmp_path, batch_size=90)}
+    run = tap(sandbox, **config)
+    state = run.states[2]
+    checkpoint = checkpoint_of(state)
+    assert checkpoint is not None
+    time = checkpoint["requested_at"][:19].replace("-", "").replace(":", "")
+    names = {path_of(message).name for message in run.of_type("BATCH")}
+    assert all(name.startswith(f"load-contacts-{time}Z-") for name in names)
+    # A resumed run adds files of the same export.
+    checkpoint["requested_at"] = "2026-01-02T03:04:05Z"
+    resumed = tap(sandbox, state=state, **config).of_type("BATCH")
+    assert resumed
+    assert all("/load-contacts-20260102T030405Z-" in str(path_of(each)) for each in resumed)
+
+
 @pytest.mark.parametrize(
     "config",
     [
