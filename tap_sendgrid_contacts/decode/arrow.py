@@ -15,6 +15,7 @@ import io
 import json
 import logging
 import re
+import sys
 from itertools import chain
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
@@ -79,9 +80,6 @@ _ENCODER = msgspec.json.Encoder()
 # All but that of a quote, which is the same in CSV.
 _JSON_ESCAPE = re.compile(rb"\\(?:u[0-9a-f]{4}|[^\"])")
 
-# Numbers that Arrow converts as Python does, whole ones limited to those that a double can hold.
-_USUAL_NUMBER = r"^(?:-?[1-9][0-9]{0,14}(?:\.[0-9]{1,15})?|0(?:\.[0-9]{1,15})?)$"
-
 
 def make_arrow_decoder(
     file_type: str,
@@ -143,12 +141,12 @@ class RecordBatchBuilder:
         arrow_type = ARROW_TYPES[column_type]
         if texts.null_count == len(texts):
             return pa.nulls(len(texts), arrow_type)
-        if (
-            column_type == "text"
-            or (column_type == "date" and _are_usual_dates(texts))
-            or (column_type == "number" and _are_usual_numbers(texts))
-        ):
+        if column_type == "text":
+            return texts
+        if column_type == "date" and _are_usual_dates(texts):
             return texts.cast(arrow_type)
+        if column_type == "number" and (numbers := _parse_usual_numbers(texts)):
+            return numbers
         values = coerce_column(column_type, [text or "" for text in texts.to_pylist()])
         if column_type == "number":
             values = self._round(name, values)
@@ -332,9 +330,20 @@ def _are_usual_dates(texts: pa.StringArray) -> bool:
     )
 
 
-def _are_usual_numbers(texts: pa.StringArray) -> bool:
-    are_usual: bool = pc.all(pc.match_substring_regex(texts, _USUAL_NUMBER)).as_py()
-    return are_usual
+def _parse_usual_numbers(texts: pa.StringArray) -> pa.DoubleArray | None:
+    """Parse numbers, unless doubles may be less exact than these, or Python's are others."""
+    try:
+        numbers = texts.cast(pa.float64())
+    except pa.ArrowInvalid:
+        return None
+    extremes = pc.min_max(numbers).as_py()
+    # The first test is false if one is not a number. -0 is 0, but -0.0 is not.
+    is_usual = (
+        pc.all(pc.is_finite(numbers)).as_py()
+        and max(abs(extremes["min"]), extremes["max"]) < 2**sys.float_info.mant_dig
+        and not pc.any(pc.starts_with(texts, "-0")).as_py()
+    )
+    return numbers if is_usual else None
 
 
 def _last_row_end(lines: bytes) -> int:
