@@ -10,6 +10,7 @@ The other decoders define what a contact is. Columns are made of text by Arrow's
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -24,7 +25,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow.csv import ConvertOptions, ParseOptions, ReadOptions, read_csv
 from singer_sdk.exceptions import DataError
-from typing_extensions import override
 
 from tap_sendgrid_contacts.decode.contact import ColumnLayout
 from tap_sendgrid_contacts.decode.csv import CsvDecoder, coerce_column
@@ -56,24 +56,28 @@ _BATCH_BYTES = 1024 * 1024
 
 # Rows that CSV readers do not disagree about: a quote only around a cell or doubled in it, a line
 # break outside of a cell only at the end of a row.
-_STRICT_ROWS = r'^(?:(?:"(?:[^"]|"")*"|[^",\r\n]*)(?:,|\r?\n))*$'
+_UNAMBIGUOUS_ROWS = r'^(?:(?:"(?:[^"]|"")*"|[^",\r\n]*)(?:,|\r?\n))*$'
 
 
 class _Dialect(NamedTuple):
     """A form of rows of text.
 
     Attributes:
-        parse_options: What Arrow's reader is to know of quotes.
-        null: What an empty cell is; in quotes, only if it is no word.
+        parse_options: How quotes are written in a cell.
+        null: What an empty cell contains.
+        quoted_null: Whether it is empty in quotes too.
     """
 
     parse_options: ParseOptions
     null: str
+    quoted_null: bool
 
 
-_CSV = _Dialect(ParseOptions(newlines_in_values=True), "")
+_CSV = _Dialect(ParseOptions(newlines_in_values=True), null="", quoted_null=True)
 _JSON_ROWS = _Dialect(
-    ParseOptions(newlines_in_values=True, double_quote=False, escape_char="\\"), "null"
+    ParseOptions(newlines_in_values=True, double_quote=False, escape_char="\\"),
+    null="null",
+    quoted_null=False,
 )
 
 _ENCODER = msgspec.json.Encoder()
@@ -131,6 +135,19 @@ class RecordBatchBuilder:
         cells, _ = _read_cells(text, width, range(1, width - 1), _JSON_ROWS)
         return self.build(list(map(self.parse, self._types, cells.values())))
 
+    def read_blocks(self, texts: Iterable[bytes]) -> Iterator[pa.RecordBatch]:
+        """Yield record batches of several blocks of `write_rows` each."""
+        pending: list[bytes] = []
+        size = 0
+        for text in texts:
+            pending.append(text)
+            size += len(text)
+            if size >= _BATCH_BYTES:
+                yield self.read_rows(b"".join(pending))
+                pending, size = [], 0
+        if pending:
+            yield self.read_rows(b"".join(pending))
+
     def parse(self, name: str, texts: pa.StringArray) -> pa.Array:
         """Parse the cells of a column; raises one of `COERCION_ERRORS`.
 
@@ -184,72 +201,82 @@ class ArrowJsonlDecoder:
 
     def decode(self, part: BinaryIO, label: str) -> Iterator[pa.RecordBatch]:
         """Decode a part; see `Decoder`."""
-        pending: list[bytes] = []
-        for text in self._decoder.decode(part, label):
-            pending.append(text)
-            if sum(map(len, pending)) >= _BATCH_BYTES:
-                yield self._builder.read_rows(b"".join(pending))
-                pending.clear()
-        if pending:
-            yield self._builder.read_rows(b"".join(pending))
+        return self._builder.read_blocks(self._decoder.decode(part, label))
 
     def log_invalid_values(self) -> None:
         """Warn of the number of invalid values in each column."""
         self._decoder.log_invalid_values()
 
 
-class ArrowCsvDecoder(CsvDecoder[pa.RecordBatch]):
-    """Decodes CSV with Arrow's reader where that reads the same as `CsvDecoder`."""
+class ArrowCsvDecoder:
+    """Decodes CSV with Arrow's reader where that reads the same as `CsvDecoder`.
+
+    Args:
+        layout: The columns.
+    """
 
     def __init__(self, layout: ColumnLayout) -> None:
+        self._layout = layout
         self._builder = RecordBatchBuilder(layout)
-        super().__init__(layout, self._make_batch)
+        self._decoder = CsvDecoder(layout, self._builder.write_rows)
 
-    @override
     def decode(self, part: BinaryIO, label: str) -> Iterator[pa.RecordBatch]:
         """Decode a part; see `Decoder`."""
         blocks = iter_line_blocks(part, label, _BATCH_BYTES)
         header: list[str] | None = None
         cell_indexes: list[int] = []
         lines_before = 0
-        block = pending = b""
+        block = b""
+        # The beginning of a row that goes on after its block: inside of a quoted cell.
+        pending = b""
         for block in blocks:
-            rows, pending = (pending + block).replace(b"\0", b""), b""
-            is_strict = _is_strict(rows)
-            if not is_strict:
-                end = _last_row_end(rows)
-                rows, pending = rows[:end], rows[end:]
-                is_strict = _is_strict(rows)
+            lines = block.replace(b"\0", b"")
+            is_unambiguous = not pending and _is_unambiguous(lines)
+            end = len(lines)
+            if not is_unambiguous:
+                end = _last_row_end(lines, is_quoted=bool(pending))
+            rows = pending + lines[:end] if end else b""
+            pending = lines[end:] if end else pending + lines
             if len(pending) > MAX_ROW_BYTES:
                 raise DataError(f"{label}: row longer than {MAX_ROW_BYTES} bytes")
             if header is None and rows:
                 header, start = _read_header(rows)
                 lines_before = rows.count(b"\n", 0, start)
                 rows = rows[start:]
-                cell_indexes = self._map_header(header, label) if header else []
+                cell_indexes = self._decoder.map_header(header, label) if header else []
             if not rows:
                 continue
-            if header is None or not is_strict:
+            if header is None or not (is_unambiguous or _is_unambiguous(rows)):
                 # Where its rows end is uncertain, so all that follows is read row by row.
                 rest = chain([rows + pending], blocks)
-                yield from self._decode_lines(rest, label, header, lines_before)
+                yield from self._decode_by_rows(rest, label, header, lines_before)
                 return
             batch = self._read_rows(rows, cell_indexes, len(header))
             if batch is None:
-                yield from self._decode_lines([rows], label, header, lines_before)
+                yield from self._decode_by_rows([rows], label, header, lines_before)
             else:
                 yield batch
             lines_before += rows.count(b"\n")
         if pending or (header is None and block):
             # Without a header, this raises that error.
-            yield from self._decode_lines([pending or b"\n"], label, header, lines_before)
+            yield from self._decode_by_rows([pending or b"\n"], label, header, lines_before)
 
-    def _make_batch(self, rows: Iterable[Row]) -> pa.RecordBatch:
-        return self._builder.read_rows(self._builder.write_rows(rows))
+    def log_invalid_values(self) -> None:
+        """Warn of the number of invalid values in each column."""
+        self._decoder.log_invalid_values()
+
+    def _decode_by_rows(
+        self, blocks: Iterable[bytes], label: str, header: list[str] | None, lines_before: int
+    ) -> Iterator[pa.RecordBatch]:
+        texts = self._decoder.decode_lines(blocks, label, header, lines_before)
+        return self._builder.read_blocks(texts)
 
     def _read_rows(self, rows: bytes, cell_indexes: list[int], width: int) -> pa.RecordBatch | None:
         layout = self._layout
         try:
+            if rows.startswith(codecs.BOM_UTF8):
+                # Arrow would drop it, as at the beginning of a file.
+                return None
             if len({*cell_indexes, width}) <= width:
                 # Arrow validates the UTF-8 only of what it reads.
                 rows.decode()
@@ -297,7 +324,7 @@ def _read_cells(
             include_columns=[names[i] for i in used],
             null_values=[dialect.null],
             strings_can_be_null=True,
-            quoted_strings_can_be_null=dialect.null == "",
+            quoted_strings_can_be_null=dialect.quoted_null,
         ),
     )
     columns = (column.combine_chunks() for column in table.itercolumns())
@@ -346,12 +373,18 @@ def _parse_usual_numbers(texts: pa.StringArray) -> pa.DoubleArray | None:
     return numbers if is_usual else None
 
 
-def _last_row_end(lines: bytes) -> int:
-    """Return the end of the last line before which quotes are balanced."""
+def _last_row_end(lines: bytes, *, is_quoted: bool) -> int:
+    """Return the end of the last line outside of quotes; 0 if there is none.
+
+    Args:
+        lines: Complete lines.
+        is_quoted: Whether they begin inside of quotes.
+    """
     end = lines.rfind(b"\n") + 1
-    quotes = lines.count(b'"', 0, end)
-    while quotes % 2:
-        last_end, end = end, lines.rfind(b"\n", 0, end - 1) + 1
+    quotes = lines.count(b'"', 0, end) + is_quoted
+    while end and quotes % 2:
+        last_end, last_quote = end, lines.rfind(b'"', 0, end)
+        end = lines.rfind(b"\n", 0, max(last_quote, 0)) + 1
         quotes -= lines.count(b'"', end, last_end)
     return end
 
@@ -366,7 +399,8 @@ def _read_header(rows: bytes) -> tuple[list[str] | None, int]:
     return header, lines.tell()
 
 
-def _is_strict(rows: bytes) -> bool:
+def _is_unambiguous(rows: bytes) -> bool:
+    """Return whether all readers agree on these rows."""
     text = pa.scalar(rows, pa.large_binary())
-    matches: bool = pc.match_substring_regex(text, _STRICT_ROWS).as_py()
+    matches: bool = pc.match_substring_regex(text, _UNAMBIGUOUS_ROWS).as_py()
     return matches

@@ -61,24 +61,31 @@ class CsvDecoder(Generic[ContactsT]):
 
     def decode(self, part: BinaryIO, label: str) -> Iterator[ContactsT]:
         """Decode a part; see `Decoder`."""
-        return self._decode_lines(iter_line_blocks(part, label), label)
+        return self.decode_lines(iter_line_blocks(part, label), label)
 
-    def _decode_lines(
+    def decode_lines(
         self,
         blocks: Iterable[bytes],
         label: str,
         header: list[str] | None = None,
         lines_before: int = 0,
     ) -> Iterator[ContactsT]:
-        """Decode complete lines, at a row's beginning; without a header they start with it."""
+        """Decode lines; see `Decoder`.
+
+        Args:
+            blocks: Complete lines, from the beginning of a row on.
+            label: Name of the part for errors.
+            header: The header; None if the lines begin with it.
+            lines_before: Number of lines of the part before these.
+        """
         self._chars_read = self._chars_at_row_end = 0
         reader = csv.reader(chain.from_iterable(self._iter_text(blocks, label)), strict=True)
-        cell_indexes = self._map_header(header, label) if header else []
+        cell_indexes = self.map_header(header, label) if header else []
         try:
             for rows in self._iter_row_blocks(reader):
                 if rows and header is None:
                     _, header = rows.pop(0)
-                    cell_indexes = self._map_header(header, label)
+                    cell_indexes = self.map_header(header, label)
                 if not rows or header is None:
                     continue
                 block = self._decode_block([row for _, row in rows], cell_indexes, len(header))
@@ -171,7 +178,7 @@ class CsvDecoder(Generic[ContactsT]):
             # Only \n ends a line: other line separators can be part of a cell.
             yield io.StringIO(text.replace("\0", "") if b"\0" in block else text, newline="\n")
 
-    def _map_header(self, header: list[str], label: str) -> list[int]:
+    def map_header(self, header: list[str], label: str) -> list[int]:
         """Return the cell of each selected column, or one after the last if there is none."""
         cells_by_name: dict[str, list[int]] = {}
         for i, name in enumerate(header):

@@ -94,18 +94,11 @@ class JsonlDecoder(Generic[ContactsT]):
     Args:
         layout: The columns.
         make_block: Makes contacts of their values.
-        block_bytes: Approximate size of a block; see `iter_line_blocks`.
     """
 
-    def __init__(
-        self,
-        layout: ColumnLayout,
-        make_block: Callable[[list[Row]], ContactsT],
-        block_bytes: int | None = None,
-    ) -> None:
+    def __init__(self, layout: ColumnLayout, make_block: Callable[[list[Row]], ContactsT]) -> None:
         self._layout = layout
         self._make_block = make_block
-        self._block_bytes = block_bytes
         # Fields of the struct, by their name in the file; None where there is no column.
         self._names: dict[_FieldName, Column | None] = {
             (column.is_custom, column.field): column for column in layout.by_field.values()
@@ -118,7 +111,7 @@ class JsonlDecoder(Generic[ContactsT]):
     def decode(self, part: BinaryIO, label: str) -> Iterator[ContactsT]:
         """Decode a part; see `Decoder`."""
         record = 0
-        for block in iter_line_blocks(part, label, self._block_bytes):
+        for block in iter_line_blocks(part, label):
             rows = self._decode_block(block)
             if rows is None:
                 rows = list(self._decode_lines(block, part, label, record))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -29,7 +30,7 @@ from tests.unit.test_decode import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tap_sendgrid_contacts.decode.contact import OnInvalidValue
     from tap_sendgrid_contacts.schema import Column
@@ -69,6 +70,20 @@ def comparable(rows: Rows) -> list[list[str]]:
         [repr(value.timestamp() if hasattr(value, "timestamp") else value) for value in row]
         for row in rows
     ]
+
+
+def outcome(
+    read: Callable[[str, bytes], Rows], file_type: str, data: bytes
+) -> list[list[str]] | None:
+    """Return comparable rows, or None if there is an error in the data."""
+    try:
+        return comparable(read(file_type, data))
+    except DataError:
+        return None
+
+
+def read_batches(file_type: str, data: bytes) -> Rows:
+    return rows_of(batches_of(file_type, data))
 
 
 class Reader:
@@ -124,7 +139,7 @@ def test_batches_have_the_contacts(
 
 CSV_TOKENS = st.sampled_from(
     [
-        *('"', '"', '""', ",", ",", "\n", "\n", "\r", "\r\n", "\0", " ", "a", "\u00e9"),
+        *('"', '"', '""', ",", ",", "\n", "\n", "\r", "\r\n", "\0", " ", "a", "\ufeff"),
         *('"id"', '"id","a",', '"b,"', '"1"', '"x\ny"', "-0", "0.0", "007", "1e5", "nan"),
         *("2020-01-01T00:00:00Z", "0000-01-01T00:00:00Z", "2020-13-01T00:00:00Z"),
         *("2020-01-01T10Z", "2020-01-01T101010.5Z", "2020-01-01 10:10:10Z", "2020-01-01T10:10:60Z"),
@@ -186,6 +201,49 @@ def test_unusual_values_of_csv_are_read_by_arrow_too(reader: Reader, row: list[s
     data = csv_rows(HEADER, row)
     assert rows_of(batches_of("csv", data)) == expected("csv", data)
     assert (reader.accepted, reader.rejected) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        *("-0", "-0.0", "0.0", "nan", "inf", "1e400", "1e5", "+1", "0x1F", "1.", ".5", " 1", "1_0"),
+        *("9007199254740993", "-9007199254740993", "12345678901234567890"),
+        *("0000-01-01T00:00:00Z", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"),
+        *("2020-01-02T03:04:60Z", "2020-02-30T00:00:00Z", "2020-01-02 03:04:05Z"),
+        *("2020-01-02T030405.5Z", "2020-01-02T03:04:05z", "2020-01-02T03:04+00Z", "2020-01-02T10Z"),
+        *("\ufeff", "\ufeff1", "\u2028", "\x7f", "null", '["a"]', '["a",null]', "[]", "a b;c"),
+        *('"', "\\", '\\"', "\r", "\n", "\t\x1f", "\\n", "'"),
+    ],
+)
+@pytest.mark.parametrize("file_type", ["json", "csv"])
+@pytest.mark.parametrize("has_neighbor", [False, True])
+def test_odd_values_are_read_as_by_the_other_decoder(
+    file_type: str, cell: str, *, has_neighbor: bool
+) -> None:
+    neighbors = {
+        "email": "a",
+        "alternate_emails": "a",
+        "Seats": "5",
+        "Since": "2020-01-02T03:04:05Z",
+    }
+    for field, neighbor in neighbors.items():
+        contacts = [("0", cell), *[("1", neighbor)] * has_neighbor]
+        if field.islower():
+            data = json_lines(*({"contact_id": i, field: text} for i, text in contacts))
+        else:
+            data = json_lines(
+                *({"contact_id": i, "custom_fields": {field: text}} for i, text in contacts)
+            )
+        if file_type == "csv":
+            # In quotes only where that is necessary: it may hide what Arrow takes a text for.
+            output = io.StringIO()
+            csv.writer(output, lineterminator="\n").writerows(
+                [[field, "CONTACT_ID"], *((text, i) for i, text in contacts)]
+            )
+            data = output.getvalue().encode()
+        for block_bytes in (1, 2**20):
+            with patch.object(arrow, "_BATCH_BYTES", block_bytes):
+                assert outcome(read_batches, file_type, data) == outcome(expected, file_type, data)
 
 
 def test_block_that_arrow_rejects_is_read_row_by_row_and_only_that(reader: Reader) -> None:
