@@ -121,10 +121,25 @@ def normalize(config: Mapping[str, Any]) -> dict[str, Any]:
         ids = normalized.get(key)
         if isinstance(ids, list) and all(isinstance(each, str) for each in ids):
             normalized[key] = list(dict.fromkeys(ids))
+    if isinstance(normalized.get("batch_config"), dict):
+        normalized["batch_config"] = _without_nulls(normalized["batch_config"])
     for key in ("on_behalf_of", "batch_config"):
         if key in normalized and not normalized[key]:
             del normalized[key]
     return normalized
+
+
+def _without_nulls(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return nested settings without those that are null, or objects of nothing but nulls."""
+    kept = {
+        key: _without_nulls(value) if isinstance(value, dict) else value
+        for key, value in settings.items()
+    }
+    return {
+        key: value
+        for key, value in kept.items()
+        if value is not None and (value != {} or settings[key] == {})
+    }
 
 
 def unknown_settings(config: Mapping[str, Any], schema: dict[str, Any]) -> Iterator[str]:

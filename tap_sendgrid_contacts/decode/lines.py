@@ -54,16 +54,17 @@ def iter_line_blocks(part: BinaryIO, label: str, block_bytes: int | None = None)
         except (EOFError, OSError, zlib_error) as error:
             problem = "truncated" if isinstance(error, EOFError) else "corrupt"
             raise DataError(f"{label}: {problem} gzip stream. {DAMAGED_PART_HINT}") from error
+        is_end = not chunk
         if is_first and chunk:
             chunk = chunk.removeprefix(codecs.BOM_UTF8)
             is_first = False
         end = chunk.rfind(b"\n") + 1
-        if end or not chunk:
+        if end or is_end:
             block = b"".join((*pending, chunk[:end]))
             pending, pending_bytes = [], 0
             if block:
                 yield block
-        if not chunk:
+        if is_end:
             return
         pending.append(chunk[end:])
         pending_bytes += len(chunk) - end

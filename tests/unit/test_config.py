@@ -203,6 +203,11 @@ def test_defaults_are_added(schema: dict[str, Any]) -> None:
         ({"on_behalf_of": ""}, {}),
         ({"on_behalf_of": "a"}, {"on_behalf_of": "a"}),
         ({"api_key": 5, "other": 0}, {"api_key": 5, "other": 0}),
+        ({"batch_config": {"encoding": {"format": None}, "storage": {"root": None}}}, {}),
+        (
+            {"batch_config": {"encoding": {"format": "jsonl", "compression": None}, "storage": {}}},
+            {"batch_config": {"encoding": {"format": "jsonl"}, "storage": {}}},
+        ),
     ],
 )
 def test_normalized_settings(config: dict[str, Any], normalized: dict[str, Any]) -> None:

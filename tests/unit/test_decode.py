@@ -276,6 +276,11 @@ def test_json_and_csv_give_the_same_contact(
     assert typed(decode("csv", compress(rows))) == typed(expected)
 
 
+def test_byte_order_mark_may_be_a_gzip_member_of_its_own() -> None:
+    data = gzip.compress("\ufeff".encode()) + gzip.compress(json_lines({"contact_id": "a"}))
+    assert len(decode("json", data)) == 1
+
+
 @both_file_types
 @pytest.mark.parametrize(
     ("written", "text"),
