@@ -118,7 +118,7 @@ class ContactsStream(Stream):
         if not self.selected:
             self.logger.warning("Stream '%s' is deselected; nothing to sync", self.name)
         # Raises here for an invalid catalog, and not when the export is ready.
-        columns_from_schema(self.effective_schema, bool)
+        columns = columns_from_schema(self.effective_schema, bool)
         if (SOURCE_KEY in self.effective_schema["properties"]) != self.config["separate_exports"]:
             raise ConfigurationError(
                 f"separate_exports does not fit the catalog: {SOURCE_KEY} must be in its schema "
@@ -141,6 +141,10 @@ class ContactsStream(Stream):
         ):
             raise ConfigurationError(
                 f"'{REPLICATION_KEY}' is the only valid replication key for stream '{self.name}'"
+            )
+        if (REPLICATION_KEY, "date") not in {(each.name, each.type) for each in columns}:
+            raise ConfigurationError(
+                f"'{REPLICATION_KEY}' is not of type date-time in the catalog; re-run discovery"
             )
         self._mark_automatic(REPLICATION_KEY)
         self.logger.info(
@@ -265,9 +269,9 @@ class ContactsStream(Stream):
             columnar: Whether it reads record batches.
         """
         syncs = self._make_syncs(columnar=columnar)
-        save_column_types(self.stream_state, self._columns)
 
         def read_to_end(sync: ExportSync[Any]) -> Iterator[T]:
+            save_column_types(self.stream_state, self._columns)
             emitted_before = self._message_writer.records_emitted
             yield from read(sync)
             self._finalize(sync, self._message_writer.records_emitted - emitted_before)

@@ -65,6 +65,16 @@ def test_start_date(start_sandbox: Callable[..., Sandbox], tap: Tap, start_date:
     assert {record["updated_at"] for record in again.records} == {bookmark_of(run)}
 
 
+def test_updated_at_must_be_a_date(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
+    sandbox = start_sandbox("--contacts", "5")
+    catalog = incremental(tap.discover(sandbox))
+    del catalog["streams"][0]["schema"]["properties"]["updated_at"]["format"]
+    run = tap(sandbox, catalog=catalog)
+    assert run.code == 1
+    assert "'updated_at' is not of type date-time" in run.error
+    assert sandbox.exports_created == 0
+
+
 def test_invalid_bookmark_is_ignored(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
     sandbox = start_sandbox("--contacts", "300")
     catalog = incremental(tap.discover(sandbox))
