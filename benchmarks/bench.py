@@ -34,9 +34,12 @@ class Mode(Enum):
     BATCH_NONE = "BATCH, uncompressed"
 
     @property
-    def batch_compression(self) -> str | None:
-        """Compression of BATCH files; None if the mode emits RECORD messages."""
-        return {Mode.BATCH_GZIP: "gzip", Mode.BATCH_NONE: "none"}.get(self)
+    def batch_encoding(self) -> dict[str, str] | None:
+        """Encoding of BATCH files; None if the mode emits RECORD messages."""
+        return {
+            Mode.BATCH_GZIP: {"format": "jsonl", "compression": "gzip"},
+            Mode.BATCH_NONE: {"format": "jsonl", "compression": "none"},
+        }.get(self)
 
 
 class Workload(NamedTuple):
@@ -141,16 +144,16 @@ class Bench:
         program = self._build_tap(workload, checkout, batch_dir)
         if not workload.export:
             run_output(program, self.work_dir)
-        elif workload.mode.batch_compression:
+        elif workload.mode.batch_encoding:
             run_output(program, self.work_dir)
-            _check_count(program, sum(map(_count_lines, batch_dir.iterdir())))
+            check_count(program, sum(map(_count_lines, batch_dir.iterdir())))
         else:
             self._validate_records(program)
         self._validated.add((workload, checkout))
 
     def _validate_records(self, program: Program) -> None:
         lines = run_output(program, self.work_dir).splitlines()
-        _check_count(program, sum(b'"RECORD"' in line for line in lines))
+        check_count(program, sum(b'"RECORD"' in line for line in lines))
 
     def _build_tap(self, workload: Workload, checkout: Checkout, batch_dir: Path) -> Program:
         export, mode = workload.export, workload.mode
@@ -162,9 +165,9 @@ class Bench:
             config["file_type"] = export.file_type
         if mode is Mode.STREAM_MAP:
             config["stream_maps"] = {"contacts": {"email": "email"}}
-        if mode.batch_compression:
+        if mode.batch_encoding:
             config["batch_config"] = {
-                "encoding": {"format": "jsonl", "compression": mode.batch_compression},
+                "encoding": mode.batch_encoding,
                 "storage": {"root": batch_dir.as_uri()},
             }
         command = [*checkout.command, "--config", str(self.write_json(config))]
@@ -191,7 +194,7 @@ def _count_lines(file: Path) -> int:
     return content.count(b"\n")
 
 
-def _check_count(program: Program, found: int) -> None:
+def check_count(program: Program, found: int) -> None:
     """Require all contacts: a program that omits some would appear fast."""
     if found != program.contacts:
         raise RuntimeError(

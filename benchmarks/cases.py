@@ -6,8 +6,9 @@ import sys
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
-from benchmarks import peers
+from benchmarks import peers, pipelines
 from benchmarks.bench import STARTUP, Mode, Workload
+from benchmarks.chart import Panel, cpu_bars
 from benchmarks.checkout import CURRENT
 from benchmarks.measure import Program
 from benchmarks.report import print_results, print_table
@@ -67,7 +68,15 @@ def run_floor(bench: Bench) -> None:
         bench.report.check_at_most(
             f"{file_type}: CPU, tap / floor", median(tap.cpu_ratios(floor)), limit
         )
-    bench.report.results["floor"] = json_results | csv_results
+    results = json_results | csv_results
+    names = ("floor, JSON", "tap, JSON", "floor, CSV", "tap, CSV")
+    bench.report.add_panel(
+        "speed",
+        Panel(
+            "CPU time per million contacts: tap and floor (no typing, no HTTP)",
+            cpu_bars({name: results[name] for name in names}),
+        ),
+    )
 
 
 def _startup_workloads(_: Bench) -> dict[str, Workload]:
@@ -279,4 +288,5 @@ CASES = {
     "network": Case(run_network, _network_workloads),
     "memory": Case(run_memory, _memory_workloads),
     "growth": Case(run_growth, _growth_workloads),
+    "pipelines": Case(pipelines.run_pipelines),
 }

@@ -6,7 +6,9 @@ from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from benchmarks.measure import Result
 
 _WIDTH, _LABEL_WIDTH, _VALUE_WIDTH = 760, 250, 130
 _BAR_HEIGHT, _BAR_STEP, _TITLE_HEIGHT, _PANEL_GAP, _FOOTER_STEP = 18, 28, 30, 24, 16
@@ -41,6 +43,14 @@ class Panel(NamedTuple):
 
     title: str
     bars: Sequence[Bar]
+
+
+def cpu_bars(results: Mapping[str, Result]) -> list[Bar]:
+    """Return bars of CPU seconds per million contacts, with the tap's highlighted."""
+    return [
+        Bar(name, result.cpu_per_million, is_tap=name.startswith("tap"))
+        for name, result in results.items()
+    ]
 
 
 def render_chart(title: str, panels: Sequence[Panel], footer: Sequence[str]) -> str:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 _MIN_CONTACTS = 1000
-_CHART_CASES = ("floor", "peers")
 _COMPARABLE_CASES = [name for name, case in CASES.items() if case.workloads]
 _DESCRIPTION = """\
 Measure CPU time, wall time and peak memory of the tap.
@@ -34,8 +33,10 @@ _EXAMPLES = """\
 examples:
   python -m benchmarks --contacts 20000 --rounds 1 --only floor
       smoke test, takes a few seconds
-  python -m benchmarks --only floor peers --chart docs/speed.svg
-      measure the tap, its floor and its peers, and draw the chart
+  python -m benchmarks --only floor peers --charts docs
+      measure the tap, its floor and its peers, and draw docs/speed.svg
+  python -m benchmarks --only pipelines --peer-rounds 3 --charts docs
+      measure the tap with targets and databases, and draw docs/pipelines.svg
   git worktree add ../baseline main
   python -m benchmarks --compare ../baseline --only floor modes
       measure the effect of a change: CPU ratio below 1 means faster than main"""
@@ -73,9 +74,10 @@ def main() -> None:
                 print(f"\n## {name}: {case.description}\n", flush=True)
                 case.run(bench)
     report.print_summary()
-    if options.chart:
-        options.chart.parent.mkdir(parents=True, exist_ok=True)
-        options.chart.write_text(report.render_chart())
+    if options.charts:
+        options.charts.mkdir(parents=True, exist_ok=True)
+        for name, chart in report.render_charts().items():
+            (options.charts / f"{name}.svg").write_text(chart)
 
 
 def _parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -112,7 +114,7 @@ def _parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace
         type=_int_from(1),
         metavar="N",
         default=2,
-        help="the same for the case peers, which is slow (default: %(default)s)",
+        help="the same for peers and pipelines, which are slow (default: %(default)s)",
     )
     parser.add_argument(
         "--data",
@@ -122,7 +124,10 @@ def _parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace
         help="cache of exports and virtual environments (default: %(default)s)",
     )
     parser.add_argument(
-        "--chart", type=Path, metavar="FILE", help="write an SVG chart of the cases floor and peers"
+        "--charts",
+        type=Path,
+        metavar="DIR",
+        help="write SVG charts: speed.svg of the cases floor and peers, pipelines.svg",
     )
     parser.add_argument(
         "--compare",
@@ -135,10 +140,8 @@ def _parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace
     options.only = options.only or (["floor"] if options.compare else list(CASES))
     if options.compare and not set(options.only).issubset(_COMPARABLE_CASES):
         parser.error(f"--compare is limited to the cases {', '.join(_COMPARABLE_CASES)}")
-    if options.compare and options.chart:
-        parser.error("--chart cannot be combined with --compare")
-    if options.chart and not set(_CHART_CASES).issubset(options.only):
-        parser.error(f"--chart requires the cases {' and '.join(_CHART_CASES)}")
+    if options.compare and options.charts:
+        parser.error("--charts cannot be combined with --compare")
     # The data directory is passed to programs with another working directory.
     options.data = options.data.resolve()
     return options

@@ -12,7 +12,7 @@ from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 _KIB = 1024
 _MB = 1_000_000
@@ -67,6 +67,16 @@ class Result:
         self.runs: list[Run] = []
         self.fixed_cpu = 0.0
 
+    def add(self, name: str, run: Run) -> None:
+        """Add a run, and print it as progress."""
+        self.runs.append(run)
+        print(
+            f"  run {len(self.runs)}: {name}: "
+            f"{run.cpu:.2f} s CPU, {run.wall:.2f} s wall, {run.peak_mb:.0f} MB",
+            file=sys.stderr,
+            flush=True,
+        )
+
     @property
     def cpu(self) -> float:
         """Median CPU seconds."""
@@ -91,6 +101,11 @@ class Result:
     def cpu_per_million(self) -> float:
         """CPU seconds per million contacts."""
         return self._extrapolate(self.cpu, _MILLION)
+
+    @property
+    def wall_per_million(self) -> float:
+        """Wall seconds per million contacts."""
+        return self.wall * _MILLION / self.contacts
 
     @property
     def contacts_per_cpu_second(self) -> float:
@@ -131,9 +146,7 @@ class Result:
 def run_interleaved(
     programs: Mapping[str, Program], rounds: int, work_dir: Path
 ) -> dict[str, Result]:
-    """Run each program once per round, so that all share the machine's slow and fast phases.
-
-    Every other round runs in reverse order, so that no program always follows the same one.
+    """Run each program once per round.
 
     Args:
         programs: Programs by name.
@@ -144,17 +157,25 @@ def run_interleaved(
         Results by name.
     """
     results = {name: Result(program.contacts) for name, program in programs.items()}
-    for index in range(rounds):
-        for name in list(programs)[:: -1 if index % 2 else 1]:
-            run = _run(programs[name], work_dir)
-            results[name].runs.append(run)
-            print(
-                f"  round {index + 1}/{rounds}: {name}: "
-                f"{run.cpu:.2f} s CPU, {run.wall:.2f} s wall, {run.peak_mb:.0f} MB",
-                file=sys.stderr,
-                flush=True,
-            )
+    for name in interleave(programs, rounds):
+        results[name].add(name, run_program(programs[name], work_dir))
     return results
+
+
+def interleave(names: Iterable[str], rounds: int) -> Iterator[str]:
+    """Repeat names once per round, so that all share the machine's slow and fast phases.
+
+    Every other round is in reverse order, so that no name always follows the same one.
+
+    Args:
+        names: The names.
+        rounds: Number of rounds.
+
+    Yields:
+        The names.
+    """
+    for index in range(rounds):
+        yield from list(names)[:: -1 if index % 2 else 1]
 
 
 def run_output(program: Program, work_dir: Path) -> bytes:
@@ -181,14 +202,25 @@ def run_output(program: Program, work_dir: Path) -> bytes:
     return done.stdout
 
 
-def _run(program: Program, work_dir: Path) -> Run:
-    # Always the same core, where the platform allows it.
-    pin = ["taskset", "-c", str((os.cpu_count() or 1) - 1)] if shutil.which("taskset") else []
+def run_program(program: Program, work_dir: Path, *, pin: bool = True) -> Run:
+    """Run a program and measure it, with the processes that it waits for.
+
+    Args:
+        program: The program.
+        work_dir: Its working directory.
+        pin: Whether to run it always on the same core, where the platform allows it.
+
+    Returns:
+        Its cost.
+    """
+    prefix: list[str] = []
+    if pin and shutil.which("taskset"):
+        prefix = ["taskset", "-c", str((os.cpu_count() or 1) - 1)]
     stderr_file = work_dir / "stderr.log"
     with stderr_file.open("wb") as stderr:
         start = time.monotonic()
         process = subprocess.Popen(
-            [*pin, *program.command],
+            [*prefix, *program.command],
             stdout=subprocess.DEVNULL,
             stderr=stderr,
             cwd=work_dir,
@@ -201,6 +233,38 @@ def _run(program: Program, work_dir: Path) -> Run:
     # ru_maxrss is in KiB on Linux, in bytes on macOS.
     unit = 1 if sys.platform == "darwin" else _KIB
     return Run(usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss * unit / _MB)
+
+
+def read_cpu(server: int) -> float:
+    """Return the CPU seconds so far of a server process and its children, running or ended.
+
+    They are not part of a client's CPU time. Linux only.
+
+    Args:
+        server: ID of the process.
+
+    Returns:
+        CPU seconds, user and system.
+    """
+    tasks = Path(f"/proc/{server}/task/{server}")
+    while True:
+        children = (tasks / "children").read_text().split()
+        try:
+            # User, system, and the same of ended children.
+            ticks = sum(_read_ticks(server, 4)) + sum(
+                sum(_read_ticks(child, 2)) for child in children
+            )
+        except FileNotFoundError:
+            continue
+        # A child that ended meanwhile would be missing or counted twice.
+        if (tasks / "children").read_text().split() == children:
+            return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _read_ticks(process: int | str, fields: int) -> list[int]:
+    # The name in parentheses may contain spaces.
+    stat = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return [int(ticks) for ticks in stat[11 : 11 + fields]]
 
 
 def _environment(program: Program, work_dir: Path) -> dict[str, str]:

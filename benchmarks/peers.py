@@ -9,6 +9,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from benchmarks.bench import SAMPLE_CONTACTS, Workload
+from benchmarks.chart import Panel, cpu_bars
 from benchmarks.measure import Program, run_output
 from benchmarks.report import print_results
 
@@ -58,7 +59,15 @@ def run_peers(bench: Bench) -> None:
             result.fixed_cpu = min(measured.pop(name).cpu, *(run.cpu for run in result.runs))
         print_results(measured, tap)
         results |= measured
-    bench.report.results["peers"] = results
+    bench.report.add_panel(
+        "speed",
+        Panel("CPU time per million contacts: tap and peers, other scale", cpu_bars(results)),
+        [
+            f"{name}: extrapolated from {result.contacts:,} contacts"
+            for name, result in results.items()
+            if result.fixed_cpu
+        ],
+    )
     tap_result = results["tap, JSON"]
     bench.report.check_at_least(
         "JSON: CPU, plain script / tap",

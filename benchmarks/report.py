@@ -1,4 +1,4 @@
-"""Printed tables, threshold checks and the chart of the results."""
+"""Printed tables, threshold checks and charts of the results."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from datetime import datetime, timezone
 from statistics import median
 from typing import TYPE_CHECKING
 
-from benchmarks.chart import Bar, Panel, render_chart
+from benchmarks.chart import render_chart
 from benchmarks.measure import describe_machine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from benchmarks.chart import Panel
     from benchmarks.measure import Result
 
 # With fewer contacts a run is mostly start-up and noise.
@@ -19,7 +20,7 @@ _MIN_CONTACTS_FOR_THRESHOLDS = 1_000_000
 
 
 class Report:
-    """Results for the chart and threshold checks for the summary."""
+    """Panels of the charts and threshold checks for the summary."""
 
     def __init__(self, contacts: int) -> None:
         """Start an empty report.
@@ -28,8 +29,8 @@ class Report:
             contacts: Number of contacts per run; thresholds apply from a million on.
         """
         self.checks: list[str] = []
-        # Results by case and program, for the chart.
-        self.results: dict[str, dict[str, Result]] = {}
+        self._panels: dict[str, list[Panel]] = {}
+        self._notes: dict[str, list[str]] = {}
         self._is_significant = contacts >= _MIN_CONTACTS_FOR_THRESHOLDS
 
     def check_at_most(self, label: str, value: float, limit: float) -> None:
@@ -51,36 +52,20 @@ class Report:
         if self.checks and not self._is_significant:
             print(f"\nThresholds apply from {_MIN_CONTACTS_FOR_THRESHOLDS:,} contacts on.")
 
-    def render_chart(self) -> str:
-        """Draw the results of the cases `floor` and `peers` as SVG."""
-        floor, peers = self.results["floor"], self.results["peers"]
-        names = ("floor, JSON", "tap, JSON", "floor, CSV", "tap, CSV")
-        extrapolated = [
-            f"{name}: extrapolated from {result.contacts:,} contacts"
-            for name, result in peers.items()
-            if result.fixed_cpu
-        ]
-        return render_chart(
-            "CPU time per million contacts",
-            [
-                Panel(
-                    "CPU time per million contacts: tap and floor (no typing, no HTTP)",
-                    _bars({name: floor[name] for name in names}),
-                ),
-                Panel("CPU time per million contacts: tap and peers, other scale", _bars(peers)),
-            ],
-            [
-                f"{describe_machine()}, {datetime.now(timezone.utc):%Y-%m-%d}",
-                "; ".join(extrapolated),
-            ],
-        )
+    def add_panel(self, chart: str, panel: Panel, notes: Sequence[str] = ()) -> None:
+        """Add a panel, and notes below all panels, to a chart."""
+        self._panels.setdefault(chart, []).append(panel)
+        self._notes.setdefault(chart, []).extend(notes)
 
-
-def _bars(results: Mapping[str, Result]) -> list[Bar]:
-    return [
-        Bar(name, result.cpu_per_million, is_tap=name.startswith("tap"))
-        for name, result in results.items()
-    ]
+    def render_charts(self) -> dict[str, str]:
+        """Draw the charts of the cases that ran, as SVG."""
+        machine = f"{describe_machine()}, {datetime.now(timezone.utc):%Y-%m-%d}"
+        return {
+            chart: render_chart(
+                "; ".join(panel.title for panel in panels), panels, [machine, *self._notes[chart]]
+            )
+            for chart, panels in self._panels.items()
+        }
 
 
 def print_results(results: Mapping[str, Result], baseline: str) -> None:

@@ -292,7 +292,7 @@ class Database(Target):
 
 class DuckDb(Database):
     # With any newer duckdb, this target loses the first row of each batch.
-    requirements = ("target-duckdb==0.8.0", "duckdb==1.0.0")
+    requirements: ClassVar[tuple[str, ...]] = ("target-duckdb==0.8.0", "duckdb==1.0.0")
     command = "target-duckdb"
     types: ClassVar = {
         "string": "VARCHAR",
@@ -383,7 +383,7 @@ class Postgres(Database):
     }
 
     def __init__(self, folder: Path, server: Server, **config: Any) -> None:
-        self._server = server
+        self.server = server
         super().__init__(folder, **config)
 
     @property
@@ -391,7 +391,7 @@ class Postgres(Database):
     def config(self) -> dict[str, Any]:
         return {
             "host": "127.0.0.1",
-            "port": self._server.port,
+            "port": self.server.port,
             "user": "postgres",
             "password": "",
             "database": "postgres",
@@ -411,7 +411,7 @@ class Postgres(Database):
 
     @override
     def query(self, sql: str) -> list[Any]:
-        return self._server.query(sql)
+        return self.server.query(sql)
 
 
 class PostgresWithPyArrow(Postgres):
@@ -430,9 +430,10 @@ class PostgresWithPyArrow(Postgres):
 class Server:
     """A PostgreSQL server on the loopback interface, with one user without a password."""
 
-    def __init__(self, programs: Path, port: int) -> None:
+    def __init__(self, programs: Path, port: int, pid: int) -> None:
         self._programs = programs
         self.port = port
+        self.pid = pid
 
     def query(self, sql: str) -> list[Any]:
         """Return the results of a query for one column of JSON."""
@@ -477,6 +478,7 @@ def run_postgres() -> Iterator[Server]:
         free.close()
         run("pg_ctl", "--wait", "--options", options, "start")
         try:
-            yield Server(programs, port)
+            pid = int((folder / "data" / "postmaster.pid").read_text().split()[0])
+            yield Server(programs, port, pid)
         finally:
             run("pg_ctl", "--wait", "--mode=immediate", "stop")

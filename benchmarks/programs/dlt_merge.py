@@ -1,0 +1,36 @@
+"""A dlt pipeline: filesystem source to a database, merged on the contact ID.
+
+Lists stay in one column, as the tap has them; dlt's default is a table of their own.
+
+Usage: dlt_merge.py EXPORT_DIR WORK_DIR DATABASE_URL DATASET [FILE_FORMAT]
+"""
+
+import os
+import sys
+
+import dlt  # type: ignore[import-not-found]
+from dlt.sources.filesystem import filesystem, read_jsonl  # type: ignore[import-not-found]
+
+
+def main() -> None:
+    """Load the parts of an export into the table `contacts`."""
+    export_dir, work_dir, url, dataset, *file_format = sys.argv[1:]
+    os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"
+    pipeline = dlt.pipeline(
+        "contacts",
+        pipelines_dir=work_dir,
+        destination=getattr(dlt.destinations, url.partition(":")[0])(url),
+        dataset_name=dataset,
+    )
+    parts = filesystem(bucket_url=export_dir, file_glob="*.gz")
+    contacts = (parts | read_jsonl()).with_name("contacts")
+    contacts.apply_hints(
+        primary_key="contact_id",
+        write_disposition="merge",
+        columns={"alternate_emails": {"data_type": "json"}},
+    )
+    pipeline.run(contacts, loader_file_format=file_format[0] if file_format else None)
+
+
+if __name__ == "__main__":
+    main()
