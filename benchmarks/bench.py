@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
 import tempfile
 from dataclasses import dataclass, field
 from enum import Enum
@@ -32,6 +33,8 @@ class Mode(Enum):
     STREAM_MAP = "stream map"
     BATCH_GZIP = "BATCH, gzip"
     BATCH_NONE = "BATCH, uncompressed"
+    PARQUET = "BATCH, Parquet"
+    ARROW = "BATCH, Arrow"
 
     @property
     def batch_encoding(self) -> dict[str, str] | None:
@@ -39,6 +42,8 @@ class Mode(Enum):
         return {
             Mode.BATCH_GZIP: {"format": "jsonl", "compression": "gzip"},
             Mode.BATCH_NONE: {"format": "jsonl", "compression": "none"},
+            Mode.PARQUET: {"format": "parquet"},
+            Mode.ARROW: {"format": "arrow"},
         }.get(self)
 
 
@@ -146,10 +151,20 @@ class Bench:
             run_output(program, self.work_dir)
         elif workload.mode.batch_encoding:
             run_output(program, self.work_dir)
-            check_count(program, sum(map(_count_lines, batch_dir.iterdir())))
+            check_count(program, self._count_batch_contacts(workload.mode, batch_dir))
         else:
             self._validate_records(program)
         self._validated.add((workload, checkout))
+
+    def _count_batch_contacts(self, mode: Mode, batch_dir: Path) -> int:
+        if mode not in {Mode.PARQUET, Mode.ARROW}:
+            return sum(map(_count_lines, batch_dir.iterdir()))
+        # Not in this process: measured programs start with its peak memory.
+        code = "from pyarrow.dataset import dataset; import sys; "
+        code += "print(dataset(sys.argv[1], format=sys.argv[2]).count_rows())"
+        file_format = (mode.batch_encoding or {})["format"]
+        count = Program([sys.executable, "-c", code, str(batch_dir), file_format])
+        return int(run_output(count, self.work_dir))
 
     def _validate_records(self, program: Program) -> None:
         lines = run_output(program, self.work_dir).splitlines()

@@ -19,19 +19,20 @@ from benchmarks.report import print_table
 from tests.targets.targets import Database, DuckDb, Postgres, run_postgres, tool_venv
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from benchmarks.bench import Bench
     from benchmarks.exports import Export
     from benchmarks.measure import Run
 
-_SCRIPT = Path(__file__).parent / "programs" / "dlt_merge.py"
+_PROGRAMS_DIR = Path(__file__).parent / "programs"
 _DLT_REQUIREMENT = "dlt[duckdb,parquet,postgres]==1.31.0"
+_PYARROW = "pyarrow==26.0.1"
 # Some pipelines take minutes for a million contacts.
 _FRACTION = 20
 # The second load is of the same contacts again, as a daily export mostly is.
 _LOADS = ("first load", "second load")
-_DEFAULTS, _RECORD, _DLT = "RECORD, target defaults", "RECORD", "dlt"
+_RECORD, _DLT = "RECORD, shipped settings", "dlt"
 
 
 class Pipeline(NamedTuple):
@@ -46,13 +47,29 @@ class Pipeline(NamedTuple):
     build: Callable[[Bench, Database, Export], Program]
 
 
-class _DuckDbOfDlt(DuckDb):
-    # Files of this DuckDB cannot be read by that of the target.
+class _PostgresByParquet(Postgres):
+    requirements: ClassVar = (*Postgres.requirements, _PYARROW)
+
+
+class _PostgresByAdbc(Postgres):
+    requirements: ClassVar = ("adbc-driver-postgresql==1.13.0", _PYARROW)
+
+
+# Not the DuckDB of the target, which cannot read the files of later ones.
+class _NewDuckDb(DuckDb):
+    requirements: ClassVar = ("duckdb==2.0.1", _PYARROW)
+
+
+class _DuckDbByDlt(DuckDb):
+    requirements: ClassVar = (_DLT_REQUIREMENT,)
+
+
+class _PostgresByDlt(Postgres):
     requirements: ClassVar = (_DLT_REQUIREMENT,)
 
 
 def _target(
-    database: type[Database],
+    kind: type[Database],
     mode: Mode = Mode.FULL_TABLE,
     *,
     shipped: bool = True,
@@ -61,7 +78,7 @@ def _target(
     """Return a pipeline of the tap and a Singer target.
 
     Args:
-        database: Kind of the database.
+        kind: Kind of the database.
         mode: How the tap emits contacts.
         shipped: Whether the target has the settings that meltano.yml has.
         settings: Further settings of the target.
@@ -69,50 +86,81 @@ def _target(
 
     def build(bench: Bench, database: Database, export: Export) -> Program:
         config = (_shipped_settings(database) if shipped else {}) | database.config | settings
-        target = tool_venv(*database.requirements) / database.command
-        tap = bench.tap(Workload(export, mode))
-        commands = (tap.command, [str(target), "--config", str(bench.write_json(config))])
-        pipe = " | ".join(map(shlex.join, commands))
-        return tap._replace(command=["bash", "-o", "pipefail", "-c", pipe])
+        command = _program(database, database.command, "--config", bench.write_json(config))
+        return _pipe(bench.tap(Workload(export, mode)), command)
 
-    return Pipeline(database, build)
+    return Pipeline(kind, build)
 
 
-def _dlt(database: type[Database], *options: str) -> Pipeline:
+def _loader(kind: type[Database], mode: Mode) -> Pipeline:
+    """Return a pipeline of the tap and a script that has the database read BATCH files.
+
+    Args:
+        kind: Kind of the database.
+        mode: How the tap emits contacts.
+    """
+
+    def build(bench: Bench, database: Database, export: Export) -> Program:
+        script = _PROGRAMS_DIR / "load_batches.py"
+        command = _program(database, "python", script, _url(database), database.schema)
+        return _pipe(bench.tap(Workload(export, mode)), command)
+
+    return Pipeline(kind, build)
+
+
+def _dlt(kind: type[Database], *options: str) -> Pipeline:
     """Return a pipeline of dlt that merges on the contact ID.
 
     Args:
-        database: Kind of the database.
+        kind: Kind of the database.
         options: Further arguments of its script.
     """
 
     def build(bench: Bench, database: Database, export: Export) -> Program:
-        python = tool_venv(_DLT_REQUIREMENT) / "python"
-        config = database.config
-        if isinstance(database, Postgres):
-            # dlt requires a password; the server ignores it.
-            address = "postgres://{user}:none@{host}:{port}/{database}".format(**config)
-        else:
-            address = f"duckdb:///{config['filepath']}"
-        arguments = (export.directory, bench.make_dir(), address, database.schema, *options)
-        return Program([str(python), str(_SCRIPT), *map(str, arguments)], export.contacts)
+        script = _PROGRAMS_DIR / "dlt_merge.py"
+        command = _program(
+            *(database, "python", script, export.directory, bench.make_dir()),
+            *(_url(database), database.schema, *options),
+        )
+        return Program(command, export.contacts)
 
-    return Pipeline(database, build)
+    return Pipeline(kind, build)
+
+
+def _program(database: Database, name: str, *arguments: str | Path) -> list[str]:
+    """Return the command line of a program in the environment of a database's target."""
+    return list(map(str, (tool_venv(*database.requirements) / name, *arguments)))
+
+
+def _pipe(tap: Program, command: Sequence[str]) -> Program:
+    pipe = f"{shlex.join(tap.command)} | {shlex.join(command)}"
+    return tap._replace(command=["bash", "-o", "pipefail", "-c", pipe])
+
+
+def _url(database: Database) -> str:
+    if isinstance(database, Postgres):
+        # dlt requires a password; the server ignores it.
+        return "postgres://{user}:none@{host}:{port}/{database}".format(**database.config)
+    return f"duckdb:///{database.config['filepath']}"
 
 
 _PIPELINES = {
     "PostgreSQL": {
-        _DEFAULTS: _target(Postgres, shipped=False),
+        "RECORD, target defaults": _target(Postgres, shipped=False),
         _RECORD: _target(Postgres),
         "RECORD, use_copy": _target(Postgres, use_copy=True),
-        "BATCH": _target(Postgres, Mode.BATCH_GZIP),
-        "BATCH, use_copy": _target(Postgres, Mode.BATCH_GZIP, use_copy=True),
-        _DLT: _dlt(Postgres),
+        "BATCH jsonl": _target(Postgres, Mode.BATCH_GZIP),
+        "BATCH jsonl, use_copy": _target(Postgres, Mode.BATCH_GZIP, use_copy=True),
+        "BATCH parquet, use_copy": _target(_PostgresByParquet, Mode.PARQUET, use_copy=True),
+        "BATCH arrow, ADBC": _loader(_PostgresByAdbc, Mode.ARROW),
+        _DLT: _dlt(_PostgresByDlt),
     },
     "DuckDB": {
         _RECORD: _target(DuckDb),
-        _DLT: _dlt(_DuckDbOfDlt),
-        "dlt, Parquet": _dlt(_DuckDbOfDlt, "parquet"),
+        "BATCH parquet, MERGE": _loader(_NewDuckDb, Mode.PARQUET),
+        "BATCH arrow, MERGE": _loader(_NewDuckDb, Mode.ARROW),
+        _DLT: _dlt(_DuckDbByDlt),
+        "dlt, Parquet": _dlt(_DuckDbByDlt, "parquet"),
     },
 }
 
