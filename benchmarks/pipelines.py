@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
@@ -16,18 +18,26 @@ from benchmarks.chart import Bar, Panel
 from benchmarks.checkout import CURRENT
 from benchmarks.measure import Program, Result, format_range, interleave, read_cpu, run_program
 from benchmarks.report import print_table
-from tests.targets.targets import Database, DuckDb, Postgres, run_postgres, tool_venv
+from tests.targets.targets import (
+    Database,
+    DuckDb,
+    MergingDuckDb,
+    MergingPostgres,
+    Postgres,
+    PostgresWithPyArrow,
+    run_postgres,
+    tool_venv,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from benchmarks.bench import Bench
     from benchmarks.exports import Export
     from benchmarks.measure import Run
 
-_PROGRAMS_DIR = Path(__file__).parent / "programs"
-_DLT_REQUIREMENT = "dlt[duckdb,parquet,postgres]==1.31.0"
-_PYARROW = "pyarrow==26.0.1"
+_DLT_SCRIPT = Path(__file__).parent / "programs" / "dlt_merge.py"
+_DLT_REQUIREMENTS = ("dlt[duckdb,parquet,postgres]==1.31.0",)
 # Some pipelines take minutes for a million contacts.
 _FRACTION = 20
 # The second load is of the same contacts again, as a daily export mostly is.
@@ -35,132 +45,47 @@ _LOADS = ("first load", "second load")
 _RECORD, _DLT = "RECORD, shipped settings", "dlt"
 
 
+class _DltPostgres(Postgres):
+    requirements = _DLT_REQUIREMENTS
+
+
+class _DltDuckDb(DuckDb):
+    requirements = _DLT_REQUIREMENTS
+
+
 class Pipeline(NamedTuple):
     """A way to load an export.
 
     Attributes:
-        database: Kind of the database.
-        build: Returns the program that loads an export into a database.
+        database: The database, and the target that loads into it.
+        mode: How the tap emits contacts; None for dlt, which reads the export itself.
+        settings: Settings of the target, or options of dlt.
+        is_shipped: Whether the target also has the settings that meltano.yml has.
     """
 
     database: type[Database]
-    build: Callable[[Bench, Database, Export], Program]
-
-
-class _PostgresByParquet(Postgres):
-    requirements: ClassVar = (*Postgres.requirements, _PYARROW)
-
-
-class _PostgresByAdbc(Postgres):
-    requirements: ClassVar = ("adbc-driver-postgresql==1.13.0", _PYARROW)
-
-
-# Not the DuckDB of the target, which cannot read the files of later ones.
-class _NewDuckDb(DuckDb):
-    requirements: ClassVar = ("duckdb==2.0.1", _PYARROW)
-
-
-class _DuckDbByDlt(DuckDb):
-    requirements: ClassVar = (_DLT_REQUIREMENT,)
-
-
-class _PostgresByDlt(Postgres):
-    requirements: ClassVar = (_DLT_REQUIREMENT,)
-
-
-def _target(
-    kind: type[Database],
-    mode: Mode = Mode.FULL_TABLE,
-    *,
-    shipped: bool = True,
-    **settings: Any,
-) -> Pipeline:
-    """Return a pipeline of the tap and a Singer target.
-
-    Args:
-        kind: Kind of the database.
-        mode: How the tap emits contacts.
-        shipped: Whether the target has the settings that meltano.yml has.
-        settings: Further settings of the target.
-    """
-
-    def build(bench: Bench, database: Database, export: Export) -> Program:
-        config = (_shipped_settings(database) if shipped else {}) | database.config | settings
-        command = _program(database, database.command, "--config", bench.write_json(config))
-        return _pipe(bench.tap(Workload(export, mode)), command)
-
-    return Pipeline(kind, build)
-
-
-def _loader(kind: type[Database], mode: Mode) -> Pipeline:
-    """Return a pipeline of the tap and a script that has the database read BATCH files.
-
-    Args:
-        kind: Kind of the database.
-        mode: How the tap emits contacts.
-    """
-
-    def build(bench: Bench, database: Database, export: Export) -> Program:
-        script = _PROGRAMS_DIR / "load_batches.py"
-        command = _program(database, "python", script, _url(database), database.schema)
-        return _pipe(bench.tap(Workload(export, mode)), command)
-
-    return Pipeline(kind, build)
-
-
-def _dlt(kind: type[Database], *options: str) -> Pipeline:
-    """Return a pipeline of dlt that merges on the contact ID.
-
-    Args:
-        kind: Kind of the database.
-        options: Further arguments of its script.
-    """
-
-    def build(bench: Bench, database: Database, export: Export) -> Program:
-        script = _PROGRAMS_DIR / "dlt_merge.py"
-        command = _program(
-            *(database, "python", script, export.directory, bench.make_dir()),
-            *(_url(database), database.schema, *options),
-        )
-        return Program(command, export.contacts)
-
-    return Pipeline(kind, build)
-
-
-def _program(database: Database, name: str, *arguments: str | Path) -> list[str]:
-    """Return the command line of a program in the environment of a database's target."""
-    return list(map(str, (tool_venv(*database.requirements) / name, *arguments)))
-
-
-def _pipe(tap: Program, command: Sequence[str]) -> Program:
-    pipe = f"{shlex.join(tap.command)} | {shlex.join(command)}"
-    return tap._replace(command=["bash", "-o", "pipefail", "-c", pipe])
-
-
-def _url(database: Database) -> str:
-    if isinstance(database, Postgres):
-        # dlt requires a password; the server ignores it.
-        return "postgres://{user}:none@{host}:{port}/{database}".format(**database.config)
-    return f"duckdb:///{database.config['filepath']}"
+    mode: Mode | None = Mode.FULL_TABLE
+    settings: Mapping[str, Any] = MappingProxyType({})
+    is_shipped: bool = True
 
 
 _PIPELINES = {
     "PostgreSQL": {
-        "RECORD, target defaults": _target(Postgres, shipped=False),
-        _RECORD: _target(Postgres),
-        "RECORD, use_copy": _target(Postgres, use_copy=True),
-        "BATCH jsonl": _target(Postgres, Mode.BATCH_GZIP),
-        "BATCH jsonl, use_copy": _target(Postgres, Mode.BATCH_GZIP, use_copy=True),
-        "BATCH parquet, use_copy": _target(_PostgresByParquet, Mode.PARQUET, use_copy=True),
-        "BATCH arrow, ADBC": _loader(_PostgresByAdbc, Mode.ARROW),
-        _DLT: _dlt(_PostgresByDlt),
+        "RECORD, target defaults": Pipeline(Postgres, is_shipped=False),
+        _RECORD: Pipeline(Postgres),
+        "RECORD, use_copy": Pipeline(Postgres, settings={"use_copy": True}),
+        "BATCH jsonl": Pipeline(Postgres, Mode.BATCH_GZIP),
+        "BATCH jsonl, use_copy": Pipeline(Postgres, Mode.BATCH_GZIP, {"use_copy": True}),
+        "BATCH parquet, use_copy": Pipeline(PostgresWithPyArrow, Mode.PARQUET, {"use_copy": True}),
+        "BATCH arrow, load_batches.py": Pipeline(MergingPostgres, Mode.ARROW),
+        _DLT: Pipeline(_DltPostgres, None),
     },
     "DuckDB": {
-        _RECORD: _target(DuckDb),
-        "BATCH parquet, MERGE": _loader(_NewDuckDb, Mode.PARQUET),
-        "BATCH arrow, MERGE": _loader(_NewDuckDb, Mode.ARROW),
-        _DLT: _dlt(_DuckDbByDlt),
-        "dlt, Parquet": _dlt(_DuckDbByDlt, "parquet"),
+        _RECORD: Pipeline(DuckDb),
+        "BATCH parquet, load_batches.py": Pipeline(MergingDuckDb, Mode.PARQUET),
+        "BATCH arrow, load_batches.py": Pipeline(MergingDuckDb, Mode.ARROW),
+        _DLT: Pipeline(_DltDuckDb, None),
+        "dlt, Parquet": Pipeline(_DltDuckDb, None, {"loader_file_format": "parquet"}),
     },
 }
 
@@ -194,8 +119,8 @@ def run_pipelines(bench: Bench) -> None:
 def _load(bench: Bench, pipeline: Pipeline, export: Export) -> list[Run]:
     """Load an export twice into an empty database."""
     runs = []
-    with _empty_database(bench, pipeline.database) as database:
-        program = pipeline.build(bench, database, export)
+    with _empty_database(bench, pipeline) as database:
+        program = _build(bench, pipeline, database, export)
         for _ in _LOADS:
             server_cpu = _read_server_cpu(database)
             run = run_program(program, bench.work_dir, pin=False)
@@ -206,26 +131,43 @@ def _load(bench: Bench, pipeline: Pipeline, export: Export) -> list[Run]:
 
 
 @contextmanager
-def _empty_database(bench: Bench, kind: type[Database]) -> Iterator[Database]:
-    folder = bench.make_dir()
+def _empty_database(bench: Bench, pipeline: Pipeline) -> Iterator[Database]:
+    kind, folder = pipeline.database, bench.make_dir()
+    settings = _shipped_settings(kind) if pipeline.is_shipped else {}
+    settings |= pipeline.settings
     if issubclass(kind, Postgres):
         # A server for each load, so that none cleans up after another one.
         with run_postgres() as server:
-            yield kind(folder, server)
+            yield kind(folder, server, **settings)
     else:
-        yield kind(folder)
+        yield kind(folder, **settings)
     shutil.rmtree(folder)
+
+
+def _build(bench: Bench, pipeline: Pipeline, database: Database, export: Export) -> Program:
+    """Return the program that loads an export once."""
+    if pipeline.mode:
+        tap = bench.tap(Workload(export, pipeline.mode))
+        commands = (tap.command, map(str, database.command_line()))
+        pipe = " | ".join(map(shlex.join, commands))
+        return tap._replace(command=["bash", "-o", "pipefail", "-c", pipe])
+    options = json.dumps(dict(pipeline.settings))
+    command = (
+        *(tool_venv(*_DLT_REQUIREMENTS) / "python", _DLT_SCRIPT, export.directory),
+        *(bench.make_dir(), database.url, database.schema, options),
+    )
+    return Program(list(map(str, command)), export.contacts)
 
 
 def _read_server_cpu(database: Database) -> float:
     return read_cpu(database.server.pid) if isinstance(database, Postgres) else 0.0
 
 
-def _shipped_settings(database: Database) -> dict[str, Any]:
+def _shipped_settings(target: type[Database]) -> dict[str, Any]:
     """Return the settings of a target in meltano.yml."""
     project = yaml.safe_load((CURRENT.root / "meltano.yml").read_text())
     loaders = {loader["name"]: loader for loader in project["plugins"]["loaders"]}
-    settings = loaders[database.command]["settings"]
+    settings = loaders[target.command]["settings"]
     return {each["name"]: each["value"] for each in settings if "value" in each}
 
 

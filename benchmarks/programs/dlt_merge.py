@@ -2,9 +2,12 @@
 
 Lists stay in one column, as the tap has them; dlt's default is a table of their own.
 
-Usage: dlt_merge.py EXPORT_DIR WORK_DIR DATABASE_URL DATASET [FILE_FORMAT]
+Usage: dlt_merge.py EXPORT_DIR WORK_DIR DATABASE_URL DATASET OPTIONS
+
+The options are those of `Pipeline.run`, as JSON.
 """
 
+import json
 import os
 import sys
 
@@ -14,8 +17,10 @@ from dlt.sources.filesystem import filesystem, read_jsonl  # type: ignore[import
 
 def main() -> None:
     """Load the parts of an export into the table `contacts`."""
-    export_dir, work_dir, url, dataset, *file_format = sys.argv[1:]
+    export_dir, work_dir, url, dataset, options = sys.argv[1:]
     os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"
+    # Required, but ignored by the server.
+    os.environ["CREDENTIALS__PASSWORD"] = "none"  # noqa: S105
     pipeline = dlt.pipeline(
         "contacts",
         pipelines_dir=work_dir,
@@ -29,7 +34,7 @@ def main() -> None:
         write_disposition="merge",
         columns={"alternate_emails": {"data_type": "json"}},
     )
-    pipeline.run(contacts, loader_file_format=file_format[0] if file_format else None)
+    pipeline.run(contacts, **json.loads(options))
 
 
 if __name__ == "__main__":

@@ -46,6 +46,10 @@ MELTANO = "meltano==4.4.1"
 SINGER_TOOLS = "singer-tools==0.4.1"
 TARGET_STITCH = "target-stitch==4.0.3"
 
+# Later versions of DuckDB than that of its target.
+LOADER_REQUIREMENTS = ("adbc-driver-postgresql==1.13.0", "duckdb==2.0.1", "pyarrow==26.0.1")
+LOADER = ROOT / "benchmarks" / "programs" / "load_batches.py"
+
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 # duckdb 1.0.0 has no wheels for later ones, and fakesnow requires 3.11.
 _PYTHON = ">=3.11,<3.13"
@@ -154,11 +158,15 @@ class Target(ABC):
         """The command without its options."""
         return [self._bin / self.command]
 
+    def command_line(self) -> list[str | Path]:
+        """Return the command that loads the messages on its standard input."""
+        file = self._folder / f"{self.command}.json"
+        file.write_text(json.dumps(self._options | self.config))
+        return [*self.program, "--config", file]
+
     def load(self, messages: bytes) -> dict[str, Any]:
         """Load messages; return the last state that the target emits."""
-        file = self._folder / f"{self.command}.json"
-        file.write_text(json.dumps(self.config | self._options))
-        out = pipe_to([*self.program, "--config", file], messages)
+        out = pipe_to(self.command_line(), messages)
         state: dict[str, Any] = json.loads(out.splitlines()[-1])
         return state
 
@@ -184,7 +192,7 @@ class Target(ABC):
         """Convert a value from the target's own notation."""
         if not isinstance(value, str) or column_type != "date":
             return value
-        moment = re.fullmatch(r"(.{10})[T ](.{8})(Z|\+00:00)?", value)
+        moment = re.fullmatch(r"(.{10})[T ](.{8})(Z|\+00(:00)?)?", value)
         assert moment, value
         return f"{moment[1]}T{moment[2]}Z"
 
@@ -266,6 +274,11 @@ class Database(Target):
 
     @property
     @abstractmethod
+    def url(self) -> str:
+        """The address of the database."""
+
+    @property
+    @abstractmethod
     def schema(self) -> str:
         """The schema of the table."""
 
@@ -316,6 +329,11 @@ class DuckDb(Database):
 
     @property
     @override
+    def url(self) -> str:
+        return f"duckdb:///{self.config['filepath']}"
+
+    @property
+    @override
     def schema(self) -> str:
         return "main"
 
@@ -331,6 +349,7 @@ class DuckDb(Database):
     def query(self, sql: str) -> list[Any]:
         script = (
             "import duckdb, sys; db = duckdb.connect(sys.argv[1], read_only=True)\n"
+            "db.execute(\"SET TimeZone = 'UTC'\")\n"
             "print('\\n'.join(row[0] for row in db.execute(sys.argv[2]).fetchall()))"
         )
         return _parse_lines(pipe_to([self._bin / "python", "-c", script, self.file, sql], b""))
@@ -400,6 +419,11 @@ class Postgres(Database):
 
     @property
     @override
+    def url(self) -> str:
+        return "postgres://{user}@{host}:{port}/{database}".format(**self.config)
+
+    @property
+    @override
     def schema(self) -> str:
         # One per folder: tests share a server, but no table.
         return re.sub(r"\W", "_", self._folder.name).lower()
@@ -425,6 +449,30 @@ class PostgresWithPyArrow(Postgres):
         if isinstance(value, Decimal) and not self._options.get("use_copy"):
             return Decimal(f"{value:.15g}")
         return value
+
+
+# --- BATCH files, merged by the database itself ---------------------------------------------
+
+
+class MergingDuckDb(DuckDb):
+    requirements = LOADER_REQUIREMENTS
+    types: ClassVar = DuckDb.types | {"date": "TIMESTAMP WITH TIME ZONE", "array": "VARCHAR[]"}
+
+    @override
+    def command_line(self) -> list[str | Path]:
+        return [self._bin / "python", LOADER, self.url, f"{self.schema}.contacts"]
+
+
+class MergingPostgres(Postgres):
+    requirements = LOADER_REQUIREMENTS
+    types: ClassVar = Postgres.types | {
+        "number": "double precision",
+        "date": "timestamp with time zone",
+    }
+
+    @override
+    def command_line(self) -> list[str | Path]:
+        return [self._bin / "python", LOADER, self.url, f"{self.schema}.contacts"]
 
 
 class Server:
@@ -474,7 +522,10 @@ def run_postgres() -> Iterator[Server]:
             assert done.returncode == 0, log.read_text()
 
         run("initdb", "--username=postgres", "--encoding=UTF8", "--locale=C", "--no-sync")
-        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -F"
+        options = (
+            f"-p {port} -F -c listen_addresses=127.0.0.1 -c unix_socket_directories= "
+            "-c timezone=UTC"
+        )
         free.close()
         run("pg_ctl", "--wait", "--options", options, "start")
         try:

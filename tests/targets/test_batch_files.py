@@ -16,6 +16,8 @@ from tests.targets.targets import (
     Database,
     DuckDb,
     Jsonl,
+    MergingDuckDb,
+    MergingPostgres,
     Postgres,
     PostgresWithPyArrow,
     Snowflake,
@@ -108,10 +110,12 @@ def rows_in_files(day: Day, file_format: str) -> dict[str, Row]:
         ),
         (Snowflake, {}, {"format": "jsonl", "compression": "gzip"}),
         (Snowflake, {}, {"format": "arrow"}),
+        (MergingPostgres, {}, {"format": "arrow"}),
+        (MergingDuckDb, {}, {"format": "parquet"}),
     ],
     ids=[
         *("Postgres-jsonl", "Postgres-parquet", "Postgres-parquet-use_copy"),
-        *("Snowflake-jsonl", "Snowflake-arrow"),
+        *("Snowflake-jsonl", "Snowflake-arrow", "MergingPostgres-arrow", "MergingDuckDb-parquet"),
     ],
 )
 def test_targets_load_value_for_value(
@@ -134,7 +138,7 @@ def test_targets_load_value_for_value(
         assert loaded.rows(columns) == stored_rows(loaded, rows, columns)
         assert loaded.columns() == {name: loaded.types[each] for name, each in columns.items()}
         # Targets do not fill their own columns for rows in files.
-        assert {row["_sdc_extracted_at"] for row in loaded.raw_rows()} == {None}
+        assert {row.get("_sdc_extracted_at") for row in loaded.raw_rows()} == {None}
         # target-snowflake removes the files that it has loaded.
         assert {file.exists() for file in files_of(day)} == {kind is not Snowflake}
 
