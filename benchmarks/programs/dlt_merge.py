@@ -1,7 +1,5 @@
 """A dlt pipeline: filesystem source to a database, merged on the contact ID.
 
-Lists stay in one column, as the tap has them; dlt's default is a table of their own.
-
 Usage: dlt_merge.py EXPORT_DIR WORK_DIR DATABASE_URL DATASET OPTIONS
 
 The options are those of `Pipeline.run`, as JSON.
@@ -29,12 +27,12 @@ def main() -> None:
     )
     parts = filesystem(bucket_url=export_dir, file_glob="*.gz")
     contacts = (parts | read_jsonl()).with_name("contacts")
-    contacts.apply_hints(
+    pipeline.run(
+        contacts,
         primary_key="contact_id",
         write_disposition="merge",
-        columns={"alternate_emails": {"data_type": "json"}},
+        **json.loads(options),
     )
-    pipeline.run(contacts, **json.loads(options))
 
 
 if __name__ == "__main__":
