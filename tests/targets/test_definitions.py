@@ -14,7 +14,17 @@ from jsonschema import Draft202012Validator
 from tap_sendgrid_contacts.tap import TapSendGridContacts
 from tests.harness import run_in_process
 from tests.targets.meltano import NAME, read_definition, read_yaml
-from tests.targets.targets import MELTANO, ROOT, Csv, DuckDb, Jsonl, Postgres, Target, tool_venv
+from tests.targets.targets import (
+    MELTANO,
+    ROOT,
+    Csv,
+    DuckDb,
+    Jsonl,
+    Postgres,
+    Target,
+    pipe_to,
+    tool_venv,
+)
 
 PROJECT = read_yaml(ROOT / "meltano.yml")
 (EXTRACTOR,) = PROJECT["plugins"]["extractors"]
@@ -113,6 +123,18 @@ def test_loaders_are_those_that_are_tested() -> None:
     assert {name: loader["pip_url"] for name, loader in loaders.items()} == {
         target.command: " ".join(target.requirements) for target in tested
     }
+
+
+@pytest.mark.targets
+@pytest.mark.xdist_group("targets")
+@pytest.mark.parametrize("target", [Csv, Postgres])
+def test_settings_of_loaders_are_those_of_the_targets(target: type[Target]) -> None:
+    # A target ignores settings that it does not know.
+    program = tool_venv(*target.requirements) / target.command
+    about = json.loads(pipe_to([program, "--about", "--format=json"], b""))
+    loaders = {loader["name"]: loader for loader in PROJECT["plugins"]["loaders"]}
+    names = {setting["name"] for setting in loaders[target.command]["settings"]}
+    assert names <= about["settings"]["properties"].keys()
 
 
 def test_sample_config_is_valid_except_for_its_key(about: dict[str, Any]) -> None:
