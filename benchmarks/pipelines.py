@@ -133,7 +133,9 @@ def _load(bench: Bench, pipeline: Pipeline, export: Export) -> list[Run]:
 
 @contextmanager
 def _empty_database(bench: Bench, pipeline: Pipeline) -> Iterator[Database]:
-    kind, folder = pipeline.database, bench.make_dir()
+    # The tests name the schema after the folder.
+    kind, folder = pipeline.database, bench.make_dir() / "contacts"
+    folder.mkdir()
     settings = _shipped_settings(kind) if pipeline.is_shipped else {}
     settings |= pipeline.settings
     if issubclass(kind, Postgres):
