@@ -48,7 +48,7 @@ MakeTarget = Callable[..., Any]
     ("tool", "command", "verdict"),
     [
         (SINGER_TOOLS, ["singer-check-tap"], "The output is valid"),
-        (TARGET_STITCH, ["target-stitch", "--dry-run"], '"exports": []}}}'),
+        (TARGET_STITCH, ["target-stitch", "--dry-run"], '"exports": []'),
     ],
     ids=["singer-check-tap", "target-stitch"],
 )
