@@ -47,9 +47,9 @@ def on_terminal(command: list[str]) -> Run:
 
 
 def test_terminal_has_one_live_line(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
-    # A part takes two seconds, so that it is shown also if the reader comes late.
+    # A part takes more than a second and a half: it is shown after one, and then what is read.
     size = ("--contacts", "2000", "--no-edge-cases", "--parts", "2")
-    sandbox = start_sandbox(*size, "--throttle", "0.05", "--pending-polls", "1")
+    sandbox = start_sandbox(*size, "--throttle", "0.06", "--pending-polls", "1")
     run = on_terminal([*TAP, *tap.arguments(sandbox)])
     assert run.code == 0, run.log
     assert len(run.records) == 2000
