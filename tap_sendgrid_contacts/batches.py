@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _GZIP_LEVEL = 1
 
 
-# By format, the default first.
+# Compressions by format. The first one is used if none is configured.
 _COMPRESSIONS = {"jsonl": ("none", "gzip"), "parquet": ("zstd", "none"), "arrow": ("none",)}
 
 
