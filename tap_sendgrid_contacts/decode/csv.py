@@ -21,12 +21,14 @@ from tap_sendgrid_contacts.decode.values import (
     COERCION_ERRORS,
     PARSERS,
     AwareDatetime,
+    Texts,
     are_utc,
     repair_surrogates,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from datetime import datetime
 
     from tap_sendgrid_contacts.decode.contact import ColumnLayout, Row
     from tap_sendgrid_contacts.decode.values import Value
@@ -237,20 +239,42 @@ def coerce_column(column_type: ColumnType, cells: Sequence[str]) -> Sequence[Val
 
 
 _NUMBERS = msgspec.json.Decoder(list[int | float])
+_LISTS = msgspec.json.Decoder(Texts)
 
 
 def _parse_values(column_type: ColumnType, texts: list[str]) -> Sequence[Value]:
     """Parse texts at once if they are in the usual form, else one by one."""
+    values: Sequence[Value] | None = None
     with contextlib.suppress(msgspec.DecodeError):
         if column_type == "date":
-            dates = msgspec.convert(texts, list[AwareDatetime])
-            if are_utc(dates):
-                return dates
-        array = ",".join(texts) if column_type == "number" else " "
-        # JSON allows blanks around numbers, cells do not.
-        if array.isprintable() and " " not in array:
-            numbers = _NUMBERS.decode(f"[{array}]")
-            # A cell with a comma would be two numbers.
-            if len(numbers) == len(texts):
-                return numbers
-    return list(map(PARSERS[column_type], texts))
+            values = _parse_usual_dates(texts)
+        elif column_type == "number":
+            values = _parse_usual_numbers(texts)
+        elif column_type == "list":
+            values = _parse_usual_lists(texts)
+    return values or list(map(PARSERS[column_type], texts))
+
+
+def _parse_usual_dates(texts: list[str]) -> list[datetime] | None:
+    dates = msgspec.convert(texts, list[AwareDatetime])
+    return dates if are_utc(dates) else None
+
+
+def _parse_usual_numbers(texts: list[str]) -> list[int | float] | None:
+    array = ",".join(texts)
+    # JSON allows blanks around numbers, cells do not.
+    if " " in array or not array.isprintable():
+        return None
+    numbers = _NUMBERS.decode(f"[{array}]")
+    # A cell with a comma would be two numbers.
+    return numbers if len(numbers) == len(texts) else None
+
+
+def _parse_usual_lists(texts: list[str]) -> list[list[str]] | None:
+    lines = "\n".join(texts)
+    # Other texts are not JSON, but may contain it; NUL is to be dropped.
+    if not all(text.startswith("[") for text in texts) or "\\u0000" in lines:
+        return None
+    lists = _LISTS.decode_lines(lines)
+    # A cell with a line break could be two lists.
+    return lists if len(lists) == len(texts) else None

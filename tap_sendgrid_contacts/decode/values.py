@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from tap_sendgrid_contacts.schema import ColumnType
 
 Value = str | int | float | datetime | list[str] | None
+
+# Types of values in JSON that need no more than decoding.
 AwareDatetime = Annotated[datetime, msgspec.Meta(tz=True)]
+_NOT_EMPTY = msgspec.Meta(min_length=1)
+Text = Annotated[str, _NOT_EMPTY]
+Texts = Annotated[list[Text], _NOT_EMPTY]
 
 
 def repair_surrogates(text: str) -> str:

@@ -550,6 +550,31 @@ def test_csv_fast_path_equals_slow_path(
     assert outcome("csv", data, columns, on_invalid_value) == slow
 
 
+LIST_CELLS = st.lists(
+    st.sampled_from(
+        [
+            *('["a"]', '["b","c"]', "[]", '[""]', '["a"', ',"b"]', '"', "[", "]", "\n", "\r\n"),
+            *("\\u0000", "\\u0041", "\\ud83d\\ude00", "\\ud800", "null", "1", "é", "a@x", " ", ";"),
+        ]
+    ),
+    max_size=4,
+).map("".join)
+
+
+@settings(max_examples=500, deadline=None)
+@given(cells=st.lists(LIST_CELLS, min_size=1, max_size=4))
+@example(cells=['["a"]\n["b"]', '["c"]'])
+@example(cells=['["a"]\n', '["c"]'])
+@example(cells=[' ["a"]', '["c"]'])
+@example(cells=['["a\\u0000"]', '["c"]'])
+@example(cells=['["a"', '"b"]'])
+def test_lists_of_csv_are_the_same_at_once_and_one_by_one(cells: list[str]) -> None:
+    data = csv_rows(["CONTACT_ID", "ALTERNATE_EMAILS"], *(["a", cell] for cell in cells))
+    with patch(FAST["csv"], lambda *_: None):
+        slow = outcome("csv", data, COLUMNS, "fail")
+    assert outcome("csv", data, COLUMNS, "fail") == slow
+
+
 @both_file_types
 def test_plain_contacts_take_the_fast_path(file_type: str) -> None:
     # Or the two tests above compare the slow path with itself.
