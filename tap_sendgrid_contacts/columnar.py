@@ -19,8 +19,10 @@ _UNIQUE_COLUMNS = {
     *("anonymous_id", "whatsapp", "line", "facebook"),
 }
 
-# Size of a row group: large for readers, small for the memory.
-_GROUP_BYTES = 16 * 1024 * 1024
+# Size of a row group of Parquet, and of a batch in an Arrow file, at least: large for readers,
+# small for the memory.
+_ROW_GROUP_BYTES = 16 * 1024 * 1024
+_BATCH_BYTES = 1024 * 1024
 
 
 def open_parquet(file: IO[bytes], compression: str) -> contextlib.AbstractContextManager[Write]:
@@ -41,12 +43,12 @@ def open_parquet(file: IO[bytes], compression: str) -> contextlib.AbstractContex
             write_statistics=[field.name for field in schema if field.type != pa.string()],
         )
 
-    return _open(open_sink, _GROUP_BYTES)
+    return _open(open_sink, _ROW_GROUP_BYTES)
 
 
 def open_arrow(file: IO[bytes]) -> contextlib.AbstractContextManager[Write]:
     """Open a file in the Arrow IPC file format; see `_open`."""
-    return _open(lambda schema: ipc.new_file(file, schema), group_bytes=0)
+    return _open(lambda schema: ipc.new_file(file, schema), _BATCH_BYTES)
 
 
 @contextlib.contextmanager
@@ -55,7 +57,7 @@ def _open(open_sink: Callable[[pa.Schema], Any], group_bytes: int) -> Iterator[W
 
     Args:
         open_sink: Opens pyarrow's writer of the format.
-        group_bytes: Size of the groups that batches are written in; 0 for each by itself.
+        group_bytes: Size of the groups that batches are written in.
 
     Yields:
         A function that writes a batch.
@@ -80,16 +82,21 @@ class _BatchWriter:
 
     def write(self, batch: pa.RecordBatch) -> None:
         self._batches.append(batch)
-        self._bytes += batch.nbytes
+        self._bytes += batch.get_total_buffer_size()
         if self._bytes >= self._group_bytes:
             self.flush()
 
     def flush(self) -> None:
         if self._batches:
             self._sink = self._sink or self._open_sink(self._batches[0].schema)
-            self._sink.write_table(pa.Table.from_batches(self._batches).combine_chunks())
+            self._sink.write_batch(_concat(self._batches))
             self._batches, self._bytes = [], 0
 
     def close(self) -> None:
         if self._sink:
             self._sink.close()
+
+
+def _concat(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    # A single one would be copied.
+    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)

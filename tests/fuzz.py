@@ -13,10 +13,9 @@ import atheris
 from singer_sdk.exceptions import DataError
 
 with atheris.instrument_imports(include=["tap_sendgrid_contacts.decode"]):
-    from tap_sendgrid_contacts.decode import arrow
     from tap_sendgrid_contacts.decode.lines import MAX_ROW_BYTES
 
-from tests.unit.test_arrow import batches_of, comparable, rows_of
+from tests.unit.test_arrow import batches_of, blocks_of, comparable, rows_of
 from tests.unit.test_decode import COLUMNS, FAST, decode, typed
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ def decode_all_ways(data: bytes) -> None:
         return  # Arrow's reader takes several times as long.
 
     try:
-        with patch.object(arrow, "_BATCH_BYTES", 40 if options & 8 else 2**20):
+        with blocks_of(40 if options & 8 else 2**20):
             batches = batches_of(file_type, part, COLUMNS, on_invalid_value)
     except DataError as error:
         assert contacts is None or "beyond the range of doubles" in str(error)  # noqa: PT017 - not pytest

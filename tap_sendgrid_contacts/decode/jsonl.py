@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from datetime import datetime
 from operator import itemgetter
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Generic, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, Generic, NoReturn
 
 import msgspec
 from msgspec.structs import astuple
@@ -23,13 +23,15 @@ from tap_sendgrid_contacts.decode.lines import DAMAGED_PART_HINT, iter_line_bloc
 from tap_sendgrid_contacts.decode.values import (
     COERCION_ERRORS,
     AwareDatetime,
+    Text,
+    Texts,
     are_utc,
     coerce,
 )
 from tap_sendgrid_contacts.schema import FORBIDDEN_NAME_CHARS, PRIMARY_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from tap_sendgrid_contacts.decode.contact import ColumnLayout, Row
     from tap_sendgrid_contacts.decode.values import Value
@@ -37,15 +39,15 @@ if TYPE_CHECKING:
 
 _MAX_OBSERVED_NAMES = 1000
 
-_NOT_EMPTY = msgspec.Meta(min_length=1)
-_TEXT = Annotated[str, _NOT_EMPTY]
-# The types whose values need no more than decoding, and the types that accept any form.
-_STRICT_TYPES: dict[ColumnType, Any] = {
-    "text": _TEXT | None,
+STRICT_TYPES: dict[ColumnType, Any] = {
+    "text": Text | None,
     "number": int | float | None,
     "date": AwareDatetime | None,
-    "list": Annotated[list[_TEXT], _NOT_EMPTY] | None,
+    "list": Texts | None,
 }
+"""The types of values in JSON that need no more than decoding."""
+
+# Those that accept any form.
 _LENIENT_TYPES: dict[ColumnType, Any] = {
     "text": str | None,
     "number": Any,
@@ -58,7 +60,7 @@ _FieldName = tuple[bool, str]
 
 
 @dataclass(frozen=True)
-class _Location:
+class Location:
     """A contact's place in a part; its line is counted only if it is shown."""
 
     part: BinaryIO
@@ -94,24 +96,34 @@ class JsonlDecoder(Generic[ContactsT]):
     Args:
         layout: The columns.
         make_block: Makes contacts of their values.
+        types: `STRICT_TYPES`, or with text for dates, to leave their parsing to others.
+        block_bytes: Approximate size of a block of lines; that of `iter_line_blocks` if None.
     """
 
-    def __init__(self, layout: ColumnLayout, make_block: Callable[[list[Row]], ContactsT]) -> None:
+    def __init__(
+        self,
+        layout: ColumnLayout,
+        make_block: Callable[[list[Row]], ContactsT],
+        types: Mapping[ColumnType, Any] = STRICT_TYPES,
+        block_bytes: int | None = None,
+    ) -> None:
         self._layout = layout
         self._make_block = make_block
+        self._types = types
+        self._block_bytes = block_bytes
         # Fields of the struct, by their name in the file; None where there is no column.
         self._names: dict[_FieldName, Column | None] = {
             (column.is_custom, column.field): column for column in layout.by_field.values()
         }
         self._observed_names: set[_FieldName] = set()
-        # Columns with values that `_STRICT_TYPES` rejects.
+        # Columns with values that `STRICT_TYPES` rejects.
         self._lenient_columns: set[Column] = set()
         self._build_decoder()
 
     def decode(self, part: BinaryIO, label: str) -> Iterator[ContactsT]:
         """Decode a part; see `Decoder`."""
         record = 0
-        for block in iter_line_blocks(part, label):
+        for block in iter_line_blocks(part, label, self._block_bytes):
             rows = self._decode_block(block)
             if rows is None:
                 rows = list(self._decode_lines(block, part, label, record))
@@ -128,7 +140,8 @@ class JsonlDecoder(Generic[ContactsT]):
         self._date_indexes = [
             self._layout.positions[column]
             for column in selected
-            if column.type == "date" and column not in self._lenient_columns
+            if self._types[column.type] == STRICT_TYPES["date"]
+            and column not in self._lenient_columns
         ]
         try:
             custom_struct, self._custom_width = self._build_struct(is_custom=True)
@@ -156,7 +169,7 @@ class JsonlDecoder(Generic[ContactsT]):
                 f"_{i}",
                 annotation,
                 msgspec.field(name=name)
-                if annotation is _TEXT
+                if annotation is Text
                 else msgspec.field(name=name, default=None),
             )
             for i, (name, annotation) in enumerate((*typed, *nested, *ignored))
@@ -168,8 +181,8 @@ class JsonlDecoder(Generic[ContactsT]):
 
     def _annotation(self, column: Column) -> Any:  # noqa: ANN401 - a type expression
         if column.name == PRIMARY_KEY:
-            return _TEXT
-        types = _LENIENT_TYPES if column in self._lenient_columns else _STRICT_TYPES
+            return Text
+        types = _LENIENT_TYPES if column in self._lenient_columns else self._types
         return types[column.type]
 
     def _add_field_name(self, field_name: _FieldName) -> None:
@@ -221,11 +234,11 @@ class JsonlDecoder(Generic[ContactsT]):
             rows = self._decode_block(line)
             record += 1
             if rows is None:
-                yield self._decode_line(line, _Location(part, label, record))
+                yield self._decode_line(line, Location(part, label, record))
             else:
                 yield from rows
 
-    def _decode_line(self, line: bytes, location: _Location) -> Row:
+    def _decode_line(self, line: bytes, location: Location) -> Row:
         values: dict[Column, Value] = {}
         adapted = len(self._observed_names) + len(self._lenient_columns)
         for is_custom, name, value in _iter_fields(line, location):
@@ -242,14 +255,14 @@ class JsonlDecoder(Generic[ContactsT]):
                 self._layout.replace_invalid(column, location)
                 values[column] = None
                 continue
-            if not _matches_strict_type(column.type, value):
+            if not _is_of_type(self._types[column.type], value):
                 self._lenient_columns.add(column)
         if len(self._observed_names) + len(self._lenient_columns) > adapted:
             self._build_decoder()
         return self._layout.make_row([values.get(each) for each in self._layout.selected], location)
 
 
-def _iter_fields(line: bytes, location: _Location) -> Iterator[tuple[bool, str, object]]:
+def _iter_fields(line: bytes, location: Location) -> Iterator[tuple[bool, str, object]]:
     """Yield for each field of a contact whether it is custom, its name and its value."""
     try:
         # The bytes may contain surrogates too; lone ones are dropped with the text's others.
@@ -273,9 +286,9 @@ def _coerce_column(column_type: ColumnType, values: Sequence[Any]) -> list[Value
     return [None if value is None else coerce(column_type, value) for value in values]
 
 
-def _matches_strict_type(column_type: ColumnType, value: object) -> bool:
+def _is_of_type(strict_type: Any, value: object) -> bool:  # noqa: ANN401 - a type expression
     try:
-        converted = msgspec.convert(value, _STRICT_TYPES[column_type])
+        converted = msgspec.convert(value, strict_type)
     except COERCION_ERRORS:
         return False
     return not isinstance(converted, datetime) or converted.tzinfo is UTC

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -14,8 +17,12 @@ from hypothesis import strategies as st
 from msgspec.structs import astuple
 from singer_sdk.exceptions import DataError
 
+from tap_sendgrid_contacts.api.client import FieldDefinition
+from tap_sendgrid_contacts.dates import UTC
 from tap_sendgrid_contacts.decode import arrow, make_decoder
 from tap_sendgrid_contacts.decode.arrow import ARROW_TYPES, make_arrow_decoder
+from tap_sendgrid_contacts.decode.csv import CsvDecoder
+from tap_sendgrid_contacts.schema import build_schema, columns_from_schema
 from tests.harness import both_file_types
 from tests.unit.test_decode import (
     COLUMNS,
@@ -86,27 +93,42 @@ def read_batches(file_type: str, data: bytes) -> Rows:
     return rows_of(batches_of(file_type, data))
 
 
+@contextlib.contextmanager
+def blocks_of(size: int) -> Iterator[None]:
+    """Decode in blocks of this many bytes."""
+    with (
+        patch.object(arrow, "_CSV_BLOCK_BYTES", size),
+        patch.object(arrow, "_JSON_BLOCK_BYTES", size),
+    ):
+        yield
+
+
+@dataclass
 class Reader:
-    """Counts the blocks that Arrow's reader has and has not read."""
+    """Counts the blocks of CSV that were read by Arrow, and those that were read row by row."""
 
-    def __init__(self) -> None:
-        self.accepted = self.rejected = 0
-
-    def __call__(self, *arguments: Any) -> pa.RecordBatch | None:
-        batch = self._read_rows(*arguments)
-        self.accepted += batch is not None
-        self.rejected += batch is None
-        return batch
-
-    _read_rows = staticmethod(arrow.ArrowCsvDecoder._read_rows)  # noqa: SLF001
+    by_arrow: int = 0
+    by_row: int = 0
 
 
 @pytest.fixture
-def reader() -> Iterator[Reader]:
+def reader(monkeypatch: pytest.MonkeyPatch) -> Reader:
     reader = Reader()
-    # A function, as a method must be.
-    with patch.object(arrow.ArrowCsvDecoder, "_read_rows", lambda *cells: reader(*cells)):  # noqa: PLW0108
-        yield reader
+    parse_cells = arrow.ArrowCsvDecoder._parse_cells  # noqa: SLF001
+    decode_lines = CsvDecoder.decode_lines
+
+    def count_parsed(*arguments: Any) -> pa.RecordBatch | None:
+        batch = parse_cells(*arguments)
+        reader.by_arrow += batch is not None
+        return batch
+
+    def count_decoded(*arguments: Any) -> Iterator[pa.RecordBatch]:
+        reader.by_row += 1
+        return decode_lines(*arguments)
+
+    monkeypatch.setattr(arrow.ArrowCsvDecoder, "_parse_cells", count_parsed)
+    monkeypatch.setattr(CsvDecoder, "decode_lines", count_decoded)
+    return reader
 
 
 # --- the same contacts ----------------------------------------------------------------------
@@ -126,7 +148,7 @@ def test_batches_have_the_contacts(
         [column.field if column.is_custom else column.field.upper() for column in order],
         *([contact.get(column, EMPTY)[1] for column in order] for contact in contacts),
     )
-    with patch.object(arrow, "_BATCH_BYTES", block_bytes):
+    with blocks_of(block_bytes):
         for file_type, data in (("json", lines), ("csv", rows)):
             try:
                 batches = batches_of(file_type, data)
@@ -172,7 +194,7 @@ def test_any_csv_is_read_as_by_the_other_decoder_or_not_at_all(
         rows = comparable(expected("csv", data))
     except DataError:
         rows = None
-    with patch.object(arrow, "_BATCH_BYTES", block_bytes):
+    with blocks_of(block_bytes):
         if rows is not None:
             assert comparable(rows_of(batches_of("csv", data))) == rows
             return
@@ -186,8 +208,9 @@ def test_any_csv_is_read_as_by_the_other_decoder_or_not_at_all(
 def test_usual_csv_is_read_by_arrow(reader: Reader) -> None:
     contacts = [["a", 'x "y", \r\n z', "12", "2020-01-02T03:04:05Z"], ["b", "", "0.5", ""]]
     data = csv_rows(HEADER, *contacts)
-    assert rows_of(batches_of("csv", data)) == expected("csv", data)
-    assert (reader.accepted, reader.rejected) == (1, 0)
+    rows = rows_of(batches_of("csv", data))
+    assert (reader.by_arrow, reader.by_row) == (1, 0)
+    assert rows == expected("csv", data)
 
 
 @pytest.mark.parametrize(
@@ -200,8 +223,9 @@ def test_usual_csv_is_read_by_arrow(reader: Reader) -> None:
 )
 def test_unusual_values_of_csv_are_read_by_arrow_too(reader: Reader, row: list[str]) -> None:
     data = csv_rows(HEADER, row)
-    assert rows_of(batches_of("csv", data)) == expected("csv", data)
-    assert (reader.accepted, reader.rejected) == (1, 0)
+    rows = rows_of(batches_of("csv", data))
+    assert (reader.by_arrow, reader.by_row) == (1, 0)
+    assert rows == expected("csv", data)
 
 
 @pytest.mark.parametrize(
@@ -212,6 +236,7 @@ def test_unusual_values_of_csv_are_read_by_arrow_too(reader: Reader, row: list[s
         *("0000-01-01T00:00:00Z", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"),
         *("2020-01-02T03:04:60Z", "2020-02-30T00:00:00Z", "2020-01-02 03:04:05Z"),
         *("2020-01-02T030405.5Z", "2020-01-02T03:04:05z", "2020-01-02T03:04+00Z", "2020-01-02T10Z"),
+        *("2020-01-02T03:04Z", "2020-01-02T03:04:05+00", "2020-01-02T03:04:05.25Z"),
         *("\ufeff", "\ufeff1", "\u2028", "\x7f", "null", '["a"]', '["a",null]', "[]", "a b;c"),
         *('"', "\\", '\\"', "\r", "\n", "\t\x1f", "\\n", "'"),
     ],
@@ -243,29 +268,76 @@ def test_odd_values_are_read_as_by_the_other_decoder(
             )
             data = output.getvalue().encode()
         for block_bytes in (1, 2**20):
-            with patch.object(arrow, "_BATCH_BYTES", block_bytes):
+            with blocks_of(block_bytes):
                 assert outcome(read_batches, file_type, data) == outcome(expected, file_type, data)
+
+
+@pytest.mark.parametrize(
+    ("rows", "tests"),
+    [
+        (b'"a","x ""y"", z",,"2020-01-02T03:04:05Z"\n', 0),
+        (b'"a","x\ny","",\n', 1),
+        (b'a,"x,y",,\r\n', 1),
+    ],
+    ids=["SendGrid", "quoted-empty", "minimal-crlf"],
+)
+def test_rows_in_any_form_are_read_by_arrow(rows: bytes, tests: int, reader: Reader) -> None:
+    data = b"CONTACT_ID,EMAIL,Seats,Since\n" + rows
+    # That of SendGrid, which is compared with what Arrow would write, needs no other test.
+    with patch.object(arrow, "_is_unambiguous", wraps=arrow._is_unambiguous) as is_unambiguous:  # noqa: SLF001
+        contacts = rows_of(batches_of("csv", data))
+    assert is_unambiguous.call_count == tests
+    assert (reader.by_arrow, reader.by_row) == (1, 0)
+    assert contacts == expected("csv", data)
 
 
 def test_block_that_arrow_rejects_is_read_row_by_row_and_only_that(reader: Reader) -> None:
     rows = [[str(i), "", "1", ""] for i in range(9)]
     rows[4][1] = "\ud800"
     data = csv_rows(HEADER, *rows)
-    with patch.object(arrow, "_BATCH_BYTES", 40):
-        assert rows_of(batches_of("csv", data)) == expected("csv", data)
-    assert reader.rejected == 1
-    assert reader.accepted > 1
+    with blocks_of(40):
+        contacts = rows_of(batches_of("csv", data))
+    assert reader.by_row == 1
+    assert reader.by_arrow > 1
+    assert contacts == expected("csv", data)
 
 
 def test_csv_with_ambiguous_quotes_is_read_row_by_row_to_its_end(reader: Reader) -> None:
     data = csv_rows(HEADER, ["a", "", "1", ""]) + b'b,x"y,2,\n"c",,"3",\n'
-    with patch.object(arrow, "_BATCH_BYTES", 30):
+    with blocks_of(30):
         assert [row[:2] for row in rows_of(batches_of("csv", data))] == [
             ("a", None),
             ("b", 'x"y'),
             ("c", None),
         ]
-    assert reader.accepted == 1
+    assert reader.by_arrow == 1
+
+
+def test_rows_over_several_blocks_are_read_by_arrow(reader: Reader) -> None:
+    contacts = [["a", "x\n\ny,\n", "1", ""], ["b", "x", "2", ""], ["c", "\n", "3", ""]]
+    data = csv_rows(HEADER, *contacts)
+    for block_bytes in range(1, len(data)):
+        with blocks_of(block_bytes):
+            assert [row[1] for row in rows_of(batches_of("csv", data))] == ["x\n\ny,\n", "x", "\n"]
+    assert reader.by_row == 0
+
+
+def test_nothing_is_lost_where_ambiguous_rows_precede_one_over_several_blocks() -> None:
+    data = csv_rows(HEADER, ["a", "", "1", ""]) + b'b,x""y,2,\n"c","d\ne","3",\n"f",,"4",\n'
+    for block_bytes in range(1, len(data)):
+        with blocks_of(block_bytes):
+            rows = rows_of(batches_of("csv", data))
+        assert rows == expected("csv", data)
+
+
+def test_row_without_end_is_an_error_before_it_fills_the_memory() -> None:
+    data = csv_rows(HEADER, ["a", "", "1", ""]) + b'"b","' + b"x\n" * 100
+    with (
+        patch.object(arrow, "MAX_ROW_BYTES", 100),
+        blocks_of(10),
+        pytest.raises(DataError, match=f"^{LABEL}: row longer than 100 bytes"),
+    ):
+        batches_of("csv", data)
 
 
 # --- errors ---------------------------------------------------------------------------------
@@ -283,7 +355,7 @@ def test_csv_with_ambiguous_quotes_is_read_row_by_row_to_its_end(reader: Reader)
 def test_errors_of_csv_name_the_line(rows: list[list[str]], message: str) -> None:
     for block_bytes in (1, 2**20):
         with (
-            patch.object(arrow, "_BATCH_BYTES", block_bytes),
+            blocks_of(block_bytes),
             pytest.raises(DataError, match=f"^{LABEL}, {message}"),
         ):
             batches_of("csv", csv_rows(HEADER, *rows))
@@ -298,6 +370,29 @@ def test_invalid_value_becomes_null(file_type: str, caplog: pytest.LogCaptureFix
     (row,) = rows_of(batches_of(file_type, data, select("custom_seats"), "null"))
     assert row == ("a", None)
     assert "invalid number value" in caplog.text
+
+
+@pytest.mark.parametrize("other", ["2020-01-02T04:04:05+01:00", 1577934245])
+@pytest.mark.parametrize("date", ["2020-02-30T00:00:00Z", "yesterday", "2020-01-02T03:04:05ZZ"])
+def test_invalid_date_of_json_is_found_among_others(
+    date: str, other: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    valid = "2020-01-02T03:04:05Z"
+    dates = [valid, "01/02/2020", other, date, valid, "", None]
+    data = json_lines(
+        *({"contact_id": "a", "created_at": valid, "custom_fields": {"Since": d}} for d in dates)
+    )
+    columns = select("created_at", "custom_since")
+    usual = datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC)
+    midnight = datetime(2020, 1, 2, tzinfo=UTC)
+    for block_bytes in (1, 300, 2**20):
+        with blocks_of(block_bytes):
+            rows = rows_of(batches_of("json", data, columns, "null"))
+            assert [row[2] for row in rows] == [usual, midnight, usual, None, usual, None, None]
+            assert {row[1] for row in rows} == {usual}
+            with pytest.raises(DataError, match=f"^{LABEL}, line 4, column custom_since: invalid"):
+                batches_of("json", data, columns)
+    assert "column custom_since: invalid date value" in caplog.text
 
 
 # --- types ----------------------------------------------------------------------------------
@@ -344,11 +439,24 @@ def test_rounded_whole_numbers_are_warned_of_once(
     )
     rows = csv_rows(["CONTACT_ID", "Seats"], *(["a", str(number)] for number in numbers))
     data = {"json": lines, "csv": rows}[file_type]
-    with patch.object(arrow, "_BATCH_BYTES", 10):
+    with blocks_of(10):
         batches = batches_of(file_type, data + data.partition(b"\n")[2] * (file_type == "csv"))
     seats = [row[NAMES.index("custom_seats")] for row in rows_of(batches)]
     assert seats[: len(numbers)] == [float(number) for number in numbers]
     assert caplog.text.count("rounding whole numbers beyond 2^53") == warns
+
+
+def test_only_the_column_that_is_rounded_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    columns = columns_from_schema(
+        build_schema([FieldDefinition(f"e{i}_N", name, "Number") for i, name in enumerate("ABC")]),
+        lambda _: True,
+    )
+    numbers = {"A": 1, "B": 2**53 + 1, "C": 0.5}
+    data = json_lines({"contact_id": "a", "custom_fields": numbers})
+    ((*_, a, b, c),) = rows_of(batches_of("json", data, columns))
+    assert (a, b, c) == (1.0, 2.0**53, 0.5)
+    assert caplog.messages[0].startswith("Column custom_b: rounding")
+    assert len(caplog.messages) == 1
 
 
 @both_file_types
