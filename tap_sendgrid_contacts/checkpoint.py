@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec.structs import replace
+from singer_sdk.exceptions import ConfigurationError
 from singer_sdk.singerlib import StateMessage
 
 from tap_sendgrid_contacts.dates import parse_date, utc_now
@@ -330,6 +331,22 @@ def save_column_types(state: MutableMapping[str, Any], columns: Iterable[Column]
     types |= loaded_column_types(state)
     if types:
         state[COLUMNS_KEY] = types
+
+
+class _StreamState(msgspec.Struct):
+    partitions: list[dict[str, Any]] | None = None
+
+
+class _State(msgspec.Struct):
+    bookmarks: dict[str, _StreamState] = {}
+
+
+def validate_state(state: dict[str, Any]) -> None:
+    """Raise `ConfigurationError` for a state that the SDK would not survive."""
+    try:
+        msgspec.convert(state, _State)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"--state: {error}") from None
 
 
 def suppress_initial_state(tap: Tap) -> None:

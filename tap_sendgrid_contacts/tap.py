@@ -27,6 +27,7 @@ from tap_sendgrid_contacts.checkpoint import (
     emit_final_state,
     loaded_column_types,
     suppress_initial_state,
+    validate_state,
 )
 from tap_sendgrid_contacts.config import (
     from_environment,
@@ -218,6 +219,7 @@ class TapSendGridContacts(Tap):
 
     @override
     def load_state(self, state: dict[str, Any]) -> None:
+        validate_state(state)
         super().load_state(state)
         suppress_initial_state(self)
 

@@ -156,6 +156,25 @@ def test_file_without_json_object(tap: Tap, tmp_path: Path, option: str, content
     assert "very-secret" not in run.log
 
 
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        ({"bookmarks": 5}, "$.bookmarks"),
+        ({"bookmarks": {"contacts": "very-secret"}}, "$.bookmarks[...]"),
+        ({"bookmarks": {"contacts": {"partitions": 5}}}, "$.bookmarks[...].partitions"),
+        ({"bookmarks": {"contacts": {"partitions": [5]}}}, "$.bookmarks[...].partitions[0]"),
+    ],
+)
+def test_state_of_the_wrong_shape(tap: Tap, tmp_path: Path, content: object, place: str) -> None:
+    path = tmp_path / "state.json"
+    path.write_text(json.dumps(content))
+    run = tap(None, "--state", str(path), **UNREACHABLE)
+    assert run.code == 1
+    assert "--state: Expected" in run.error
+    assert f"- at `{place}`" in run.error
+    assert "very-secret" not in run.log
+
+
 @pytest.mark.parametrize("option", ["--config", "--catalog", "--state"])
 def test_byte_order_mark(
     start_sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path, option: str
