@@ -69,11 +69,15 @@ def validate_batch_config(config: BatchConfig) -> None:
         )
     if config.batch_size < 1:
         raise ConfigurationError("batch_config.batch_size must be at least 1")
+    root = config.storage.root
     try:
-        fsspec.get_filesystem_class(get_protocol(config.storage.root))
+        fsspec.get_filesystem_class(get_protocol(root))
     except (ImportError, ValueError) as error:
         raise ConfigurationError(f"batch_config.storage.root: {error}") from error
-    if encoding.format == "arrow" and not _is_local(config.storage.root):
+    if not root.rpartition("://")[2]:
+        # It would be the working directory.
+        raise ConfigurationError("batch_config.storage.root must name a folder or a bucket")
+    if encoding.format == "arrow" and not _is_local(root):
         raise ConfigurationError("batch_config.storage.root must be a local folder for arrow")
 
 

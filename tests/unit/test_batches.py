@@ -189,6 +189,8 @@ def test_columnar_files_require_pyarrow(monkeypatch: pytest.MonkeyPatch, tmp_pat
         ("batch_size", {"batch_size": 0}),
         ("storage.root", {"storage": {"root": "gs://contacts"}}),
         ("storage.root", {"storage": {"root": "no-such-protocol://x"}}),
+        ("storage.root", {"storage": {"root": ""}}),
+        ("storage.root", {"storage": {"root": "file://"}}),
     ],
 )
 def test_invalid_batch_config_names_the_setting(
