@@ -24,13 +24,16 @@ def compare_checkouts(bench: Bench, workloads: Mapping[str, Workload], baseline:
         workloads: Workloads of the tap by name.
         baseline: The checkout that the ratios refer to.
     """
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, workload in workloads.items():
+        program = bench.tap(workload, CURRENT)
+        try:
+            baseline_program = bench.tap(workload, baseline)
+        except RuntimeError:
+            rows.append((name, "not supported", *("",) * 6))
+            continue
         results = bench.measure(
-            {
-                f"{name} (current)": bench.tap(workload, CURRENT),
-                f"{name} (baseline)": bench.tap(workload, baseline),
-            }
+            {f"{name} (current)": program, f"{name} (baseline)": baseline_program}
         )
         current, other = results.values()
         cpu_ratios = current.cpu_ratios(other)
