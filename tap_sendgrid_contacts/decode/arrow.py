@@ -46,10 +46,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Arrow's own pool returns memory to the system after every block, and has to ask for it again. So
-# does glibc, until a program has freed a block as large as this one, which is never written to.
-pa.set_memory_pool(pa.system_memory_pool())
-pa.allocate_buffer(31 * 1024 * 1024)
+# Arrow's default pool returns memory to the system after every block, and has to ask for it again.
+# So does glibc, until a program has freed a block as large as this one, which is never written to.
+if "jemalloc" in pa.supported_memory_backends():
+    pa.set_memory_pool(pa.jemalloc_memory_pool())
+bytearray(31 * 1024 * 1024)
 
 ARROW_TYPES: dict[ColumnType, pa.DataType] = {
     "text": pa.string(),
