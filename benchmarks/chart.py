@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from benchmarks.measure import Result
 
-_WIDTH, _LABEL_WIDTH, _VALUE_WIDTH = 760, 250, 130
+_WIDTH, _LABEL_WIDTH, _VALUE_WIDTH = 800, 290, 130
 _BAR_HEIGHT, _BAR_STEP, _TITLE_HEIGHT, _PANEL_GAP, _FOOTER_STEP = 18, 28, 30, 24, 16
 _MIN_BAR_WIDTH = 2
 # Medium brightness, so that one picture suits both colour schemes.
