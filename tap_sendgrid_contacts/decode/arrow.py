@@ -242,16 +242,17 @@ class ArrowCsvDecoder:
         """Decode a part; see `Decoder`."""
         blocks = iter_line_blocks(part, label, _CSV_BLOCK_BYTES)
         first = next(blocks, b"")
-        header, start = _read_header(first)
+        rows = first.replace(b"\0", b"")
+        header, start = _read_header(rows)
         if header is None:
             # Without one, this raises that error.
             yield from self._decoder.decode_lines(chain([first], blocks), label)
             return
         cell_indexes = self._decoder.map_header(header, label)
-        lines_before = first.count(b"\n", 0, start)
+        lines_before = rows.count(b"\n", 0, start)
         # The beginning of a row that goes on after its block: inside of a quoted cell.
         pending = b""
-        for block in chain([first[start:]], blocks):
+        for block in chain([rows[start:]], blocks):
             rows = block.replace(b"\0", b"")
             cells, is_unambiguous = (None, False) if pending else _read_cells(rows, len(header))
             if not is_unambiguous:

@@ -178,6 +178,7 @@ CSV_TOKENS = st.sampled_from(
             "\n\r\nCONTACT_ID,Since\n",
             '"CONTACT_ID"\r\n',
             '"CONTACT_ID","a\nb"\n',
+            '\0CONTACT\0_ID,"EM\0AIL"\n',
             "",
         ]
     ),
@@ -311,6 +312,13 @@ def test_csv_with_ambiguous_quotes_is_read_row_by_row_to_its_end(reader: Reader)
             ("c", None),
         ]
     assert reader.by_arrow == 1
+
+
+def test_header_with_nul_is_read_as_by_the_other_decoder(reader: Reader) -> None:
+    data = b'\n"CONTACT\0_ID",EMAIL\n"a\0","x"\n'
+    rows = rows_of(batches_of("csv", data))
+    assert (reader.by_arrow, reader.by_row) == (1, 0)
+    assert rows == expected("csv", data)
 
 
 def test_rows_over_several_blocks_are_read_by_arrow(reader: Reader) -> None:
