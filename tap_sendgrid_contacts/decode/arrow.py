@@ -1,8 +1,8 @@
 """Decode a part to Arrow record batches, for columnar files. Needs the extra `arrow`.
 
-The other decoders define what a contact is: JSON's contacts are those of `JsonlDecoder`. CSV goes
-to Arrow's reader, a block at a time, without a Python object per value: whatever that accepts,
-`CsvDecoder` would read the same, only slower.
+The other decoders define what a contact is. JSON is decoded by `JsonlDecoder`, but for its dates.
+CSV goes to Arrow's reader, a block at a time, without a Python object per value: whatever that
+accepts, `CsvDecoder` would read the same, only slower.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from singer_sdk.exceptions import DataError
 
 from tap_sendgrid_contacts.decode.contact import ColumnLayout
 from tap_sendgrid_contacts.decode.csv import CsvDecoder, coerce_column
-from tap_sendgrid_contacts.decode.jsonl import STRICT_TYPES, JsonlDecoder, Location
+from tap_sendgrid_contacts.decode.jsonl import JsonlDecoder
 from tap_sendgrid_contacts.decode.lines import MAX_ROW_BYTES, iter_line_blocks
 from tap_sendgrid_contacts.decode.values import COERCION_ERRORS, PARSERS
 
@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 # So does glibc, until a program has freed a block as large as this one, which is never written to.
 if "jemalloc" in pa.supported_memory_backends():
     pa.set_memory_pool(pa.jemalloc_memory_pool())
-bytearray(31 * 1024 * 1024)
+bytes(31 * 1024 * 1024)
 
 ARROW_TYPES: dict[ColumnType, pa.DataType] = {
     "text": pa.string(),
@@ -80,9 +80,14 @@ def make_arrow_decoder(
 ) -> Decoder[pa.RecordBatch]:
     """Make the decoder of a file type; see `make_decoder`."""
     layout = ColumnLayout(columns, on_invalid_value, stamp or {})
-    if file_type == "json":
-        return ArrowJsonlDecoder(layout)
-    return ArrowCsvDecoder(layout)
+    if file_type == "csv":
+        return ArrowCsvDecoder(layout)
+    return JsonlDecoder(
+        layout,
+        RecordBatchBuilder(layout).build_rows,
+        dates_as_text=True,
+        block_bytes=_JSON_BLOCK_BYTES,
+    )
 
 
 class RecordBatchBuilder:
@@ -178,52 +183,6 @@ class RecordBatchBuilder:
                 name,
             )
         return doubles
-
-
-class ArrowJsonlDecoder:
-    """Decodes JSON with `JsonlDecoder`, but leaves dates to Arrow.
-
-    Args:
-        layout: The columns.
-    """
-
-    def __init__(self, layout: ColumnLayout) -> None:
-        self._layout = layout
-        self._builder = RecordBatchBuilder(layout)
-        self._decoder = JsonlDecoder[list["Row"]](
-            layout, list, {**STRICT_TYPES, "date": STRICT_TYPES["text"]}, _JSON_BLOCK_BYTES
-        )
-
-    def decode(self, part: BinaryIO, label: str) -> Iterator[pa.RecordBatch]:
-        """Decode a part; see `Decoder`."""
-        record = 0
-        for rows in self._decoder.decode(part, label):
-            try:
-                batch = self._builder.build_rows(rows)
-            except COERCION_ERRORS:
-                batch = self._builder.build_rows(
-                    [
-                        self._replace_invalid_dates(row, Location(part, label, record + i))
-                        for i, row in enumerate(rows, 1)
-                    ]
-                )
-            record += len(rows)
-            yield batch
-
-    def log_invalid_values(self) -> None:
-        """Warn of the number of invalid values in each column."""
-        self._decoder.log_invalid_values()
-
-    def _replace_invalid_dates(self, row: Row, location: Location) -> Row:
-        values = list(row)
-        for column, i in self._layout.positions.items():
-            if column.type == "date" and isinstance(value := row[i], str):
-                try:
-                    values[i] = PARSERS["date"](value)
-                except COERCION_ERRORS:
-                    self._layout.replace_invalid(column, location)
-                    values[i] = None
-        return tuple(values)
 
 
 class ArrowCsvDecoder:
@@ -361,7 +320,7 @@ def _parse_usual_dates(texts: pa.StringArray) -> pa.TimestampArray | None:
 
 
 def _parse_usual_numbers(texts: pa.StringArray) -> pa.DoubleArray | None:
-    """Parse numbers, unless doubles may be less exact than these, or Python's are others."""
+    """Parse numbers, unless doubles may be less exact, or Python would read others."""
     try:
         numbers = texts.cast(pa.float64())
     except pa.ArrowInvalid:

@@ -29,7 +29,7 @@ Contact = msgspec.Struct
 
 
 class ContactBlock(Protocol):
-    """Some contacts: a list of structs or, for columnar files, a record batch or its text."""
+    """Some contacts: a list of structs or, for columnar files, a record batch."""
 
     def __len__(self) -> int:
         """Return the number of contacts."""

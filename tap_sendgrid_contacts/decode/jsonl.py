@@ -31,7 +31,7 @@ from tap_sendgrid_contacts.decode.values import (
 from tap_sendgrid_contacts.schema import FORBIDDEN_NAME_CHARS, PRIMARY_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from tap_sendgrid_contacts.decode.contact import ColumnLayout, Row
     from tap_sendgrid_contacts.decode.values import Value
@@ -39,15 +39,13 @@ if TYPE_CHECKING:
 
 _MAX_OBSERVED_NAMES = 1000
 
-STRICT_TYPES: dict[ColumnType, Any] = {
+# The types whose values need no more than decoding, and the types that accept any form.
+_STRICT_TYPES: dict[ColumnType, Any] = {
     "text": Text | None,
     "number": int | float | None,
     "date": AwareDatetime | None,
     "list": Texts | None,
 }
-"""The types of values in JSON that need no more than decoding."""
-
-# Those that accept any form.
 _LENIENT_TYPES: dict[ColumnType, Any] = {
     "text": str | None,
     "number": Any,
@@ -60,7 +58,7 @@ _FieldName = tuple[bool, str]
 
 
 @dataclass(frozen=True)
-class Location:
+class _Location:
     """A contact's place in a part; its line is counted only if it is shown."""
 
     part: BinaryIO
@@ -78,7 +76,9 @@ class Location:
                 if record == self.record:
                     self.part.seek(position)
                     return f"{self.label}, line {line}"
-        raise AssertionError(self.record)
+        # There are lines of several objects, or objects of several lines.
+        self.part.seek(position)
+        return self.label
 
     def _rewound(self) -> BinaryIO:
         self.part.seek(0)
@@ -96,7 +96,8 @@ class JsonlDecoder(Generic[ContactsT]):
     Args:
         layout: The columns.
         make_block: Makes contacts of their values.
-        types: `STRICT_TYPES`, or with text for dates, to leave their parsing to others.
+        dates_as_text: Whether values may have the text of a date, which `make_block` parses. If
+            that raises one of `COERCION_ERRORS`, dates are parsed here from then on.
         block_bytes: Approximate size of a block of lines; that of `iter_line_blocks` if None.
     """
 
@@ -104,19 +105,20 @@ class JsonlDecoder(Generic[ContactsT]):
         self,
         layout: ColumnLayout,
         make_block: Callable[[list[Row]], ContactsT],
-        types: Mapping[ColumnType, Any] = STRICT_TYPES,
+        *,
+        dates_as_text: bool = False,
         block_bytes: int | None = None,
     ) -> None:
         self._layout = layout
         self._make_block = make_block
-        self._types = types
+        self._dates_as_text = dates_as_text
         self._block_bytes = block_bytes
         # Fields of the struct, by their name in the file; None where there is no column.
         self._names: dict[_FieldName, Column | None] = {
             (column.is_custom, column.field): column for column in layout.by_field.values()
         }
         self._observed_names: set[_FieldName] = set()
-        # Columns with values that `STRICT_TYPES` rejects.
+        # Columns with values that `_STRICT_TYPES` rejects.
         self._lenient_columns: set[Column] = set()
         self._build_decoder()
 
@@ -124,10 +126,16 @@ class JsonlDecoder(Generic[ContactsT]):
         """Decode a part; see `Decoder`."""
         record = 0
         for block in iter_line_blocks(part, label, self._block_bytes):
-            rows = self._decode_block(block)
-            if rows is None:
-                rows = list(self._decode_lines(block, part, label, record))
-            yield self._make_block(rows)
+            rows = self._decode_rows(block, part, label, record)
+            try:
+                contacts = self._make_block(rows)
+            except COERCION_ERRORS:
+                if not self._dates_as_text:
+                    raise
+                self._dates_as_text = False
+                self._build_decoder()
+                contacts = self._make_block(self._decode_rows(block, part, label, record))
+            yield contacts
             record += len(rows)
 
     def log_invalid_values(self) -> None:
@@ -140,7 +148,8 @@ class JsonlDecoder(Generic[ContactsT]):
         self._date_indexes = [
             self._layout.positions[column]
             for column in selected
-            if self._types[column.type] == STRICT_TYPES["date"]
+            if column.type == "date"
+            and not self._dates_as_text
             and column not in self._lenient_columns
         ]
         try:
@@ -182,8 +191,13 @@ class JsonlDecoder(Generic[ContactsT]):
     def _annotation(self, column: Column) -> Any:  # noqa: ANN401 - a type expression
         if column.name == PRIMARY_KEY:
             return Text
-        types = _LENIENT_TYPES if column in self._lenient_columns else self._types
-        return types[column.type]
+        if column in self._lenient_columns:
+            return _LENIENT_TYPES[column.type]
+        return self._strict_type(column.type)
+
+    def _strict_type(self, column_type: ColumnType) -> Any:  # noqa: ANN401 - a type expression
+        is_text = column_type == "date" and self._dates_as_text
+        return _STRICT_TYPES["text" if is_text else column_type]
 
     def _add_field_name(self, field_name: _FieldName) -> None:
         """Add a name to the struct: a column's in another case, or one without column."""
@@ -199,6 +213,10 @@ class JsonlDecoder(Generic[ContactsT]):
             self._names = {key: known for key, known in self._names.items() if known != column}
         if not FORBIDDEN_NAME_CHARS.search(name):
             self._names[field_name] = column
+
+    def _decode_rows(self, block: bytes, part: BinaryIO, label: str, record: int) -> list[Row]:
+        rows = self._decode_block(block)
+        return list(self._decode_lines(block, part, label, record)) if rows is None else rows
 
     def _decode_block(self, block: bytes) -> list[Row] | None:
         # The test for one byte makes the other one rare.
@@ -234,11 +252,11 @@ class JsonlDecoder(Generic[ContactsT]):
             rows = self._decode_block(line)
             record += 1
             if rows is None:
-                yield self._decode_line(line, Location(part, label, record))
+                yield self._decode_line(line, _Location(part, label, record))
             else:
                 yield from rows
 
-    def _decode_line(self, line: bytes, location: Location) -> Row:
+    def _decode_line(self, line: bytes, location: _Location) -> Row:
         values: dict[Column, Value] = {}
         adapted = len(self._observed_names) + len(self._lenient_columns)
         for is_custom, name, value in _iter_fields(line, location):
@@ -255,14 +273,14 @@ class JsonlDecoder(Generic[ContactsT]):
                 self._layout.replace_invalid(column, location)
                 values[column] = None
                 continue
-            if not _is_of_type(self._types[column.type], value):
+            if not _is_of_type(self._strict_type(column.type), value):
                 self._lenient_columns.add(column)
         if len(self._observed_names) + len(self._lenient_columns) > adapted:
             self._build_decoder()
         return self._layout.make_row([values.get(each) for each in self._layout.selected], location)
 
 
-def _iter_fields(line: bytes, location: Location) -> Iterator[tuple[bool, str, object]]:
+def _iter_fields(line: bytes, location: _Location) -> Iterator[tuple[bool, str, object]]:
     """Yield for each field of a contact whether it is custom, its name and its value."""
     try:
         # The bytes may contain surrogates too; lone ones are dropped with the text's others.

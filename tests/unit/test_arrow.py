@@ -403,6 +403,33 @@ def test_invalid_date_of_json_is_found_among_others(
     assert "column custom_since: invalid date value" in caplog.text
 
 
+@pytest.mark.parametrize("on_invalid_value", ["fail", "null"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"contact_id":"a"} {"contact_id":"b","created_at":"bad"}\n',
+        b'{"contact_id":"a"} {"contact_id":"a"}\n{"contact_id":"b","created_at":"bad"}\n',
+        b'{"contact_id":"a"}{"contact_id":"b"}\n\n{\n"contact_id":"c","created_at":"bad"}\n',
+    ],
+)
+def test_objects_that_are_not_lines_are_read_as_by_the_other_decoder(
+    data: bytes, on_invalid_value: OnInvalidValue
+) -> None:
+    decoder = make_decoder("json", COLUMNS, on_invalid_value)
+    error = contacts = None
+    try:
+        blocks = decoder.decode(io.BytesIO(data), LABEL)
+        contacts = [astuple(contact)[0] for block in blocks for contact in block]
+    except DataError as raised:
+        error = str(raised)
+    try:
+        rows = rows_of(batches_of("json", data, on_invalid_value=on_invalid_value))
+    except DataError as raised:
+        assert str(raised) == error  # noqa: PT017 - it need not be raised
+    else:
+        assert [row[0] for row in rows] == contacts
+
+
 # --- types ----------------------------------------------------------------------------------
 
 
