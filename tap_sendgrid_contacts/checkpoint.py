@@ -333,8 +333,12 @@ def save_column_types(state: MutableMapping[str, Any], columns: Iterable[Column]
         state[COLUMNS_KEY] = types
 
 
-class _StreamState(msgspec.Struct):
-    partitions: list[dict[str, Any]] | None = None
+class _PartitionState(msgspec.Struct):
+    progress_markers: dict[str, Any] = {}
+
+
+class _StreamState(_PartitionState):
+    partitions: list[_PartitionState] = []
 
 
 class _State(msgspec.Struct):

@@ -162,6 +162,8 @@ def test_file_without_json_object(tap: Tap, tmp_path: Path, option: str, content
         ({"bookmarks": 5}, "$.bookmarks"),
         ({"bookmarks": {"contacts": "very-secret"}}, "$.bookmarks[...]"),
         ({"bookmarks": {"contacts": {"partitions": 5}}}, "$.bookmarks[...].partitions"),
+        ({"bookmarks": {"contacts": {"partitions": None}}}, "$.bookmarks[...].partitions"),
+        ({"bookmarks": {"x": {"progress_markers": 5}}}, "$.bookmarks[...].progress_markers"),
         ({"bookmarks": {"contacts": {"partitions": [5]}}}, "$.bookmarks[...].partitions[0]"),
     ],
 )
