@@ -98,5 +98,5 @@ class _BatchWriter:
 
 
 def _concat(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
-    # A single one would be copied.
+    # `concat_batches` would copy a single one too.
     return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
