@@ -380,6 +380,13 @@ def test_invalid_value_becomes_null(file_type: str, caplog: pytest.LogCaptureFix
     assert "invalid number value" in caplog.text
 
 
+def test_usual_dates_of_json_are_parsed_by_arrow() -> None:
+    data = json_lines({"contact_id": "a", "created_at": "2020-01-02T03:04:05Z"})
+    with patch.object(arrow, "_parse_usual_dates", wraps=arrow._parse_usual_dates) as parse:  # noqa: SLF001
+        assert rows_of(batches_of("json", data)) == expected("json", data)
+    assert parse.call_count == 1
+
+
 @pytest.mark.parametrize("other", ["2020-01-02T04:04:05+01:00", 1577934245])
 @pytest.mark.parametrize("date", ["2020-02-30T00:00:00Z", "yesterday", "2020-01-02T03:04:05ZZ"])
 def test_invalid_date_of_json_is_found_among_others(
@@ -428,6 +435,12 @@ def test_objects_that_are_not_lines_are_read_as_by_the_other_decoder(
         assert str(raised) == error  # noqa: PT017 - it need not be raised
     else:
         assert [row[0] for row in rows] == contacts
+
+
+def test_error_names_the_part_alone_if_lines_are_not_contacts() -> None:
+    data = b'{"contact_id":"a"} {"contact_id":"b"}\n{"contact_id":"c","created_at":"bad"}\n'
+    with blocks_of(1), pytest.raises(DataError, match=f"^{LABEL}, column created_at: invalid date"):
+        batches_of("json", data)
 
 
 # --- types ----------------------------------------------------------------------------------
