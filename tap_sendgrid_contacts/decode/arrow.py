@@ -216,12 +216,10 @@ class ArrowCsvDecoder:
             cells, is_unambiguous = (None, False) if pending else _read_cells(rows, len(header))
             if not is_unambiguous:
                 rows, pending = _split_rows(pending, rows)
-                if len(pending) > MAX_ROW_BYTES:
-                    raise DataError(f"{label}: row longer than {MAX_ROW_BYTES} bytes")
                 cells, is_unambiguous = _read_cells(rows, len(header))
-            if not is_unambiguous:
+            if not is_unambiguous or len(pending) > MAX_ROW_BYTES:
                 # Where its rows end is uncertain, so all that follows is read row by row.
-                rest = chain([rows + pending], blocks)
+                rest = chain(io.BytesIO(rows + pending), blocks)
                 yield from self._decoder.decode_lines(rest, label, header, lines_before)
                 return
             batch = self._parse_cells(cells, cell_indexes) if cells else None

@@ -342,10 +342,24 @@ def test_row_without_end_is_an_error_before_it_fills_the_memory() -> None:
     data = csv_rows(HEADER, ["a", "", "1", ""]) + b'"b","' + b"x\n" * 100
     with (
         patch.object(arrow, "MAX_ROW_BYTES", 100),
+        patch(f"{CsvDecoder.__module__}.MAX_ROW_BYTES", 120),
         blocks_of(10),
-        pytest.raises(DataError, match=f"^{LABEL}: row longer than 100 bytes"),
+        pytest.raises(DataError, match=f"^{LABEL}: row longer than 120 characters"),
     ):
         batches_of("csv", data)
+
+
+def test_stray_quote_does_not_make_a_row_of_all_that_follows() -> None:
+    data = csv_rows(HEADER, ["a", "", "1", ""]) + b'"b",5" pipe,2,\n'
+    data += csv_rows(HEADER, *([str(i), "x", "3", ""] for i in range(50))).partition(b"\n")[2]
+    with (
+        patch.object(arrow, "MAX_ROW_BYTES", 100),
+        patch(f"{CsvDecoder.__module__}.MAX_ROW_BYTES", 100),
+        blocks_of(40),
+    ):
+        rows = rows_of(batches_of("csv", data))
+    assert rows == expected("csv", data)
+    assert len(rows) == 52
 
 
 # --- errors ---------------------------------------------------------------------------------
