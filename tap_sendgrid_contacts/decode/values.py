@@ -47,22 +47,10 @@ def _require_finite(number: float) -> float:
     return number
 
 
-_TEXTS = msgspec.json.Decoder(list[str])
-
-
 def _parse_list(text: str) -> list[str] | None:
     # How CSV writes several addresses in one cell is not documented.
-    items = _parse_json_list(text) if text.startswith("[") else re.split(r"[,;\s]+", text)
+    items = json.loads(text) if text.startswith("[") else re.split(r"[,;\s]+", text)
     return [clean for item in items if (clean := _sanitize_text(item))] or None
-
-
-def _parse_json_list(text: str) -> list[object]:
-    try:
-        return list(_TEXTS.decode(text))
-    except msgspec.MsgspecError:
-        # `json` also accepts lone surrogates.
-        items: list[object] = json.loads(text)
-        return items
 
 
 def _sanitize_text(value: object) -> str | None:
