@@ -11,13 +11,11 @@ from statistics import median
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import yaml
-
 from benchmarks.bench import Mode, Workload, check_count
 from benchmarks.chart import Bar, Panel
-from benchmarks.checkout import CURRENT
 from benchmarks.measure import Program, Result, format_range, interleave, read_cpu, run_program
 from benchmarks.report import print_table
+from tests.targets.meltano import read_loaders
 from tests.targets.targets import (
     Database,
     DuckDb,
@@ -168,9 +166,7 @@ def _read_server_cpu(database: Database) -> float:
 
 def _shipped_settings(target: type[Database]) -> dict[str, Any]:
     """Return the settings of a target in meltano.yml."""
-    project = yaml.safe_load((CURRENT.root / "meltano.yml").read_text())
-    loaders = {loader["name"]: loader for loader in project["plugins"]["loaders"]}
-    settings = loaders[target.command]["settings"]
+    settings = read_loaders()[target.command]["settings"]
     return {each["name"]: each["value"] for each in settings if "value" in each}
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from tests.targets.targets import MELTANO, tool_venv
+from tests.targets.targets import MELTANO, ROOT, tool_venv
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,6 +35,12 @@ def read_yaml(file: Path) -> dict[str, Any]:
 def read_definition(file: Path) -> dict[str, Any]:
     """Return a plugin definition as a project has it."""
     return {key: value for key, value in read_yaml(file).items() if key not in _HUB_FIELDS}
+
+
+def read_loaders() -> dict[str, dict[str, Any]]:
+    """Return the loaders of this repository's meltano.yml, by name."""
+    loaders = read_yaml(ROOT / "meltano.yml")["plugins"]["loaders"]
+    return {loader["name"]: loader for loader in loaders}
 
 
 class Meltano:

@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 
 from tap_sendgrid_contacts.tap import TapSendGridContacts
 from tests.harness import run_in_process
-from tests.targets.meltano import NAME, read_definition, read_yaml
+from tests.targets.meltano import NAME, read_definition, read_loaders, read_yaml
 from tests.targets.targets import (
     MELTANO,
     ROOT,
@@ -118,9 +118,8 @@ def test_project_needs_no_hub_and_sends_no_telemetry() -> None:
 
 
 def test_loaders_are_those_that_are_tested() -> None:
-    loaders = {loader["name"]: loader for loader in PROJECT["plugins"]["loaders"]}
     tested: list[type[Target]] = [Jsonl, Csv, DuckDb, Postgres]
-    assert {name: loader["pip_url"] for name, loader in loaders.items()} == {
+    assert {name: loader["pip_url"] for name, loader in read_loaders().items()} == {
         target.command: " ".join(target.requirements) for target in tested
     }
 
@@ -132,8 +131,7 @@ def test_settings_of_loaders_are_those_of_the_targets(target: type[Target]) -> N
     # A target ignores settings that it does not know.
     program = tool_venv(*target.requirements) / target.command
     about = json.loads(pipe_to([program, "--about", "--format=json"], b""))
-    loaders = {loader["name"]: loader for loader in PROJECT["plugins"]["loaders"]}
-    names = {setting["name"] for setting in loaders[target.command]["settings"]}
+    names = {setting["name"] for setting in read_loaders()[target.command]["settings"]}
     assert names <= about["settings"]["properties"].keys()
 
 
