@@ -30,7 +30,7 @@ def compare_checkouts(bench: Bench, workloads: Mapping[str, Workload], baseline:
         try:
             baseline_program = bench.tap(workload, baseline)
         except RuntimeError:
-            rows.append((name, "not supported", *("",) * 6))
+            rows.append((name, "fails", *("",) * 6))
             continue
         results = bench.measure(
             {f"{name} (current)": program, f"{name} (baseline)": baseline_program}
