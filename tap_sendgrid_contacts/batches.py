@@ -75,7 +75,7 @@ def validate_batch_config(config: BatchConfig) -> None:
     except (ImportError, ValueError) as error:
         raise ConfigurationError(f"batch_config.storage.root: {error}") from error
     if not root.rpartition("://")[2]:
-        # Of `file://`, it would be the working directory.
+        # `file://` would mean the working directory.
         raise ConfigurationError("batch_config.storage.root must name a folder or a bucket")
     if encoding.format == "arrow" and not _is_local(root):
         raise ConfigurationError("batch_config.storage.root must be a local folder for arrow")

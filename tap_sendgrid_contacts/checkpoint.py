@@ -346,7 +346,7 @@ class _State(msgspec.Struct):
 
 
 def validate_state(state: dict[str, Any]) -> None:
-    """Raise `ConfigurationError` for a state that the SDK would not survive."""
+    """Raise `ConfigurationError` for a state on which the SDK would fail with a bare exception."""
     try:
         msgspec.convert(state, _State)
     except msgspec.ValidationError as error:

@@ -19,7 +19,7 @@ _UNIQUE_COLUMNS = {
     *("anonymous_id", "whatsapp", "line", "facebook"),
 }
 
-# Size of a row group of Parquet, and of a batch in an Arrow file, at least: large for readers,
+# Minimum sizes of a row group in a Parquet file and of a batch in an Arrow file: large for readers,
 # small for the memory.
 _ROW_GROUP_BYTES = 16 * 1024 * 1024
 _BATCH_BYTES = 1024 * 1024
@@ -57,7 +57,7 @@ def _open(open_sink: Callable[[pa.Schema], Any], group_bytes: int) -> Iterator[W
 
     Args:
         open_sink: Opens pyarrow's writer of the format.
-        group_bytes: Size of the groups that batches are written in.
+        group_bytes: Minimum size of the groups that batches are written in.
 
     Yields:
         A function that writes a batch.

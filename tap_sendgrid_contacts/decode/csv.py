@@ -272,7 +272,7 @@ def _parse_usual_numbers(texts: list[str]) -> list[int | float] | None:
 
 def _parse_usual_lists(texts: list[str]) -> list[list[str]] | None:
     lines = "\n".join(texts)
-    # Other texts are not JSON, but may contain it; NUL is to be dropped.
+    # A text that does not start with a bracket is not parsed as JSON; NUL is to be dropped.
     if not all(text.startswith("[") for text in texts) or "\\u0000" in lines:
         return None
     lists = _LISTS.decode_lines(lines)
