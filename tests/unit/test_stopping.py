@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tap_sendgrid_contacts import stopping
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@pytest.fixture(autouse=True)
+def _no_signal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(stopping, "_noted", None)
+    yield
+    monkeypatch.setattr(stopping, "_noted", None)
+
+
+def test_only_the_first_signal_counts() -> None:
+    stopping.check()
+    stopping.note(signal.SIGINT)
+    stopping.note(signal.SIGTERM)
+    with pytest.raises(stopping.Stopped, match="SIGINT") as stopped:
+        stopping.check()
+    assert stopped.value.exit_code == 130
+
+
+@pytest.mark.parametrize(
+    "wait", [lambda: stopping.sleep(60), lambda: stopping.run(lambda: time.sleep(1))]
+)
+def test_waits_end_when_a_signal_is_noted(wait: Callable[[], None]) -> None:
+    timer = threading.Timer(0.05, stopping.note, [signal.SIGTERM])
+    timer.start()
+    with pytest.raises(stopping.Stopped):
+        wait()
+    timer.join()
+
+
+def test_run_returns_or_raises_what_the_function_does() -> None:
+    assert stopping.run(lambda: 42) == 42
+    with pytest.raises(ZeroDivisionError):
+        stopping.run(lambda: 1 // 0)
+
+
+_PROGRAM = """
+import logging, os, sys, time
+from tap_sendgrid_contacts import stopping
+stopping.GRACE_SECONDS = float(sys.argv[1])
+stopping.install()
+"""
+
+
+def _run(body: str, *signals: signal.Signals, grace: float = 10) -> tuple[int, str]:
+    """Run a program, signal it when it has printed a line, and return exit code and stderr."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM + body, str(grace)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        for each in signals:
+            process.send_signal(each)
+        return process.wait(), process.stderr.read()
+
+
+def test_a_process_that_writes_to_nobody_ends_after_the_grace_period() -> None:
+    body = "print(flush=True); sys.stdout.write(" " * (1 << 20))"
+    code, stderr = _run(body, signal.SIGTERM, signal.SIGINT, grace=0.2)
+    assert code == 128 + signal.SIGTERM
+    assert stderr == "Stopped by SIGTERM, 0 s later: the output is not being read\n"
+
+
+def test_signals_within_log_calls_are_honoured() -> None:
+    body = """
+logging.basicConfig(level=logging.DEBUG, stream=open(os.devnull, "w"))
+print(flush=True)
+try:
+    while True:
+        logging.debug("text")
+        stopping.check()
+except stopping.Stopped as stopped:
+    sys.exit(stopped.exit_code)
+"""
+    for _ in range(3):
+        code, stderr = _run(body, signal.SIGHUP)
+        assert (code, stderr) == (128 + signal.SIGHUP, "")
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    body = """
+print(flush=True)
+time.sleep(0.2)
+sys.exit(stopping.noted() is not None)
+"""
+    # As `nohup` does: the program that it runs inherits the disposition.
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert _run(body, signal.SIGHUP) == (0, "")
+    finally:
+        signal.signal(signal.SIGHUP, previous)
