@@ -74,7 +74,7 @@ def _run(body: str, *signals: signal.Signals, grace: float = 10) -> tuple[int, s
 
 
 def test_a_process_that_writes_to_nobody_ends_after_the_grace_period() -> None:
-    body = "print(flush=True); sys.stdout.write('x' * (1 << 20))"
+    body = "print(flush=True); print('x' * (1 << 20), flush=True)"
     code, stderr = _run(body, signal.SIGINT, signal.SIGTERM, grace=0.2)
     assert code == 128 + signal.SIGINT
     assert stderr == "Stopped by SIGINT, 0 s later: the output is not being read\n"
