@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tap_sendgrid_contacts.sandbox.account import Account
+    from sendgrid_sandbox.account import Account
 
 RESERVED = (
     *("contact_id", "email", "first_name", "last_name", "unique_name", "phone_number"),

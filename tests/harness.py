@@ -30,12 +30,12 @@ import backoff._sync
 import click
 import pytest
 
+from sendgrid_sandbox import server
+from sendgrid_sandbox.cli import sandbox_options
+from sendgrid_sandbox.faults import BY_NAME, Faults
 from tap_sendgrid_contacts import cli, progress
 from tap_sendgrid_contacts.api import export
 from tap_sendgrid_contacts.api.http import RetryPolicy
-from tap_sendgrid_contacts.sandbox import server
-from tap_sendgrid_contacts.sandbox.cli import sandbox_options
-from tap_sendgrid_contacts.sandbox.faults import BY_NAME, Faults
 from tap_sendgrid_contacts.tap import TapSendGridContacts
 from tests.openapi.judge import Exchange, find_violations, make_recorder
 
@@ -43,11 +43,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tap_sendgrid_contacts.sandbox.account import Account
-    from tap_sendgrid_contacts.sandbox.server import Settings
+    from sendgrid_sandbox.account import Account
+    from sendgrid_sandbox.server import Settings
 
 TAP = [sys.executable, "-m", "tap_sendgrid_contacts"]
-SANDBOX = [sys.executable, "-m", "tap_sendgrid_contacts.sandbox"]
+SANDBOX = [sys.executable, "-m", "sendgrid_sandbox"]
 
 # 64 KiB, but for what does not fill a page.
 _FULL_PIPE = 60 * 1024

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-SANDBOX = [sys.executable, "-m", "tap_sendgrid_contacts.sandbox"]
+SANDBOX = [sys.executable, "-m", "sendgrid_sandbox"]
 EXPORTS = "/v3/marketing/contacts/exports"
 TIMEOUT = 20
 

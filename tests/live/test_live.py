@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import click
 import pytest
 
-from tap_sendgrid_contacts.sandbox import cli
-from tap_sendgrid_contacts.sandbox.account import Account
-from tap_sendgrid_contacts.sandbox.encoders import UNDEFINED_FIELD
+from sendgrid_sandbox import cli
+from sendgrid_sandbox.account import Account
+from sendgrid_sandbox.encoders import UNDEFINED_FIELD
 from tests.harness import run_sandbox
 from tests.live import probe
 from tests.live.__main__ import ask_account, main

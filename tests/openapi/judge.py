@@ -22,14 +22,14 @@ from openapi_core.validation.request.exceptions import InvalidParameter
 from openapi_core.validation.schemas.exceptions import InvalidSchemaValue
 from typing_extensions import override
 
-from tap_sendgrid_contacts.sandbox.api import Api
-from tap_sendgrid_contacts.sandbox.responses import IS_CLOSED
+from sendgrid_sandbox.api import Api
+from sendgrid_sandbox.responses import IS_CLOSED
 from tests.openapi.excerpt import FOLDER, OPERATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
-    from tap_sendgrid_contacts.sandbox.responses import Handler
+    from sendgrid_sandbox.responses import Handler
 
 # The sandbox has it for the check of a real account; the tap does not use it.
 _NOT_JUDGED = "/v3/scopes"

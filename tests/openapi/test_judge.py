@@ -9,9 +9,9 @@ import pytest
 import requests
 from aiohttp import web
 
+from sendgrid_sandbox.account import Account
+from sendgrid_sandbox.api import Api
 from tap_sendgrid_contacts.api.client import SendGridClient
-from tap_sendgrid_contacts.sandbox.account import Account
-from tap_sendgrid_contacts.sandbox.api import Api
 from tests.harness import Tap, run_sandbox
 from tests.openapi.excerpt import OPERATIONS
 from tests.openapi.judge import AMENDMENTS, EXEMPTIONS, Exchange, find_violations

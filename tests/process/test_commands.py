@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tap_sendgrid_contacts.sandbox.account import Account
+from sendgrid_sandbox.account import Account
 from tests.expected import expected
 from tests.harness import SANDBOX, TAP, both_file_types, complete_state, run_in_process
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pytest
 
-from tap_sendgrid_contacts.sandbox.account import Account
-from tap_sendgrid_contacts.sandbox.faults import BY_NAME, FAULTS
+from sendgrid_sandbox.account import Account
+from sendgrid_sandbox.faults import BY_NAME, FAULTS
 from tests.expected import expected
 from tests.harness import both_file_types, checkpoint_of
 

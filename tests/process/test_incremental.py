@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tap_sendgrid_contacts.sandbox.account import Account
+from sendgrid_sandbox.account import Account
 from tests.harness import both_file_types, incremental
 
 if TYPE_CHECKING:

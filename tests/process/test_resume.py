@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sendgrid_sandbox.account import Account
 from tap_sendgrid_contacts import checkpoint
 from tap_sendgrid_contacts.checkpoint import STATE_INTERVAL
-from tap_sendgrid_contacts.sandbox.account import Account
 from tests.harness import (
     Sandbox,
     Tap,

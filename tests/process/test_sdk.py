@@ -8,8 +8,8 @@ from unittest import mock
 import pytest
 from singer_sdk.testing import SuiteConfig, get_tap_test_class
 
+from sendgrid_sandbox.account import Account
 from tap_sendgrid_contacts.api.client import FieldDefinition, SendGridClient
-from tap_sendgrid_contacts.sandbox.account import Account
 from tap_sendgrid_contacts.tap import TapSendGridContacts
 from tests.harness import run_sandbox
 

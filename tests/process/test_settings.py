@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tap_sendgrid_contacts.sandbox.account import Account
+from sendgrid_sandbox.account import Account
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sendgrid_sandbox.account import Account
 from tap_sendgrid_contacts import checkpoint, sources
 from tap_sendgrid_contacts.api.http import ForbiddenError
-from tap_sendgrid_contacts.sandbox.account import Account
 from tests.expected import RESERVED, expected
 from tests.harness import both_file_types, deselect, incremental
 from tests.process.test_batches import batch_config, batches_of

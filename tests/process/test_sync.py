@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sendgrid_sandbox.account import Account
 from tap_sendgrid_contacts.checkpoint import STATE_INTERVAL
-from tap_sendgrid_contacts.sandbox.account import Account
 from tests.expected import RESERVED, expected
 from tests.harness import (
     Run,

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from tap_sendgrid_contacts.sandbox.account import Account
+from sendgrid_sandbox.account import Account
 from tap_sendgrid_contacts.tap import TapSendGridContacts
 from tests.harness import Run, Tap, run_sandbox
 from tests.targets.targets import CUSTOM_FIELDS, Row, expected_rows

@@ -28,7 +28,7 @@ from tests.expected import expected
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from tap_sendgrid_contacts.sandbox.account import Account
+    from sendgrid_sandbox.account import Account
 
 ColumnType = Literal["string", "number", "date", "array"]
 Value = str | Decimal | list[str] | None

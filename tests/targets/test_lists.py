@@ -8,7 +8,7 @@ from unittest import mock
 
 import pytest
 
-from tap_sendgrid_contacts.sandbox.account import Account
+from sendgrid_sandbox.account import Account
 from tap_sendgrid_contacts.tap import TapSendGridContacts
 from tests.harness import Tap, run_sandbox
 from tests.targets.targets import (
@@ -25,7 +25,7 @@ from tests.targets.targets import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tap_sendgrid_contacts.sandbox.account import Audience
+    from sendgrid_sandbox.account import Audience
     from tests.harness import Run
 
 Rows = dict[Any, Row]

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tap_sendgrid_contacts.sandbox.account import Account
+from sendgrid_sandbox.account import Account
 from tests.harness import Tap, complete_state, run_sandbox
 from tests.targets.meltano import NAME, Meltano
 from tests.targets.targets import (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from tap_sendgrid_contacts.sandbox.account import Account
+from sendgrid_sandbox.account import Account
 from tests.harness import Sandbox, Tap, complete_state, run_sandbox
 from tests.targets.meltano import NAME, Meltano, read_definition, read_yaml
 from tests.targets.targets import (

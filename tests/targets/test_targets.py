@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tap_sendgrid_contacts.sandbox import values as pool
-from tap_sendgrid_contacts.sandbox.account import Account
+from sendgrid_sandbox import values as pool
+from sendgrid_sandbox.account import Account
 from tests.expected import RESERVED
 from tests.harness import Tap, incremental, run_sandbox
 from tests.targets.days import CONTACTS, SIZE, Day
@@ -31,7 +31,7 @@ from tests.targets.targets import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tap_sendgrid_contacts.sandbox.fields import FieldChanges
+    from sendgrid_sandbox.fields import FieldChanges
     from tests.targets.days import Days
 
 # One database server for all of them.

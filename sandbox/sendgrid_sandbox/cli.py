@@ -14,14 +14,11 @@ from typing import Any
 
 import click
 
-try:
-    from tap_sendgrid_contacts.sandbox.account import Account
-    from tap_sendgrid_contacts.sandbox.encoders import FileFormat
-    from tap_sendgrid_contacts.sandbox.faults import BY_NAME, FAULTS, STAGE_TITLES
-    from tap_sendgrid_contacts.sandbox.fields import MAX_CUSTOM_FIELDS
-    from tap_sendgrid_contacts.sandbox.server import Settings, run_server
-except ModuleNotFoundError as error:
-    sys.exit(f"Missing dependency {error.name!r}: pip install 'tap-sendgrid-contacts[sandbox]'")
+from sendgrid_sandbox.account import Account
+from sendgrid_sandbox.encoders import FileFormat
+from sendgrid_sandbox.faults import BY_NAME, FAULTS, STAGE_TITLES
+from sendgrid_sandbox.fields import MAX_CUSTOM_FIELDS
+from sendgrid_sandbox.server import Settings, run_server
 
 _FAKE_API_KEY = "SG.sandbox-0000000000000.not-a-key-of-anyone-00000000000000000000000"
 _EXIT_COMMAND_NOT_FOUND, _EXIT_SIGNAL_BASE = 127, 128

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tap_sendgrid_contacts.sandbox.account import Account, Audience
+    from sendgrid_sandbox.account import Account, Audience
 
 EmptyArrays = Literal["ignore", "reject", "nobody"]  # GUESS: what SendGrid does is unknown
 

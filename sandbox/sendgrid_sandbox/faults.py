@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from tap_sendgrid_contacts.sandbox.responses import (
+from sendgrid_sandbox.responses import (
     after_processing,
     forbidden,
     hang,
@@ -27,7 +27,7 @@ from tap_sendgrid_contacts.sandbox.responses import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from tap_sendgrid_contacts.sandbox.responses import Action
+    from sendgrid_sandbox.responses import Action
 
 Stage = Literal[
     "api", "text", "get", "post", "fields", "status", "lookup", "export", "data", "part", "storage"

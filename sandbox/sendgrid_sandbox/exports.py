@@ -8,18 +8,18 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID, uuid4, uuid5
 
-from tap_sendgrid_contacts.sandbox.responses import CONTROL_CHARACTERS
+from sendgrid_sandbox.responses import CONTROL_CHARACTERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from yarl import URL
 
-    from tap_sendgrid_contacts.sandbox.account import Account, Audience
-    from tap_sendgrid_contacts.sandbox.faults import Faults
-    from tap_sendgrid_contacts.sandbox.files import ExportFiles, ExportWriter, Part
-    from tap_sendgrid_contacts.sandbox.spec import ExportSpec
-    from tap_sendgrid_contacts.sandbox.storage import Storage
+    from sendgrid_sandbox.account import Account, Audience
+    from sendgrid_sandbox.faults import Faults
+    from sendgrid_sandbox.files import ExportFiles, ExportWriter, Part
+    from sendgrid_sandbox.spec import ExportSpec
+    from sendgrid_sandbox.storage import Storage
 
 _USER_ID = "12345678"
 _FILE_LIFETIME = timedelta(hours=12)  # SEEN; not documented

@@ -10,15 +10,15 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from tap_sendgrid_contacts.sandbox.corruption import corrupt_gzip, corrupt_lines
-from tap_sendgrid_contacts.sandbox.encoders import CsvEncoder, JsonlEncoder
+from sendgrid_sandbox.corruption import corrupt_gzip, corrupt_lines
+from sendgrid_sandbox.encoders import CsvEncoder, JsonlEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tap_sendgrid_contacts.sandbox.account import Account
-    from tap_sendgrid_contacts.sandbox.encoders import FileFormat
-    from tap_sendgrid_contacts.sandbox.spec import ExportSpec
+    from sendgrid_sandbox.account import Account
+    from sendgrid_sandbox.encoders import FileFormat
+    from sendgrid_sandbox.spec import ExportSpec
 
 _LINES_PER_WRITE = 500
 _MB = 1_000_000

@@ -12,19 +12,19 @@ from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
-from tap_sendgrid_contacts.sandbox.contacts import (
+from sendgrid_sandbox.contacts import (
     Contact,
     add_edge_cases,
     make_custom_values,
     make_reserved_values,
     typical_value,
 )
-from tap_sendgrid_contacts.sandbox.fields import make_custom_fields
+from sendgrid_sandbox.fields import make_custom_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from tap_sendgrid_contacts.sandbox.fields import FieldChanges
+    from sendgrid_sandbox.fields import FieldChanges
 
 # Names and sample rates.
 _LISTS = (

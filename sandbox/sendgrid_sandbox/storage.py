@@ -16,11 +16,11 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
-from tap_sendgrid_contacts.sandbox.responses import BYTES_SENT, HANG_SECONDS, close_connection
+from sendgrid_sandbox.responses import BYTES_SENT, HANG_SECONDS, close_connection
 
 if TYPE_CHECKING:
-    from tap_sendgrid_contacts.sandbox.faults import Fault, Faults
-    from tap_sendgrid_contacts.sandbox.files import Part
+    from sendgrid_sandbox.faults import Fault, Faults
+    from sendgrid_sandbox.files import Part
 
 _CHUNK_SIZE = 1 << 18
 # GUESS: other clients of these files behave as if the header were x-gzip.

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from tap_sendgrid_contacts.sandbox.exports import format_time
-from tap_sendgrid_contacts.sandbox.fields import reserved_fields
-from tap_sendgrid_contacts.sandbox.responses import add_control_characters, error_response
-from tap_sendgrid_contacts.sandbox.spec import parse_export_spec
+from sendgrid_sandbox.exports import format_time
+from sendgrid_sandbox.fields import reserved_fields
+from sendgrid_sandbox.responses import add_control_characters, error_response
+from sendgrid_sandbox.spec import parse_export_spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tap_sendgrid_contacts.sandbox.account import Account
-    from tap_sendgrid_contacts.sandbox.exports import ExportJobs
-    from tap_sendgrid_contacts.sandbox.faults import Faults, Stage
-    from tap_sendgrid_contacts.sandbox.responses import Handler
-    from tap_sendgrid_contacts.sandbox.spec import EmptyArrays
+    from sendgrid_sandbox.account import Account
+    from sendgrid_sandbox.exports import ExportJobs
+    from sendgrid_sandbox.faults import Faults, Stage
+    from sendgrid_sandbox.responses import Handler
+    from sendgrid_sandbox.spec import EmptyArrays
 
 _MAX_PAGE_SIZE = 1000
 _OK = 200

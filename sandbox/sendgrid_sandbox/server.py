@@ -12,27 +12,27 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from tap_sendgrid_contacts.sandbox.api import Api
-from tap_sendgrid_contacts.sandbox.encoders import FileFormat
-from tap_sendgrid_contacts.sandbox.exports import ExportJobs
-from tap_sendgrid_contacts.sandbox.faults import Faults
-from tap_sendgrid_contacts.sandbox.files import ExportWriter
-from tap_sendgrid_contacts.sandbox.responses import (
+from sendgrid_sandbox.api import Api
+from sendgrid_sandbox.encoders import FileFormat
+from sendgrid_sandbox.exports import ExportJobs
+from sendgrid_sandbox.faults import Faults
+from sendgrid_sandbox.files import ExportWriter
+from sendgrid_sandbox.responses import (
     BYTES_SENT,
     IS_CLOSED,
     REDIRECT_ORIGIN,
     error_response,
 )
-from tap_sendgrid_contacts.sandbox.storage import Storage
+from sendgrid_sandbox.storage import Storage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
     from aiohttp.typedefs import Middleware
 
-    from tap_sendgrid_contacts.sandbox.account import Account
-    from tap_sendgrid_contacts.sandbox.responses import Handler
-    from tap_sendgrid_contacts.sandbox.spec import EmptyArrays
+    from sendgrid_sandbox.account import Account
+    from sendgrid_sandbox.responses import Handler
+    from sendgrid_sandbox.spec import EmptyArrays
 
 
 @dataclass(frozen=True)

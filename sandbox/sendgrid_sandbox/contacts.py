@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from tap_sendgrid_contacts.sandbox import values as pool
+from sendgrid_sandbox import values as pool
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tap_sendgrid_contacts.sandbox.fields import Field, FieldType
+    from sendgrid_sandbox.fields import Field, FieldType
 
 ReservedValues = dict[str, str | list[str] | datetime]
 CustomValues = dict[str, str | int | float | datetime]

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
-from tap_sendgrid_contacts.sandbox.formats import format_date, format_number, format_time
+from sendgrid_sandbox.formats import format_date, format_number, format_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tap_sendgrid_contacts.sandbox.contacts import Contact
-    from tap_sendgrid_contacts.sandbox.fields import Field
-    from tap_sendgrid_contacts.sandbox.formats import DateFormat, NumberFormat
+    from sendgrid_sandbox.contacts import Contact
+    from sendgrid_sandbox.fields import Field
+    from sendgrid_sandbox.formats import DateFormat, NumberFormat
 
 UNDEFINED_FIELD = "not_in_the_definitions"
 

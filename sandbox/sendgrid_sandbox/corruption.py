@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tap_sendgrid_contacts.sandbox.encoders import UNDEFINED_FIELD
+from sendgrid_sandbox.encoders import UNDEFINED_FIELD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tap_sendgrid_contacts.sandbox.contacts import Contact
-    from tap_sendgrid_contacts.sandbox.encoders import CsvEncoder, JsonlEncoder
-    from tap_sendgrid_contacts.sandbox.fields import Field
+    from sendgrid_sandbox.contacts import Contact
+    from sendgrid_sandbox.encoders import CsvEncoder, JsonlEncoder
+    from sendgrid_sandbox.fields import Field
 
 
 def corrupt_lines(
