@@ -20,6 +20,7 @@ from singer_sdk.plugin_base import JSONSchemaValidator
 
 from tap_sendgrid_contacts.api.urls import is_safe_url
 from tap_sendgrid_contacts.dates import parse_date
+from tap_sendgrid_contacts.settings import INSTEAD_OF
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -28,12 +29,23 @@ if TYPE_CHECKING:
 
 _FALSY = ("false", "0", "no", "off")
 
+# Similarity of names by difflib, 1 for equal ones: `list_id` and `list_ids` have 0.93, `file_size`
+# and `file_type` 0.67.
+_IS_MISSPELLED = 0.85
+_IS_SIMILAR = 0.6
+
+# Other names are not logged: an API key or a hash key may have been entered as a name.
+_MAX_NAME_LENGTH = 40
+_PLAUSIBLE_NAME = re.compile(rf"[A-Za-z_-]{{1,{_MAX_NAME_LENGTH}}}\d?")
+
 # What a value that breaks the schema's pattern or length should be.
 _EXPECTED = {
     "api_key": "is empty or has characters that no API key has; copy the key again",
     "list_ids": "is not a UUID. Run --test to list available ids",
     "segment_ids": "is empty. Run --test to list available ids",
     "on_behalf_of": "has characters that no subuser name has",
+    "hash_columns": "is empty",
+    "hash_key": "is empty",
 }
 
 
@@ -114,7 +126,7 @@ def normalize(config: Mapping[str, Any]) -> dict[str, Any]:
     often ends in a line break; ids may repeat.
     """
     normalized = {key: value for key, value in config.items() if value is not None}
-    for key in ("api_key", "api_url"):
+    for key in ("api_key", "api_url", "hash_key"):
         if isinstance(normalized.get(key), str):
             normalized[key] = normalized[key].strip()
     for key in ("list_ids", "segment_ids"):
@@ -123,7 +135,7 @@ def normalize(config: Mapping[str, Any]) -> dict[str, Any]:
             normalized[key] = list(dict.fromkeys(ids))
     if isinstance(normalized.get("batch_config"), dict):
         normalized["batch_config"] = _without_nulls(normalized["batch_config"])
-    for key in ("on_behalf_of", "batch_config"):
+    for key in ("on_behalf_of", "hash_key", "batch_config"):
         if key in normalized and not normalized[key]:
             del normalized[key]
     return normalized
@@ -142,12 +154,39 @@ def _without_nulls(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def unknown_settings(config: Mapping[str, Any], schema: dict[str, Any]) -> Iterator[str]:
-    """Yield a warning for each setting that the schema does not declare."""
-    declared = list(schema["properties"])
-    for key in config.keys() - declared:
-        suggestion = difflib.get_close_matches(key, declared, n=1, cutoff=0)[0]
-        yield f"Unknown setting {key[:100]!a} ignored; did you mean '{suggestion}'?"
+def find_misnamed(config: Mapping[str, Any], schema: dict[str, Any]) -> Iterator[str]:
+    """Yield an error for each setting that has almost the name of another, or no longer exists.
+
+    Ignored, a misspelled `list_ids` would export every contact.
+    """
+    for key in _undeclared(config, schema):
+        instead = INSTEAD_OF.get(_fold(key)) or _closest(key, schema, _IS_MISSPELLED)
+        if instead:
+            yield f"{key[:_MAX_NAME_LENGTH]!a} is not a setting; use {instead}"
+
+
+def find_unknown(config: Mapping[str, Any], schema: dict[str, Any]) -> Iterator[str]:
+    """Yield a warning for each other setting that the schema does not declare."""
+    for key in _undeclared(config, schema):
+        if not _PLAUSIBLE_NAME.fullmatch(key):
+            yield "Unknown setting ignored; its name is not shown, it may be a secret"
+            continue
+        closest = _closest(key, schema, _IS_SIMILAR)
+        hint = f"; did you mean {closest}?" if closest else ""
+        yield f"Unknown setting '{key}' ignored{hint}"
+
+
+def _undeclared(config: Mapping[str, Any], schema: dict[str, Any]) -> list[str]:
+    return sorted(config.keys() - schema["properties"].keys())
+
+
+def _closest(key: str, schema: dict[str, Any], similarity: float) -> str | None:
+    matches = difflib.get_close_matches(_fold(key), schema["properties"], n=1, cutoff=similarity)
+    return matches[0] if matches else None
+
+
+def _fold(key: str) -> str:
+    return key.lower().replace("-", "_")
 
 
 def validate(config: dict[str, Any], schema: dict[str, Any], stream_name: str) -> list[str]:
@@ -172,6 +211,8 @@ def _validate_values(config: dict[str, Any], stream_name: str) -> Iterator[str]:
         yield "api_url must not have a query, a fragment or blanks"
     if "start_date" in config and not _is_valid_date(config["start_date"]):
         yield "start_date is not a valid date; write it as 2024-01-31T00:00:00Z"
+    if config["hash_columns"] and "hash_key" not in config:
+        yield "hash_columns requires hash_key"
     if config.get("flattening_enabled") and "flattening_max_depth" not in config:
         yield "flattening_enabled requires flattening_max_depth"
     stream_maps = config.get("stream_maps", {})
@@ -202,6 +243,7 @@ def _format_validation_error(error: ValidationError) -> str:
         "type": f"must be of type {expected}",
         "enum": f"must be one of {expected}",
         "minimum": f"must be at least {expected}",
+        "maximum": f"must be at most {expected}",
         "pattern": _EXPECTED.get(str(next(iter(error.path), "")), "is not valid"),
     }
     return f"{path} {messages.get(str(error.validator), f'is not valid ({error.validator})')}"

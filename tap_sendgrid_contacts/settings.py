@@ -9,6 +9,20 @@ from singer_sdk import typing as th
 _UUID_PATTERN = r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
 _VISIBLE_ASCII_PATTERN = r"^[!-~]+$"
 
+# Maxima, so that no number is beyond what sockets, timers and SendGrid accept.
+_HOUR = 3600
+_DAY = 24 * _HOUR
+_MAX_FILE_SIZE_MB = 1_000_000
+_MAX_BATCH_SIZE = 100_000_000
+
+# Names that are not settings, and what to use: of an earlier version, or easily mistaken for one.
+INSTEAD_OF = {
+    "allow_empty_export": "max_shrink_percent (100 always lets ACTIVATE_VERSION through)",
+    "list": "list_ids",
+    "lists": "list_ids",
+    "segment": "segment_ids",
+    "segments": "segment_ids",
+}
 
 SETTINGS_SCHEMA: dict[str, Any] = th.PropertiesList(
     th.Property(
@@ -52,7 +66,7 @@ SETTINGS_SCHEMA: dict[str, Any] = th.PropertiesList(
     ),
     th.Property(
         "max_file_size",
-        th.IntegerType(minimum=1),
+        th.IntegerType(minimum=1, maximum=_MAX_FILE_SIZE_MB),
         title="Max file size (MB)",
         description="Maximum size of one part in MB. SendGrid splits a larger export into "
         "several parts.",
@@ -80,7 +94,7 @@ SETTINGS_SCHEMA: dict[str, Any] = th.PropertiesList(
     ),
     th.Property(
         "poll_interval",
-        th.IntegerType(minimum=1),
+        th.IntegerType(minimum=1, maximum=_HOUR),
         default=2,
         title="Poll interval",
         description="Seconds between the first and the second status check. Later waits grow "
@@ -88,7 +102,7 @@ SETTINGS_SCHEMA: dict[str, Any] = th.PropertiesList(
     ),
     th.Property(
         "poll_timeout",
-        th.IntegerType(minimum=1),
+        th.IntegerType(minimum=1, maximum=7 * _DAY),
         default=3600,
         title="Poll timeout",
         description="Maximum seconds to wait for an export in one run, retries included. The "
@@ -96,7 +110,7 @@ SETTINGS_SCHEMA: dict[str, Any] = th.PropertiesList(
     ),
     th.Property(
         "request_timeout",
-        th.IntegerType(minimum=1),
+        th.IntegerType(minimum=1, maximum=_DAY),
         default=300,
         title="Request timeout",
         description="Connect and read timeout of each request in seconds.",
@@ -110,12 +124,29 @@ SETTINGS_SCHEMA: dict[str, Any] = th.PropertiesList(
         "contact_count.",
     ),
     th.Property(
-        "allow_empty_export",
-        th.BooleanType,
-        default=False,
-        title="Allow empty export",
-        description="Emit ACTIVATE_VERSION after an export of 0 contacts too, which deletes "
-        "every row.",
+        "max_shrink_percent",
+        th.IntegerType(minimum=0, maximum=100),
+        default=50,
+        title="Max shrink (percent)",
+        description="Withhold ACTIVATE_VERSION if the export has fewer contacts than the last "
+        "complete one by more than this percentage or, without an earlier one, if it has none. "
+        "100 always lets it through.",
+    ),
+    th.Property(
+        "hash_columns",
+        th.ArrayType(th.StringType(pattern=r"\S")),
+        default=[],
+        title="Hash columns",
+        description="Columns (text, or list of texts) whose values are replaced by the hex "
+        "HMAC-SHA-256 under hash_key before anything is written. The key columns cannot be "
+        "hashed.",
+    ),
+    th.Property(
+        "hash_key",
+        th.StringType(pattern=r"\S"),
+        secret=True,
+        title="Hash key",
+        description="Key of the hashes; required with hash_columns.",
     ),
     th.Property(
         "on_invalid_value",
@@ -167,7 +198,7 @@ SETTINGS_SCHEMA: dict[str, Any] = th.PropertiesList(
                 ),
                 required=True,
             ),
-            th.Property("batch_size", th.IntegerType(minimum=1)),
+            th.Property("batch_size", th.IntegerType(minimum=1, maximum=_MAX_BATCH_SIZE)),
         ),
         title="Batch configuration",
         description="Write contacts to files and emit BATCH messages: encoding (format jsonl, "

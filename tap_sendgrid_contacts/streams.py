@@ -304,7 +304,7 @@ class ContactsStream(Stream):
             poll_interval=self.config["poll_interval"],
             poll_budget=PollBudget(self.config["poll_timeout"]),
             allow_count_mismatch=self.config["allow_count_mismatch"],
-            allow_empty=self.config["allow_empty_export"],
+            allow_empty=self.config["max_shrink_percent"] == 100,  # noqa: PLR2004 - percent
             version=version,
         )
         return [

@@ -236,7 +236,7 @@ class ExportSync(Generic[ContactsT]):
         if expected == 0 and not self._options.allow_empty:
             return (
                 "the export has 0 contacts, so every row would be deleted. If that is right, set "
-                "allow_empty_export"
+                "max_shrink_percent to 100"
             )
         return None
 

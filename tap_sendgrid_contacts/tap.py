@@ -30,11 +30,12 @@ from tap_sendgrid_contacts.checkpoint import (
     validate_state,
 )
 from tap_sendgrid_contacts.config import (
+    find_misnamed,
+    find_unknown,
     from_environment,
     normalize,
     read_config_file,
     read_json_object,
-    unknown_settings,
     validate,
 )
 from tap_sendgrid_contacts.messages import MessageWriter
@@ -92,11 +93,14 @@ class TapSendGridContacts(Tap):
         """Validate every setting before any request, without quoting a value."""
         self.append_builtin_config(self.config_jsonschema)
         self._config = normalize(self._config)
-        for warning in unknown_settings(self._config, self.config_jsonschema):
-            self.logger.warning(warning)
-        errors = validate(self._config, self.config_jsonschema, ContactsStream.name)
+        errors = [
+            *find_misnamed(self._config, self.config_jsonschema),
+            *validate(self._config, self.config_jsonschema, ContactsStream.name),
+        ]
         if errors and raise_errors:
             raise ConfigurationError("; ".join(errors))
+        for warning in find_unknown(self._config, self.config_jsonschema):
+            self.logger.warning(warning)
         return errors
 
     # --- command line -----------------------------------------------------------------------

@@ -94,7 +94,7 @@ def test_no_config_and_no_network(arguments: tuple[str, ...]) -> None:
 def test_about(text_format: str) -> None:
     run = run_in_process(["--about", f"--format={text_format}"], {}, parse=False)
     assert run.code == 0, run.log
-    for setting in ("api_key", "allow_empty_export", "on_invalid_value", "batch_config"):
+    for setting in ("api_key", "max_shrink_percent", "on_invalid_value", "batch_config"):
         assert setting.encode() in run.out
 
 

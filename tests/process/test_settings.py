@@ -92,7 +92,7 @@ def test_all_from_environment(start_sandbox: Callable[..., Sandbox], tap: Tap) -
         "POLL_TIMEOUT": "60",
         "REQUEST_TIMEOUT": "20",
         "ALLOW_COUNT_MISMATCH": "False",
-        "ALLOW_EMPTY_EXPORT": "no",
+        "MAX_SHRINK_PERCENT": "20",
         "ON_INVALID_VALUE": "null",
         "EMIT_ACTIVATE_VERSION_MESSAGES": "1",
         "START_DATE": "2020-01-01T00:00:00Z",
@@ -117,14 +117,22 @@ def test_all_from_environment(start_sandbox: Callable[..., Sandbox], tap: Tap) -
 
 def test_unknown_setting(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
     sandbox = start_sandbox("--contacts", "1")
-    run = tap(sandbox, list_id=["x"], _orchestrator=1)
+    env = {"TAP_SENDGRID_CONTACTS_END_DATE": "x", "TAP_SENDGRID_CONTACTS__LOAD_SCHEMA": "y"}
+    run = tap(sandbox, "--config=ENV", env=env, user_agent="x")
     assert run.code == 0
-    assert "Unknown setting 'list_id' ignored; did you mean 'list_ids'?" in run.log
-    env = {"TAP_SENDGRID_CONTACTS_SEGMENT_ID": "x", "TAP_SENDGRID_CONTACTS__LOAD_SCHEMA": "y"}
-    run = tap(sandbox, "--config=ENV", env=env)
-    assert run.code == 0
-    assert "'segment_id'" in run.log
+    assert "Unknown setting 'user_agent' ignored" in run.log
+    assert "Unknown setting 'end_date' ignored" in run.log
     assert "load_schema" not in run.log
+
+
+def test_misnamed_setting(tap: Tap) -> None:
+    run = tap(None, list_id=["x"], **UNREACHABLE)
+    assert run.code == 1
+    assert "'list_id' is not a setting; use list_ids" in run.error
+    env = {"TAP_SENDGRID_CONTACTS_SEGMENT_ID": "x"}
+    run = tap(None, "--config=ENV", env=env, **UNREACHABLE)
+    assert run.code == 1
+    assert "'segment_id' is not a setting; use segment_ids" in run.error
 
 
 def test_null_is_unset(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:

@@ -427,7 +427,7 @@ def test_list_that_is_unexpectedly_empty_does_not(
     (withheld,) = run.lines("ACTIVATE_VERSION withheld")
     assert f"list {IDS[0]} ({LISTS[0].name}): the export has 0 contacts" in withheld
     sandbox.inject("empty-once")
-    run = tap(sandbox, allow_empty_export=True, **config)
+    run = tap(sandbox, max_shrink_percent=100, **config)
     assert len(run.of_type("ACTIVATE_VERSION")) == 1
 
 

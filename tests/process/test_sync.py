@@ -197,8 +197,8 @@ def test_empty_export(
     assert run.checkpoint is None
     assert run.of_type("ACTIVATE_VERSION") == []
     (warning,) = run.lines("ACTIVATE_VERSION withheld")
-    assert "allow_empty_export" in warning
-    allowed = tap(sandbox, **empty, allow_empty_export=True)
+    assert "max_shrink_percent" in warning
+    allowed = tap(sandbox, **empty, max_shrink_percent=100)
     assert allowed.code == 0
     assert len(allowed.of_type("ACTIVATE_VERSION")) == 1
     assert "withheld" not in allowed.log
@@ -228,7 +228,7 @@ def test_incomplete_export_activates_no_version(
 ) -> None:
     sandbox = start_sandbox("--contacts", "50", "--fault", fault)
     # An empty export that is allowed is no proof either.
-    run = tap(sandbox, emit_activate_version_messages=True, allow_empty_export=True, **config)
+    run = tap(sandbox, emit_activate_version_messages=True, max_shrink_percent=100, **config)
     assert run.code == 0, run.log
     assert len(run.records) == 50
     assert run.of_type("ACTIVATE_VERSION") == []

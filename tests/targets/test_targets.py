@@ -109,7 +109,7 @@ def test_contacts_that_left_are_deleted_only_after_complete_exports(
     assert first.rows.keys() - second.rows.keys()
     assert postgres.rows(column_types(second.schema)) == second.rows
 
-    wiped = days(2, list_ids=[NOBODY], emit_activate_version_messages=True, allow_empty_export=True)
+    wiped = days(2, list_ids=[NOBODY], emit_activate_version_messages=True, max_shrink_percent=100)
     postgres.load(wiped.messages)
     assert postgres.raw_rows() == []
 

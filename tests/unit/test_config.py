@@ -12,11 +12,12 @@ import pytest
 from singer_sdk.exceptions import ConfigurationError
 
 from tap_sendgrid_contacts.config import (
+    find_misnamed,
+    find_unknown,
     from_environment,
     normalize,
     read_config_file,
     read_json_object,
-    unknown_settings,
     validate,
 )
 from tap_sendgrid_contacts.tap import TapSendGridContacts
@@ -54,7 +55,6 @@ INVALID: list[tuple[str, dict[str, Any]]] = [
     ("api_key", {"api_key": "SG. very-secret"}),
     ("api_key", {"api_key": 5}),
     ("api_url", {"api_url": "https://api.sendgrid.com/?key=very-secret"}),
-    ("allow_empty_export", {"allow_empty_export": "true"}),
     ("extra 'faker'", {"stream_maps": {"contacts": {"email": "fake.email()"}}}),
     ("list_ids[0]", {"list_ids": ["SG.very-secret"]}),
     ("list_ids[1]", {"list_ids": [LIST_ID, "SG.very-secret"]}),
@@ -84,7 +84,12 @@ INVALID: list[tuple[str, dict[str, Any]]] = [
     ("poll_timeout", {"poll_timeout": -1}),
     ("request_timeout", {"request_timeout": True}),
     ("allow_count_mismatch", {"allow_count_mismatch": 1}),
-    ("allow_empty_export", {"allow_empty_export": "no"}),
+    ("max_shrink_percent", {"max_shrink_percent": 101}),
+    ("max_shrink_percent", {"max_shrink_percent": -1}),
+    ("hash_columns", {"hash_columns": ["email"]}),
+    ("hash_columns", {"hash_columns": ["email"], "hash_key": " \n"}),
+    ("hash_columns[0]", {"hash_columns": [" "], "hash_key": "very-secret"}),
+    ("hash_key", {"hash_key": 5}),
     ("on_invalid_value", {"on_invalid_value": "ignore"}),
     ("start_date", {"start_date": "yesterday"}),
     ("start_date", {"start_date": "0001-01-01T00:00:00+05:00"}),
@@ -130,7 +135,8 @@ def test_invalid_setting_is_named_without_its_value(
         {"api_url": "https://api.eu.sendgrid.com/ "},
         {"api_url": "http://127.0.0.1:8000"},
         {"file_type": "csv", "max_file_size": 1, "notify_email": True},
-        {"on_invalid_value": "null", "allow_empty_export": True},
+        {"on_invalid_value": "null", "max_shrink_percent": 100},
+        {"hash_columns": ["email"], "hash_key": "secret\n"},
         {"start_date": "2024-01-31"},
         {"start_date": "2024-01-31T00:00:00Z"},
         {"flattening_enabled": True, "flattening_max_depth": 1},
@@ -163,6 +169,7 @@ def test_missing_api_key_says_what_to_set(schema: dict[str, Any]) -> None:
 def test_choices_and_limits_are_in_the_message(schema: dict[str, Any]) -> None:
     assert errors_of(schema, file_type="xml") == ["file_type must be one of json, csv"]
     assert errors_of(schema, poll_interval=0) == ["poll_interval must be at least 1"]
+    assert errors_of(schema, request_timeout=10**10) == ["request_timeout must be at most 86400"]
     assert errors_of(schema, poll_interval="2") == ["poll_interval must be of type integer"]
 
 
@@ -171,6 +178,17 @@ def test_missing_key_of_an_object_is_named_with_its_path() -> None:
     assert validate({"a": [{"b": 1, "c": 1}, {"b": 1}]}, schema, "contacts") == [
         "a[1].c is missing"
     ]
+
+
+def test_every_number_has_limits(schema: dict[str, Any]) -> None:
+    batch_size = schema["properties"]["batch_config"]["properties"]["batch_size"]
+    numbers = [
+        definition
+        for key, definition in schema["properties"].items()
+        # The SDK's own have none.
+        if "integer" in definition["type"] and not key.startswith("flattening_")
+    ]
+    assert all({"minimum", "maximum"} <= number.keys() for number in [*numbers, batch_size])
 
 
 def test_defaults_are_added(schema: dict[str, Any]) -> None:
@@ -216,32 +234,81 @@ def test_normalized_settings(config: dict[str, Any], normalized: dict[str, Any])
     assert config == before
 
 
-# --- unknown settings -----------------------------------------------------------------------
+# --- names of settings -----------------------------------------------------------------------
+
+MISNAMED = {
+    "list_id": "list_ids",
+    "list_idz": "list_ids",
+    "lits_ids": "list_ids",
+    "List_IDs": "list_ids",
+    "list-ids": "list_ids",
+    "listIds": "list_ids",
+    "list_uuids": "list_ids",
+    " list_ids": "list_ids",
+    "lists": "list_ids",
+    "segment_id": "segment_ids",
+    "SEGMENTS": "segment_ids",
+    "hash_column": "hash_columns",
+    "hashkey": "hash_key",
+    "apikey": "api_key",
+    "api_uri": "api_url",
+    "start_dates": "start_date",
+    "pol_timeout": "poll_timeout",
+    "polling_interval": "poll_interval",
+    "max_file_size_mb": "max_file_size",
+    "stream_map": "stream_maps",
+    "flattening_depth": "flattening_max_depth",
+    "allow_empty_export": "max_shrink_percent",
+}
+UNKNOWN = [
+    *("streams", "end_date", "user_agent", "auth_token", "token", "batch_size", "max_batch_rows"),
+    *(
+        "batch_size_rows",
+        "file_size",
+        "api_version",
+        "api_ver",
+        "start_time",
+        "base_url",
+        "page_size",
+    ),
+    *("account_id", "default_target_schema", "add_metadata_columns", "hash_salt", "_select", "x"),
+]
 
 
-@pytest.mark.parametrize(
-    ("setting", "suggestion"),
-    [("list_id", "list_ids"), ("apikey", "api_key"), ("pol_timeout", "poll_timeout")],
-)
-def test_unknown_setting_is_warned_of_with_the_closest(
-    schema: dict[str, Any], setting: str, suggestion: str
+@pytest.mark.parametrize(("key", "setting"), MISNAMED.items())
+def test_misnamed_setting_is_an_error_that_names_the_right_one(
+    schema: dict[str, Any], key: str, setting: str
 ) -> None:
-    (warning,) = unknown_settings({**VALID, setting: "very-secret"}, schema)
-    assert f"'{setting}'" in warning
-    assert f"'{suggestion}'" in warning
+    (error,) = find_misnamed({**VALID, key: "very-secret"}, schema)
+    assert error.startswith(f"'{key}' is not a setting; use {setting}")
+    assert "secret" not in error
+
+
+@pytest.mark.parametrize("key", UNKNOWN)
+def test_setting_of_an_orchestrator_is_a_warning(schema: dict[str, Any], key: str) -> None:
+    config = {**VALID, key: "very-secret"}
+    assert list(find_misnamed(config, schema)) == []
+    (warning,) = find_unknown(config, schema)
+    assert warning.startswith(f"Unknown setting '{key}' ignored")
     assert "secret" not in warning
 
 
-@pytest.mark.parametrize("setting", ["", "…\n", "x" * 1000, "\x1b[31m"])
-def test_unknown_setting_of_any_name_is_one_line(schema: dict[str, Any], setting: str) -> None:
-    (warning,) = unknown_settings({setting: 1}, schema)
-    assert warning.isascii()
-    assert warning.isprintable()
-    assert len(warning) < 200
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("", "…\n", "x" * 1000, "\x1b[31m", LIST_ID, "SG.aB3" + "x" * 16 + ".y" * 20, "f3" * 32),
+        '{"api_key": "very-secret"}',
+    ],
+)
+def test_name_that_may_be_a_secret_is_not_shown(schema: dict[str, Any], key: str) -> None:
+    assert list(find_misnamed({key: 1}, schema)) == []
+    (warning,) = find_unknown({key: 1}, schema)
+    assert warning == "Unknown setting ignored; its name is not shown, it may be a secret"
 
 
-def test_declared_settings_are_not_warned_of(schema: dict[str, Any]) -> None:
-    assert list(unknown_settings(dict.fromkeys(schema["properties"]), schema)) == []
+def test_declared_settings_are_known(schema: dict[str, Any]) -> None:
+    config = dict.fromkeys(schema["properties"])
+    assert [*find_misnamed(config, schema), *find_unknown(config, schema)] == []
     assert {"stream_maps", "batch_config", "flattening_enabled"} <= schema["properties"].keys()
 
 
