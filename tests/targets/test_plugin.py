@@ -52,7 +52,7 @@ def definition(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
     """The plugin definition with the tap as a package that is not on a registry."""
     file = tmp_path_factory.mktemp("definition") / "plugin.yaml"
     text = (ROOT / "plugin.yaml").read_text()
-    file.write_text(text.replace(f"pip_url: {NAME}", f"pip_url: {wheel}"))
+    file.write_text(text.replace("pip_url: /path/to/tap-sendgrid-contacts", f"pip_url: {wheel}"))
     return file
 
 
