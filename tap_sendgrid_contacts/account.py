@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from tap_sendgrid_contacts.api.client import Audience, SendGridClient
     from tap_sendgrid_contacts.api.export import ExportRequest
-    from tap_sendgrid_contacts.schema import Column
+    from tap_sendgrid_contacts.columns import Column
 
 T = TypeVar("T")
 

@@ -6,22 +6,27 @@ import contextlib
 import os
 import sys
 import uuid
+from functools import partial
 from importlib.util import find_spec
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import fsspec
 import msgspec
 from fsspec.utils import get_protocol
-from singer_sdk.exceptions import ConfigurationError, FatalSyncError
+from singer_sdk.exceptions import ConfigurationError, DataError, FatalSyncError
 
 from tap_sendgrid_contacts.decode.lines import GzipFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from singer_sdk.helpers._batch import BaseBatchFileEncoding, BatchConfig
 
     from tap_sendgrid_contacts.checkpoint import Checkpoint
+    from tap_sendgrid_contacts.columns import ColumnType
+
+    Write = Callable[[Sequence[Any]], object]
+    OpenWriter = Callable[[IO[bytes]], contextlib.AbstractContextManager[Write]]
 
 # Fast: a higher level would cost more time than the smaller files save.
 _GZIP_LEVEL = 1
@@ -35,12 +40,12 @@ class Chunk(NamedTuple):
     """Records that are written to the same file.
 
     Attributes:
-        rows: The records: a list or, for columnar files, an Arrow record batch; not more than
-            the batch size.
+        rows: The records, not more than the batch size: rows for columnar files, otherwise
+            anything that is encoded as a JSON object.
         checkpoint: Valid once the records are durable.
     """
 
-    rows: Any
+    rows: Sequence[Any]
     checkpoint: Checkpoint
 
 
@@ -82,7 +87,7 @@ def validate_batch_config(config: BatchConfig) -> None:
 
 
 def write_batch_files(
-    chunks: Iterable[Chunk], config: BatchConfig, name: str
+    chunks: Iterable[Chunk], config: BatchConfig, name: str, types: Mapping[str, ColumnType]
 ) -> Iterator[tuple[list[str], int, Checkpoint]]:
     """Write files of up to `batch_size` records.
 
@@ -90,6 +95,7 @@ def write_batch_files(
         chunks: The records, in order.
         config: Storage, records per file, format and compression.
         name: Prefix of the file names.
+        types: The type of each value of a row by its column's name, for columnar files.
 
     Yields:
         The manifest of a complete file, the number of its records, and the checkpoint after
@@ -102,6 +108,7 @@ def write_batch_files(
     if suffix == "jsonl" and config.encoding.compression == "gzip":
         suffix += ".gz"
     prefix = f"{config.storage.prefix or ''}{name}-{uuid.uuid4()}"
+    open_writer = _make_open_writer(config.encoding, types)
     source = iter(chunks)
     chunk = next(source, None)
     number = 0
@@ -113,7 +120,7 @@ def write_batch_files(
         number += 1
         url = config.storage.get_url(f"{prefix}-{number}.{suffix}")
         rows = 0
-        with _open(url, config) as write:
+        with _open(url, config, open_writer) as write:
             while chunk and rows + len(chunk.rows) <= config.batch_size:
                 if chunk.rows:
                     with _map_storage_errors():
@@ -125,7 +132,7 @@ def write_batch_files(
 
 
 @contextlib.contextmanager
-def _open(url: str, config: BatchConfig) -> Iterator[Callable[[Any], object]]:
+def _open(url: str, config: BatchConfig, open_writer: OpenWriter) -> Iterator[Write]:
     """Open a file that appears in the storage only if the block ends without an exception.
 
     Yields:
@@ -139,7 +146,7 @@ def _open(url: str, config: BatchConfig) -> Iterator[Callable[[Any], object]]:
             # Discards what is unfinished; the SDK's `open` would leave it behind.
             stack.enter_context(filesystem.transaction)
             file = stack.enter_context(filesystem.open(path, "wb"))
-            write = stack.enter_context(_open_writer(file, config.encoding))
+            write = stack.enter_context(open_writer(file))
         yield write
         with _map_storage_errors():
             stack.close()
@@ -153,19 +160,19 @@ def _open(url: str, config: BatchConfig) -> Iterator[Callable[[Any], object]]:
         os.chmod(path, 0o600)  # noqa: PTH101 - a path of fsspec
 
 
-def _open_writer(
-    file: IO[bytes], encoding: BaseBatchFileEncoding
-) -> contextlib.AbstractContextManager[Callable[[Any], object]]:
+def _make_open_writer(
+    encoding: BaseBatchFileEncoding, types: Mapping[str, ColumnType]
+) -> OpenWriter:
     compression = encoding.compression or _COMPRESSIONS[encoding.format][0]
     if not is_columnar(encoding):
-        return _open_jsonl(file, is_gzip=compression == "gzip")
-    from tap_sendgrid_contacts.columnar import open_arrow, open_parquet  # noqa: PLC0415 - an extra
+        return partial(_open_jsonl, is_gzip=compression == "gzip")
+    from tap_sendgrid_contacts.columnar import ColumnarFormat  # noqa: PLC0415 - an extra
 
-    return open_parquet(file, compression) if encoding.format == "parquet" else open_arrow(file)
+    return ColumnarFormat(encoding.format, compression, types).open
 
 
 @contextlib.contextmanager
-def _open_jsonl(file: IO[bytes], *, is_gzip: bool) -> Iterator[Callable[[list[Any]], object]]:
+def _open_jsonl(file: IO[bytes], *, is_gzip: bool) -> Iterator[Write]:
     encoder = msgspec.json.Encoder(decimal_format="number")
     with contextlib.ExitStack() as stack:
         if is_gzip:
@@ -179,6 +186,8 @@ def _map_storage_errors() -> Iterator[None]:
     """Map the errors of storage backends, each of which has its own, to `FatalSyncError`."""
     try:
         yield
+    except DataError:
+        raise
     except Exception as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise FatalSyncError(f"batch_config: failed to write batch file: {reason}") from error

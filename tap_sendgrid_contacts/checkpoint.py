@@ -15,15 +15,15 @@ from msgspec.structs import replace
 from singer_sdk.exceptions import ConfigurationError
 from singer_sdk.singerlib import StateMessage
 
+from tap_sendgrid_contacts.columns import ColumnType
 from tap_sendgrid_contacts.dates import parse_date, utc_now
-from tap_sendgrid_contacts.schema import ColumnType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 
     from singer_sdk import Tap
 
-    from tap_sendgrid_contacts.schema import Column
+    from tap_sendgrid_contacts.columns import Column
 
 logger = logging.getLogger(__name__)
 

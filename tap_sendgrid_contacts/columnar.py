@@ -1,17 +1,33 @@
-"""Write record batches to Parquet and Arrow files. Needs the extra `arrow`."""
+"""Write contacts to Parquet and Arrow files. Needs the extra `arrow`."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
+from functools import reduce
+from itertools import chain, starmap
+from operator import iconcat
 from typing import IO, TYPE_CHECKING, Any
 
 import pyarrow as pa
 from pyarrow import ipc, parquet
+from singer_sdk.exceptions import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    Write = Callable[[pa.RecordBatch], None]
+    from tap_sendgrid_contacts.columns import ColumnType, Row, Value
+
+    Write = Callable[[Sequence[Row]], None]
+
+logger = logging.getLogger(__name__)
+
+ARROW_TYPES: dict[ColumnType, pa.DataType] = {
+    "text": pa.string(),
+    "number": pa.float64(),
+    "date": pa.timestamp("us", "UTC"),
+    "list": pa.list_(pa.string()),
+}
 
 # Columns whose values hardly repeat: with dictionaries, files would be larger and take longer.
 _UNIQUE_COLUMNS = {
@@ -19,84 +35,147 @@ _UNIQUE_COLUMNS = {
     *("anonymous_id", "whatsapp", "line", "facebook"),
 }
 
+# Rows that become Arrow arrays at once: each call of PyArrow has a fixed cost, and Python objects
+# that do not fit into the processor's cache cost more.
+_ROWS_AT_ONCE = 500
+
 # Minimum sizes of a row group in a Parquet file and of a batch in an Arrow file: large for readers,
 # small for the memory.
 _ROW_GROUP_BYTES = 16 * 1024 * 1024
 _BATCH_BYTES = 1024 * 1024
 
 
-def open_parquet(file: IO[bytes], compression: str) -> contextlib.AbstractContextManager[Write]:
-    """Open a Parquet file; see `_open`.
+class ColumnarFormat:
+    """Opens files of one format for the contacts of an export.
 
     Args:
-        file: The file.
-        compression: `zstd` or `none`.
+        name: `parquet` or `arrow`.
+        compression: `zstd` or `none`; Arrow files have none.
+        types: The type of each value of a row by its column's name.
     """
 
-    def open_sink(schema: pa.Schema) -> parquet.ParquetWriter:
+    def __init__(self, name: str, compression: str, types: Mapping[str, ColumnType]) -> None:
+        self._open_sink, self._group_bytes = {
+            "parquet": (self._open_parquet, _ROW_GROUP_BYTES),
+            "arrow": (self._open_arrow, _BATCH_BYTES),
+        }[name]
+        self._compression = compression
+        self._builder = RecordBatchBuilder(types)
+
+    @contextlib.contextmanager
+    def open(self, file: IO[bytes]) -> Iterator[Write]:
+        """Open a file.
+
+        Yields:
+            A function that writes rows.
+        """
+        with self._open_sink(file) as sink:
+            writer = _GroupWriter(self._builder, sink, self._group_bytes)
+            yield writer.write
+            writer.flush()
+
+    def _open_parquet(self, file: IO[bytes]) -> parquet.ParquetWriter:
+        schema = self._builder.schema
         return parquet.ParquetWriter(
             file,
             schema,
-            compression=compression,
+            compression=self._compression,
             use_dictionary=[name for name in schema.names if name not in _UNIQUE_COLUMNS],
             # Those of texts would cost a fifth of the file's time, and no reader filters by them.
             write_statistics=[field.name for field in schema if field.type != pa.string()],
         )
 
-    return _open(open_sink, _ROW_GROUP_BYTES)
+    def _open_arrow(self, file: IO[bytes]) -> ipc.RecordBatchFileWriter:
+        return ipc.new_file(file, self._builder.schema)
 
 
-def open_arrow(file: IO[bytes]) -> contextlib.AbstractContextManager[Write]:
-    """Open a file in the Arrow IPC file format; see `_open`."""
-    return _open(lambda schema: ipc.new_file(file, schema), _BATCH_BYTES)
+class _GroupWriter:
+    """Writes rows in groups of a size that suits readers."""
 
-
-@contextlib.contextmanager
-def _open(open_sink: Callable[[pa.Schema], Any], group_bytes: int) -> Iterator[Write]:
-    """Open a file, which gets the schema of its first batch.
-
-    Args:
-        open_sink: Opens pyarrow's writer of the format.
-        group_bytes: Minimum size of the groups that batches are written in.
-
-    Yields:
-        A function that writes a batch.
-    """
-    writer = _BatchWriter(open_sink, group_bytes)
-    try:
-        yield writer.write
-        writer.flush()
-    finally:
-        writer.close()
-
-
-class _BatchWriter:
-    """Writes batches in groups of a size that suits readers."""
-
-    def __init__(self, open_sink: Callable[[pa.Schema], Any], group_bytes: int) -> None:
-        self._open_sink = open_sink
+    def __init__(self, builder: RecordBatchBuilder, sink: Any, group_bytes: int) -> None:  # noqa: ANN401 - PyArrow is not typed
+        self._builder = builder
+        self._sink = sink
         self._group_bytes = group_bytes
-        self._sink: Any = None
+        self._rows: list[Row] = []
         self._batches: list[pa.RecordBatch] = []
         self._bytes = 0
 
-    def write(self, batch: pa.RecordBatch) -> None:
-        self._batches.append(batch)
-        self._bytes += batch.get_total_buffer_size()
-        if self._bytes >= self._group_bytes:
-            self.flush()
+    def write(self, rows: Sequence[Row]) -> None:
+        self._rows += rows
+        if len(self._rows) >= _ROWS_AT_ONCE:
+            self._build()
+            if self._bytes >= self._group_bytes:
+                self.flush()
 
     def flush(self) -> None:
+        if self._rows:
+            self._build()
         if self._batches:
-            self._sink = self._sink or self._open_sink(self._batches[0].schema)
-            self._sink.write_batch(_concat(self._batches))
+            self._sink.write_batch(pa.concat_batches(self._batches))
             self._batches, self._bytes = [], 0
 
-    def close(self) -> None:
-        if self._sink:
-            self._sink.close()
+    def _build(self) -> None:
+        batch = self._builder.build(self._rows)
+        self._rows = []
+        self._batches.append(batch)
+        self._bytes += batch.get_total_buffer_size()
 
 
-def _concat(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
-    # `concat_batches` would copy a single one too.
-    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+class RecordBatchBuilder:
+    """Builds record batches of contacts.
+
+    Args:
+        types: The type of each value of a row by its column's name.
+
+    Attributes:
+        schema: The schema of the batches.
+    """
+
+    def __init__(self, types: Mapping[str, ColumnType]) -> None:
+        self.schema = pa.schema([(name, ARROW_TYPES[each]) for name, each in types.items()])
+        self._names_by_type: dict[ColumnType, list[str]] = {}
+        for name, column_type in types.items():
+            self._names_by_type.setdefault(column_type, []).append(name)
+        self._rounded: set[str] = set()
+
+    def build(self, rows: Sequence[Row]) -> pa.RecordBatch:
+        """Return rows, at least one, as a record batch.
+
+        Raises:
+            DataError: If a number is beyond the range of doubles.
+        """
+        columns = dict(zip(self.schema.names, zip(*rows, strict=True), strict=True))
+        arrays: dict[str, pa.Array] = {}
+        for column_type, names in self._names_by_type.items():
+            joined = self._join(column_type, {name: columns[name] for name in names})
+            for i, name in enumerate(names):
+                arrays[name] = joined.slice(i * len(rows), len(rows))
+        return pa.record_batch([arrays[name] for name in self.schema.names], schema=self.schema)
+
+    def _join(self, column_type: ColumnType, columns: dict[str, Sequence[Value]]) -> pa.Array:
+        """Return columns of one type in one array: each call of `pa.array` has a fixed cost."""
+        values: list[Value] = reduce(iconcat, columns.values(), [])
+        if column_type == "number":
+            # Arrow rejects whole numbers beyond 2^53.
+            with contextlib.suppress(pa.ArrowInvalid):
+                return pa.array(values, pa.float64())
+            values = list(chain.from_iterable(starmap(self._round, columns.items())))
+        return pa.array(values, ARROW_TYPES[column_type])
+
+    def _round(self, name: str, numbers: Sequence[Any]) -> list[float | None]:
+        """Return numbers as doubles, although whole ones may be more exact than these."""
+        try:
+            doubles = [None if number is None else float(number) for number in numbers]
+        except OverflowError:
+            raise DataError(
+                f"Column {name}: a number is beyond the range of doubles, the type of numbers in "
+                "Parquet and Arrow files; deselect the column, or use the format jsonl"
+            ) from None
+        if name not in self._rounded and doubles != list(numbers):
+            self._rounded.add(name)
+            logger.warning(
+                "Column %s: rounding whole numbers beyond 2^53 to doubles, the type of numbers in "
+                "Parquet and Arrow files",
+                name,
+            )
+        return doubles

@@ -13,12 +13,14 @@ from singer_sdk.exceptions import FatalSyncError
 from singer_sdk.singerlib import RecordMessage, StateMessage
 from typing_extensions import override
 
+from tap_sendgrid_contacts.records import Records
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable
 
     from singer_sdk.singerlib.encoding.simple import Message
 
-    from tap_sendgrid_contacts.decode.contact import Contact
+    from tap_sendgrid_contacts.columns import Row
 
 
 class MessageWriter(MsgSpecWriter):
@@ -92,9 +94,11 @@ class RecordMessageEncoder:
     Args:
         stream: Name of the stream.
         version: Table version, for ACTIVATE_VERSION.
+        names: Names of the columns.
     """
 
-    def __init__(self, stream: str, version: int | None) -> None:
+    def __init__(self, stream: str, version: int | None, names: Iterable[str]) -> None:
+        self._records = Records(names)
         version_field = ["version"] if version else []
         self._message_class = msgspec.defstruct(
             "Message", ["type", "stream", "record", *version_field, "time_extracted"], gc=False
@@ -103,10 +107,11 @@ class RecordMessageEncoder:
         self._trailing_fields = [repeat(version)] if version else []
         self._encoder = msgspec.json.Encoder()
 
-    def encode(self, contacts: Sequence[Contact]) -> bytes:
+    def encode(self, contacts: Iterable[Row]) -> bytes:
         """Encode contacts as lines."""
         now = repeat(datetime.now(timezone.utc))
+        records = self._records.as_structs(contacts)
         messages = map(
-            self._message_class, *self._leading_fields, contacts, *self._trailing_fields, now
+            self._message_class, *self._leading_fields, records, *self._trailing_fields, now
         )
         return self._encoder.encode_lines(list(messages))

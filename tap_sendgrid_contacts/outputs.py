@@ -8,20 +8,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import msgspec
-
 from tap_sendgrid_contacts.batches import Chunk, write_batch_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from singer_sdk.helpers._batch import BatchConfig
     from singer_sdk.helpers.types import Record
     from singer_sdk.metrics import Counter
 
     from tap_sendgrid_contacts.checkpoint import Checkpoint, CheckpointStore
-    from tap_sendgrid_contacts.decode.contact import Contact, ContactsT
+    from tap_sendgrid_contacts.columns import ColumnType, Row
     from tap_sendgrid_contacts.messages import MessageWriter, RecordMessageEncoder
+    from tap_sendgrid_contacts.records import Records
     from tap_sendgrid_contacts.sync import Block
 
 T = TypeVar("T")
@@ -53,7 +52,7 @@ def emit(
 
 
 def record_lines(
-    blocks: Iterable[Block[list[Contact]]],
+    blocks: Iterable[Block],
     writer: MessageWriter,
     encoder: RecordMessageEncoder,
     counter: Counter | None,
@@ -76,42 +75,44 @@ def record_lines(
 
 
 def sdk_records(
-    blocks: Iterable[Block[list[Contact]]],
+    blocks: Iterable[Block], records: Records
 ) -> Iterator[tuple[Iterable[Record], Checkpoint]]:
     """Give contacts to the SDK one by one, for stream maps and flattening: the slow path."""
     for block in blocks:
-        yield map(msgspec.to_builtins, block.contacts or ()), block.checkpoint
+        yield records.as_dicts(block.contacts or ()), block.checkpoint
 
 
 def batch_files(
-    blocks: Iterable[Block[ContactsT]],
+    blocks: Iterable[Block],
     writer: MessageWriter,
     config: BatchConfig,
     name: str,
-    map_contacts: Callable[[ContactsT], Any] | None = None,
+    types: Mapping[str, ColumnType],
+    map_contacts: Callable[[list[Row]], list[Any]] | None = None,
 ) -> Iterator[tuple[list[list[str]], Checkpoint]]:
     """Write contacts to BATCH files.
 
     Args:
-        blocks: The contacts, as the format of the files requires.
+        blocks: The contacts.
         writer: Counts the records.
         config: The SDK's `batch_config`.
         name: Prefix of the file names.
-        map_contacts: Applies stream maps; None if contacts are written as they are.
+        types: The type of each value of a contact by its column's name.
+        map_contacts: Makes what is written of contacts; None if that is their rows.
 
     Yields:
         The manifest of each file.
     """
     chunks = _iter_chunks(blocks, config.batch_size, map_contacts)
-    for manifest, rows, checkpoint in write_batch_files(chunks, config, name):
+    for manifest, rows, checkpoint in write_batch_files(chunks, config, name, types):
         writer.records_emitted += rows
         yield [manifest] if manifest else [], checkpoint
 
 
 def _iter_chunks(
-    blocks: Iterable[Block[ContactsT]],
+    blocks: Iterable[Block],
     size: int,
-    map_contacts: Callable[[ContactsT], Any] | None,
+    map_contacts: Callable[[list[Row]], list[Any]] | None,
 ) -> Iterator[Chunk]:
     for block in blocks:
         if block.contacts is None:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from singer_sdk.exceptions import ConfigurationError
+
+from tap_sendgrid_contacts.columns import PRIMARY_KEY, Column
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from tap_sendgrid_contacts.api.client import FieldDefinition
-
-ColumnType = Literal["text", "number", "date", "list"]
-
-PRIMARY_KEY = "contact_id"
-"""Not the email: it can be null, since SendGrid also identifies contacts by phone or other ids."""
+    from tap_sendgrid_contacts.columns import ColumnType
 
 RESERVED_FIELDS: dict[str, ColumnType] = {
     PRIMARY_KEY: "text",
@@ -65,24 +63,6 @@ _JSON_SCHEMA: dict[ColumnType, dict[str, Any]] = {
 }
 
 _FIELD_TYPES: dict[str, ColumnType] = {"Text": "text", "Number": "number", "Date": "date"}
-
-
-class Column(NamedTuple):
-    """A column of the records and the field of the export that fills it.
-
-    Attributes:
-        name: Name in the record.
-        field: Name in the export: the reserved name, or the custom field's own.
-        is_custom: Whether it is a custom field (under `custom_fields` in JSON).
-        type: Type of its values.
-        is_selected: Whether records have it.
-    """
-
-    name: str
-    field: str
-    is_custom: bool
-    type: ColumnType
-    is_selected: bool
 
 
 def build_schema(

@@ -6,6 +6,8 @@ from typing import Any
 
 from singer_sdk import typing as th
 
+from tap_sendgrid_contacts.decode import FILE_TYPES
+
 _UUID_PATTERN = r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
 _VISIBLE_ASCII_PATTERN = r"^[!-~]+$"
 
@@ -60,7 +62,7 @@ SETTINGS_SCHEMA: dict[str, Any] = th.PropertiesList(
         "file_type",
         th.StringType,
         default="json",
-        allowed_values=["json", "csv"],
+        allowed_values=list(FILE_TYPES),
         title="File type",
         description="Format of the export files. The records are the same for both.",
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 from singer_sdk.exceptions import DataError, FatalAPIError, FatalSyncError
 from typing_extensions import override
@@ -128,9 +128,9 @@ def _make_source(source_type: Literal["list", "segment"], audience: Audience) ->
 
 
 def sync_in_turn(
-    syncs: Sequence[ExportSync[Any]],
-    open_export: Callable[[ExportSync[Any]], None],
-    read: Callable[[ExportSync[Any]], Iterator[T]],
+    syncs: Sequence[ExportSync],
+    open_export: Callable[[ExportSync], None],
+    read: Callable[[ExportSync], Iterator[T]],
 ) -> Iterator[T]:
     """Read exports one after the other, and have SendGrid prepare the next ones meanwhile.
 
@@ -180,7 +180,7 @@ def sync_in_turn(
         )
 
 
-def _start_early(syncs: Sequence[ExportSync[Any]]) -> None:
+def _start_early(syncs: Sequence[ExportSync]) -> None:
     for sync in syncs[:EXPORTS_AHEAD]:
         if not sync.start_early():
             break

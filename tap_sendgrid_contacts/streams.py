@@ -25,19 +25,13 @@ from tap_sendgrid_contacts.checkpoint import (
     retain_partitions,
     save_column_types,
 )
+from tap_sendgrid_contacts.columns import PRIMARY_KEY, REPLICATION_KEY, ColumnLayout
 from tap_sendgrid_contacts.dates import parse_date
 from tap_sendgrid_contacts.decode import make_decoder
-from tap_sendgrid_contacts.incremental import (
-    REPLICATION_KEY,
-    emit_all,
-    make_incremental_filter,
-    next_bookmark,
-    select_contacts,
-    select_rows,
-)
+from tap_sendgrid_contacts.incremental import emit_all, make_incremental_filter, next_bookmark
 from tap_sendgrid_contacts.messages import RecordMessageEncoder
+from tap_sendgrid_contacts.records import Records
 from tap_sendgrid_contacts.schema import (
-    PRIMARY_KEY,
     SOURCE_COLUMNS,
     SOURCE_KEY,
     columns_from_schema,
@@ -56,11 +50,9 @@ if TYPE_CHECKING:
 
     from tap_sendgrid_contacts.api.client import SendGridClient
     from tap_sendgrid_contacts.api.export import ExportRequest
-    from tap_sendgrid_contacts.decode import Decoder
-    from tap_sendgrid_contacts.decode.contact import Contact
+    from tap_sendgrid_contacts.columns import Column, Row
     from tap_sendgrid_contacts.incremental import ContactFilter
     from tap_sendgrid_contacts.messages import MessageWriter
-    from tap_sendgrid_contacts.schema import Column
 
 T = TypeVar("T")
 
@@ -214,14 +206,13 @@ class ContactsStream(Stream):
                 "batch_config cannot be combined with emit_activate_version_messages: records in "
                 "files have no version, so a target would delete them"
             )
-        columnar = is_columnar(batch_config.encoding)
-        if columnar and not self._maps_nothing():
+        if is_columnar(batch_config.encoding) and not self._maps_nothing():
             raise ConfigurationError(
                 f"batch_config.encoding.format {batch_config.encoding.format} does not support "
                 "stream maps and flattening; use jsonl"
             )
         read = partial(self._read_batches, batch_config)
-        for manifest in self._sync_exports(read, columnar=columnar):
+        for manifest in self._sync_exports(read):
             yield batch_config.encoding, manifest
 
     @override
@@ -237,40 +228,41 @@ class ContactsStream(Stream):
             validate_batch_config(batch_config)
         return batch_config
 
-    def _read_records(self, sync: ExportSync[list[Contact]]) -> Iterator[Record]:
+    def _read_records(self, sync: ExportSync) -> Iterator[Record]:
         self._stream_version = sync.checkpoint.version
         if self._is_passthrough():
-            encoder = RecordMessageEncoder(self.name, self._stream_version)
+            encoder = RecordMessageEncoder(self.name, self._stream_version, self._layout.names)
             output = outputs.record_lines(
                 sync.blocks(), self._message_writer, encoder, self._record_counter
             )
             yield from outputs.emit(output, sync.store)
         else:
-            yield from outputs.emit(outputs.sdk_records(sync.blocks()), sync.store)
+            yield from outputs.emit(outputs.sdk_records(sync.blocks(), self._records), sync.store)
 
-    def _read_batches(self, config: BatchConfig, sync: ExportSync[Any]) -> Iterator[list[str]]:
-        map_contacts = None if self._maps_nothing() else self._map_contacts
+    def _read_batches(self, config: BatchConfig, sync: ExportSync) -> Iterator[list[str]]:
+        map_contacts: Callable[[list[Row]], list[Any]] | None = self._map_contacts
+        if is_columnar(config.encoding):
+            map_contacts = None
+        elif self._maps_nothing():
+            map_contacts = self._records.as_structs
         # Files of one export, also those of a resumed run, have the same time in their names.
         name = f"{self.name}-{sync.checkpoint.requested_at:%Y%m%dT%H%M%SZ}"
         output = outputs.batch_files(
-            sync.blocks(), self._message_writer, config, name, map_contacts
+            sync.blocks(), self._message_writer, config, name, self._layout.types, map_contacts
         )
         yield from outputs.emit(output, sync.store, state_per_item=True)
 
-    def _sync_exports(
-        self, read: Callable[[ExportSync[Any]], Iterator[T]], *, columnar: bool = False
-    ) -> Iterator[T]:
+    def _sync_exports(self, read: Callable[[ExportSync], Iterator[T]]) -> Iterator[T]:
         """Sync the export, or one per source; then activate the version.
 
         Not the SDK's loop over partitions: BATCH has none, and exports are created up front.
 
         Args:
             read: Reads an export that is open.
-            columnar: Whether it reads record batches.
         """
-        syncs = self._make_syncs(columnar=columnar)
+        syncs = self._make_syncs()
 
-        def read_to_end(sync: ExportSync[Any]) -> Iterator[T]:
+        def read_to_end(sync: ExportSync) -> Iterator[T]:
             save_column_types(self.stream_state, self._columns)
             emitted_before = self._message_writer.records_emitted
             yield from read(sync)
@@ -287,7 +279,7 @@ class ContactsStream(Stream):
         for sync in syncs:
             sync.store.clear()
 
-    def _make_syncs(self, *, columnar: bool) -> list[ExportSync[Any]]:
+    def _make_syncs(self) -> list[ExportSync]:
         sources = [Source()]
         if self.config["separate_exports"]:
             sources = find_sources(self._client, self._request)
@@ -312,10 +304,10 @@ class ContactsStream(Stream):
                 self._client,
                 source.request(self._request),
                 store,
-                self._make_decoder(source, columnar=columnar),
+                make_decoder(self._request.file_type, self._make_layout(source.stamp)),
                 # A count of 0 in the account's own listing confirms an empty export.
                 replace(options, allow_empty=options.allow_empty or source.contact_count == 0),
-                self._make_filter(store, columnar=columnar),
+                self._make_filter(store),
                 str(source),
             )
             for source, store in zip(sources, stores, strict=True)
@@ -332,35 +324,29 @@ class ContactsStream(Stream):
         state = self.get_context_state(source.context)
         return CheckpointStore(state, partial(emit_state, self._tap), scope, self._fingerprint())
 
-    def _make_decoder(self, source: Source, *, columnar: bool) -> Decoder[Any]:
-        make: Callable[..., Decoder[Any]] = make_decoder
-        if columnar:
-            from tap_sendgrid_contacts.decode.arrow import (  # noqa: PLC0415 - an extra
-                make_arrow_decoder as make,
-            )
-        return make(
-            self._request.file_type,
+    def _make_layout(self, stamp: Mapping[str, str | None]) -> ColumnLayout:
+        return ColumnLayout(
             self._columns,
             self.config["on_invalid_value"],
-            {name: value for name, value in source.stamp.items() if self._is_selected(name)},
+            {name: value for name, value in stamp.items() if self._is_selected(name)},
         )
 
-    def _make_filter(self, store: CheckpointStore, *, columnar: bool) -> ContactFilter[Any]:
+    def _make_filter(self, store: CheckpointStore) -> ContactFilter:
         if self.replication_method != "INCREMENTAL":
             return emit_all
         start_date = self.config.get("start_date")
         return make_incremental_filter(
             store.bookmark(),
             parse_date(start_date) if start_date else None,
-            select_rows if columnar else select_contacts,
+            self._layout.names.index(REPLICATION_KEY),
         )
 
-    def _open(self, sync: ExportSync[Any]) -> None:
+    def _open(self, sync: ExportSync) -> None:
         tags = {metrics.Tag.STREAM: self.name, metrics.Tag.JOB_TYPE: "contacts_export"}
         with metrics.Timer(metrics.Metric.JOB_DURATION, tags):
             sync.open()
 
-    def _finalize(self, sync: ExportSync[Any], emitted: int) -> None:
+    def _finalize(self, sync: ExportSync, emitted: int) -> None:
         """Mark the export as complete, and set the bookmark."""
         sync.complete()
         checkpoint, job = sync.checkpoint, sync.job
@@ -370,7 +356,7 @@ class ContactsStream(Stream):
         summary = sync.progress.summary(checkpoint.contacts_read, len(job.part_names), emitted)
         self.logger.info("%s is complete: %s", job, summary)
 
-    def _activate_version(self, syncs: Sequence[ExportSync[Any]]) -> None:
+    def _activate_version(self, syncs: Sequence[ExportSync]) -> None:
         if not self._should_activate_version():
             return
         for sync in syncs:
@@ -414,6 +400,16 @@ class ContactsStream(Stream):
     def _columns(self) -> list[Column]:
         return columns_from_schema(self.effective_schema, self._is_selected)
 
+    @cached_property
+    def _layout(self) -> ColumnLayout:
+        """The columns of the records, without the values of a source."""
+        has_source = self.config["separate_exports"]
+        return self._make_layout(dict.fromkeys(SOURCE_COLUMNS) if has_source else {})
+
+    @cached_property
+    def _records(self) -> Records:
+        return Records(self._layout.names)
+
     def _is_selected(self, name: str) -> bool:
         is_automatic = name in {*self.primary_keys, self.replication_key}
         return name in self.effective_schema["properties"] and (
@@ -436,11 +432,11 @@ class ContactsStream(Stream):
             and not maps[0].flattening_enabled
         )
 
-    def _map_contacts(self, contacts: list[Contact]) -> list[Record]:
+    def _map_contacts(self, contacts: list[Row]) -> list[Record]:
         return [
             message.record
-            for contact in contacts
-            for message in self._generate_record_messages(msgspec.to_builtins(contact))
+            for record in self._records.as_dicts(contacts)
+            for message in self._generate_record_messages(record)
         ]
 
 

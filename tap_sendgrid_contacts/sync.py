@@ -10,7 +10,7 @@ import hashlib
 import logging
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 from singer_sdk.exceptions import DataError, FatalAPIError, FatalSyncError
@@ -36,7 +36,6 @@ from tap_sendgrid_contacts.checkpoint import (
     InvalidCheckpointError,
 )
 from tap_sendgrid_contacts.dates import utc_now
-from tap_sendgrid_contacts.decode.contact import ContactsT
 from tap_sendgrid_contacts.incremental import emit_all
 from tap_sendgrid_contacts.progress import ProgressReporter
 
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     from tap_sendgrid_contacts.api.download import Part
     from tap_sendgrid_contacts.api.export import ExportRequest
     from tap_sendgrid_contacts.checkpoint import CheckpointStore
+    from tap_sendgrid_contacts.columns import Row
     from tap_sendgrid_contacts.decode import Decoder
     from tap_sendgrid_contacts.incremental import ContactFilter
 
@@ -66,7 +66,7 @@ class RepeatedPartError(FatalSyncError):
 
 
 @dataclass(frozen=True)
-class Block(Generic[ContactsT]):
+class Block:
     """Contacts to emit.
 
     Attributes:
@@ -75,7 +75,7 @@ class Block(Generic[ContactsT]):
         previous: The checkpoint before these contacts.
     """
 
-    contacts: ContactsT | None
+    contacts: list[Row] | None
     checkpoint: Checkpoint
     previous: Checkpoint
 
@@ -99,7 +99,7 @@ class SyncOptions:
     version: int | None = None
 
 
-class ExportSync(Generic[ContactsT]):
+class ExportSync:
     """One export, from its request or resume to its last contact.
 
     Args:
@@ -128,9 +128,9 @@ class ExportSync(Generic[ContactsT]):
         client: SendGridClient,
         request: ExportRequest,
         store: CheckpointStore,
-        decoder: Decoder[ContactsT],
+        decoder: Decoder,
         options: SyncOptions,
-        filter_contacts: ContactFilter[ContactsT] = emit_all,
+        filter_contacts: ContactFilter = emit_all,
         label: str = "",
     ) -> None:
         self.store = store
@@ -193,7 +193,7 @@ class ExportSync(Generic[ContactsT]):
                 self._replace(error, self._client.retry)
             self._wait_until_ready()
 
-    def blocks(self) -> Iterator[Block[ContactsT]]:
+    def blocks(self) -> Iterator[Block]:
         """Read the parts that are not finished.
 
         Yields:
@@ -337,7 +337,7 @@ class ExportSync(Generic[ContactsT]):
 
     # --- read -------------------------------------------------------------------------------
 
-    def _read_parts(self) -> Iterator[Block[ContactsT]]:
+    def _read_parts(self) -> Iterator[Block]:
         finished = self.checkpoint.finished()
         # Content of each part that had contacts: no other part may have the same.
         contents = {content for content in finished.values() if content}
@@ -356,7 +356,7 @@ class ExportSync(Generic[ContactsT]):
                 if self.checkpoint.contacts_before > contacts_before:
                     contents.add(part.digest)
 
-    def _read_part(self, part: Part) -> Iterator[Block[ContactsT]]:
+    def _read_part(self, part: Part) -> Iterator[Block]:
         checkpoint = self.checkpoint
         skip = checkpoint.part_offset if checkpoint.part_digest == part.digest else 0
         if skip < checkpoint.part_offset:
@@ -381,8 +381,8 @@ class ExportSync(Generic[ContactsT]):
         yield self._block(None, finished, checkpoint)
 
     def _block(
-        self, contacts: ContactsT | None, checkpoint: Checkpoint, previous: Checkpoint
-    ) -> Block[ContactsT]:
+        self, contacts: list[Row] | None, checkpoint: Checkpoint, previous: Checkpoint
+    ) -> Block:
         self.checkpoint = checkpoint
         return Block(contacts, checkpoint, previous)
 

@@ -6,25 +6,21 @@ whole numbers are `int`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-from tap_sendgrid_contacts.decode.contact import ColumnLayout, ContactBlock
 from tap_sendgrid_contacts.decode.csv import CsvDecoder
 from tap_sendgrid_contacts.decode.jsonl import JsonlDecoder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator
 
-    from tap_sendgrid_contacts.decode.contact import Contact, OnInvalidValue
-    from tap_sendgrid_contacts.schema import Column
-
-ContactsT_co = TypeVar("ContactsT_co", bound=ContactBlock, covariant=True)
+    from tap_sendgrid_contacts.columns import ColumnLayout, Row
 
 
-class Decoder(Protocol[ContactsT_co]):
+class Decoder(Protocol):
     """Decodes the parts of one export."""
 
-    def decode(self, part: BinaryIO, label: str) -> Iterator[ContactsT_co]:
+    def decode(self, part: BinaryIO, label: str) -> Iterator[list[Row]]:
         """Decode a part.
 
         Args:
@@ -32,7 +28,7 @@ class Decoder(Protocol[ContactsT_co]):
             label: Name of the part for errors.
 
         Yields:
-            Contacts, a block at a time.
+            The rows of contacts, a block at a time.
 
         Raises:
             DataError: On a contact that is not complete and typed; the message contains part,
@@ -43,21 +39,13 @@ class Decoder(Protocol[ContactsT_co]):
         """Warn of the number of invalid values in each column."""
 
 
-def make_decoder(
-    file_type: str,
-    columns: Sequence[Column],
-    on_invalid_value: OnInvalidValue = "fail",
-    stamp: Mapping[str, str | None] | None = None,
-) -> Decoder[list[Contact]]:
-    """Make the decoder of a file type.
+FILE_TYPES: dict[str, Callable[[ColumnLayout], Decoder]] = {
+    "json": JsonlDecoder,
+    "csv": CsvDecoder,
+}
+"""The decoders by SendGrid's `file_type`."""
 
-    Args:
-        file_type: `json` or `csv`, as requested from SendGrid.
-        columns: All columns of the catalog, selected or not.
-        on_invalid_value: `fail`, or `null` to replace invalid values.
-        stamp: Columns to add to every contact, after the reserved ones, and their values.
-    """
-    layout = ColumnLayout(columns, on_invalid_value, stamp or {})
-    if file_type == "json":
-        return JsonlDecoder(layout, layout.make_contacts)
-    return CsvDecoder(layout, layout.make_contacts)
+
+def make_decoder(file_type: str, layout: ColumnLayout) -> Decoder:
+    """Make the decoder of a file type: one of `FILE_TYPES`, as requested from SendGrid."""
+    return FILE_TYPES[file_type](layout)

@@ -6,14 +6,15 @@ import contextlib
 import csv
 import io
 from itertools import chain, repeat
-from typing import TYPE_CHECKING, Any, BinaryIO, Generic
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 from singer_sdk.exceptions import DataError
 
-from tap_sendgrid_contacts.decode.contact import (
-    ContactsT,
+from tap_sendgrid_contacts.decode.errors import (
+    InvalidValues,
     duplicate_field_error,
+    missing_key_error,
     warn_unmapped_field,
 )
 from tap_sendgrid_contacts.decode.lines import DAMAGED_PART_HINT, MAX_ROW_BYTES, iter_line_blocks
@@ -27,19 +28,17 @@ from tap_sendgrid_contacts.decode.values import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
 
-    from tap_sendgrid_contacts.decode.contact import ColumnLayout, Row
-    from tap_sendgrid_contacts.decode.values import Value
-    from tap_sendgrid_contacts.schema import Column, ColumnType
+    from tap_sendgrid_contacts.columns import Column, ColumnLayout, ColumnType, Row, Value
 
 _BLOCK_ROWS = 128
 _BLOCK_CHARS = 4 * 1024 * 1024
 _KEY_HEADER = "contact_id"
 
 
-class CsvDecoder(Generic[ContactsT]):
+class CsvDecoder:
     """Decodes a header, then one row per contact; a row may span lines.
 
     `_decode_row` defines what a contact is. Blocks of rows are first decoded column by column:
@@ -49,72 +48,47 @@ class CsvDecoder(Generic[ContactsT]):
 
     Args:
         layout: The columns.
-        make_block: Makes contacts of their values.
     """
 
-    def __init__(
-        self, layout: ColumnLayout, make_block: Callable[[Iterable[Row]], ContactsT]
-    ) -> None:
+    def __init__(self, layout: ColumnLayout) -> None:
         self._layout = layout
-        self._make_block = make_block
+        self._invalid_values = InvalidValues(layout.on_invalid_value)
         self._warned_fields: set[str] = set()
         # Characters read from the part, and how many of them up to the last complete row.
         self._chars_read = self._chars_at_row_end = 0
 
-    def decode(self, part: BinaryIO, label: str) -> Iterator[ContactsT]:
+    def decode(self, part: BinaryIO, label: str) -> Iterator[list[Row]]:
         """Decode a part; see `Decoder`."""
-        return self.decode_lines(iter_line_blocks(part, label), label)
-
-    def decode_lines(
-        self,
-        blocks: Iterable[bytes],
-        label: str,
-        header: list[str] | None = None,
-        lines_before: int = 0,
-    ) -> Iterator[ContactsT]:
-        """Decode lines; see `Decoder`.
-
-        Args:
-            blocks: Complete lines, from the beginning of a row on.
-            label: Name of the part for errors.
-            header: The header; None if the lines begin with it.
-            lines_before: Number of lines of the part before these.
-        """
         self._chars_read = self._chars_at_row_end = 0
+        blocks = iter_line_blocks(part, label)
         reader = csv.reader(chain.from_iterable(self._iter_text(blocks, label)), strict=True)
-        cell_indexes = self.map_header(header, label) if header else []
+        header: list[str] | None = None
+        cell_indexes: list[int] = []
         try:
             for rows in self._iter_row_blocks(reader):
                 if rows and header is None:
                     _, header = rows.pop(0)
-                    cell_indexes = self.map_header(header, label)
+                    cell_indexes = self._map_header(header, label)
                 if not rows or header is None:
                     continue
                 block = self._decode_block([row for _, row in rows], cell_indexes, len(header))
-                yield (
-                    self._make_block(block)
-                    if block
-                    else self._make_block(
-                        self._decode_row(
-                            row, cell_indexes, len(header), f"{label}, line {lines_before + line}"
-                        )
-                        for line, row in rows
-                    )
-                )
+                yield block or [
+                    self._decode_row(row, cell_indexes, len(header), f"{label}, line {line}")
+                    for line, row in rows
+                ]
         except csv.Error as error:
-            line = lines_before + reader.line_num
             raise DataError(
-                f"{label}, line {line}: malformed CSV: {error}. {DAMAGED_PART_HINT}"
+                f"{label}, line {reader.line_num}: malformed CSV: {error}. {DAMAGED_PART_HINT}"
             ) from error
         except UnicodeDecodeError as error:
-            line = lines_before + reader.line_num + 1 + error.object.count(b"\n", 0, error.start)
+            line = reader.line_num + 1 + error.object.count(b"\n", 0, error.start)
             raise DataError(f"{label}, line {line}: invalid UTF-8. {DAMAGED_PART_HINT}") from None
         if header is None and self._chars_read:
             raise DataError(f"{label}: no CSV header. {DAMAGED_PART_HINT}")
 
     def log_invalid_values(self) -> None:
         """Warn of the number of invalid values in each column."""
-        self._layout.log_invalid_values()
+        self._invalid_values.log_counts()
 
     def _iter_row_blocks(self, reader: Any) -> Iterator[list[tuple[int, list[str]]]]:  # noqa: ANN401 - csv has no public type
         rows: list[tuple[int, list[str]]] = []
@@ -139,7 +113,7 @@ class CsvDecoder(Generic[ContactsT]):
         by_cell = (*zip(*rows, strict=True), ("",) * len(rows))
         try:
             values: list[Iterable[Value]] = [
-                coerce_column(column.type, by_cell[i])
+                _coerce_column(column.type, by_cell[i])
                 for column, i in zip(self._layout.selected, cell_indexes, strict=True)
             ]
         except COERCION_ERRORS:
@@ -163,9 +137,11 @@ class CsvDecoder(Generic[ContactsT]):
             try:
                 values.append(PARSERS[column.type](row[i]) if row[i] else None)
             except COERCION_ERRORS:
-                self._layout.replace_invalid(column, location)
+                self._invalid_values.replace(column, location)
                 values.append(None)
-        return self._layout.make_row(values, location)
+        if values[self._layout.key_index] is None:
+            raise missing_key_error(location)
+        return self._layout.add_stamp(values)
 
     def _iter_text(self, blocks: Iterable[bytes], label: str) -> Iterator[Iterable[str]]:
         """Yield the lines of blocks, as text."""
@@ -180,7 +156,7 @@ class CsvDecoder(Generic[ContactsT]):
             # Only \n ends a line: other line separators can be part of a cell.
             yield io.StringIO(text.replace("\0", "") if b"\0" in block else text, newline="\n")
 
-    def map_header(self, header: list[str], label: str) -> list[int]:
+    def _map_header(self, header: list[str], label: str) -> list[int]:
         """Return the cell of each selected column, or one after the last if there is none."""
         cells_by_name: dict[str, list[int]] = {}
         for i, name in enumerate(header):
@@ -226,7 +202,7 @@ def _is_custom_first(header: Sequence[str], indexes: Sequence[int], key_cell: in
     return first > key_cell
 
 
-def coerce_column(column_type: ColumnType, cells: Sequence[str]) -> Sequence[Value]:
+def _coerce_column(column_type: ColumnType, cells: Sequence[str]) -> Sequence[Value]:
     """Coerce a column of cells, empty or not; raises one of `COERCION_ERRORS`."""
     if column_type == "text":
         return cells if all(cells) else [cell or None for cell in cells]

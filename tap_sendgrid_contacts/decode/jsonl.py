@@ -6,17 +6,19 @@ import json
 from dataclasses import dataclass
 from datetime import datetime
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, BinaryIO, Generic, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 import msgspec
 from msgspec.structs import astuple
 from singer_sdk.exceptions import DataError
 from typing_extensions import override
 
+from tap_sendgrid_contacts.columns import PRIMARY_KEY
 from tap_sendgrid_contacts.dates import UTC
-from tap_sendgrid_contacts.decode.contact import (
-    ContactsT,
+from tap_sendgrid_contacts.decode.errors import (
+    InvalidValues,
     duplicate_field_error,
+    missing_key_error,
     warn_unmapped_field,
 )
 from tap_sendgrid_contacts.decode.lines import DAMAGED_PART_HINT, iter_line_blocks
@@ -28,14 +30,12 @@ from tap_sendgrid_contacts.decode.values import (
     are_utc,
     coerce,
 )
-from tap_sendgrid_contacts.schema import FORBIDDEN_NAME_CHARS, PRIMARY_KEY
+from tap_sendgrid_contacts.schema import FORBIDDEN_NAME_CHARS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from tap_sendgrid_contacts.decode.contact import ColumnLayout, Row
-    from tap_sendgrid_contacts.decode.values import Value
-    from tap_sendgrid_contacts.schema import Column, ColumnType
+    from tap_sendgrid_contacts.columns import Column, ColumnLayout, ColumnType, Row, Value
 
 _MAX_OBSERVED_NAMES = 1000
 
@@ -85,7 +85,7 @@ class _Location:
         return self.part
 
 
-class JsonlDecoder(Generic[ContactsT]):
+class JsonlDecoder:
     """Decodes one JSON object per line.
 
     `_decode_line` defines what a contact is. Blocks are first decoded as msgspec structs that
@@ -95,24 +95,11 @@ class JsonlDecoder(Generic[ContactsT]):
 
     Args:
         layout: The columns.
-        make_block: Makes contacts of their values.
-        dates_as_text: Whether values may have the text of a date, which `make_block` parses. If
-            that raises one of `COERCION_ERRORS`, dates are parsed here from then on.
-        block_bytes: Approximate size of a block of lines; that of `iter_line_blocks` if None.
     """
 
-    def __init__(
-        self,
-        layout: ColumnLayout,
-        make_block: Callable[[list[Row]], ContactsT],
-        *,
-        dates_as_text: bool = False,
-        block_bytes: int | None = None,
-    ) -> None:
+    def __init__(self, layout: ColumnLayout) -> None:
         self._layout = layout
-        self._make_block = make_block
-        self._dates_as_text = dates_as_text
-        self._block_bytes = block_bytes
+        self._invalid_values = InvalidValues(layout.on_invalid_value)
         # Fields of the struct, by their name in the file; None where there is no column.
         self._names: dict[_FieldName, Column | None] = {
             (column.is_custom, column.field): column for column in layout.by_field.values()
@@ -122,25 +109,19 @@ class JsonlDecoder(Generic[ContactsT]):
         self._lenient_columns: set[Column] = set()
         self._build_decoder()
 
-    def decode(self, part: BinaryIO, label: str) -> Iterator[ContactsT]:
+    def decode(self, part: BinaryIO, label: str) -> Iterator[list[Row]]:
         """Decode a part; see `Decoder`."""
         record = 0
-        for block in iter_line_blocks(part, label, self._block_bytes):
-            rows = self._decode_rows(block, part, label, record)
-            try:
-                contacts = self._make_block(rows)
-            except COERCION_ERRORS:
-                if not self._dates_as_text:
-                    raise
-                self._dates_as_text = False
-                self._build_decoder()
-                contacts = self._make_block(self._decode_rows(block, part, label, record))
-            yield contacts
+        for block in iter_line_blocks(part, label):
+            rows = self._decode_block(block)
+            if rows is None:
+                rows = list(self._decode_lines(block, part, label, record))
+            yield rows
             record += len(rows)
 
     def log_invalid_values(self) -> None:
         """Warn of the number of invalid values in each column."""
-        self._layout.log_invalid_values()
+        self._invalid_values.log_counts()
 
     def _build_decoder(self) -> None:
         self._decoder: msgspec.json.Decoder[Any] | None = None
@@ -148,9 +129,7 @@ class JsonlDecoder(Generic[ContactsT]):
         self._date_indexes = [
             self._layout.positions[column]
             for column in selected
-            if column.type == "date"
-            and not self._dates_as_text
-            and column not in self._lenient_columns
+            if column.type == "date" and column not in self._lenient_columns
         ]
         try:
             custom_struct, self._custom_width = self._build_struct(is_custom=True)
@@ -193,11 +172,7 @@ class JsonlDecoder(Generic[ContactsT]):
             return Text
         if column in self._lenient_columns:
             return _LENIENT_TYPES[column.type]
-        return self._strict_type(column.type)
-
-    def _strict_type(self, column_type: ColumnType) -> Any:  # noqa: ANN401 - a type expression
-        is_text = column_type == "date" and self._dates_as_text
-        return _STRICT_TYPES["text" if is_text else column_type]
+        return _STRICT_TYPES[column.type]
 
     def _add_field_name(self, field_name: _FieldName) -> None:
         """Add a name to the struct: a column's in another case, or one without column."""
@@ -213,10 +188,6 @@ class JsonlDecoder(Generic[ContactsT]):
             self._names = {key: known for key, known in self._names.items() if known != column}
         if not FORBIDDEN_NAME_CHARS.search(name):
             self._names[field_name] = column
-
-    def _decode_rows(self, block: bytes, part: BinaryIO, label: str, record: int) -> list[Row]:
-        rows = self._decode_block(block)
-        return list(self._decode_lines(block, part, label, record)) if rows is None else rows
 
     def _decode_block(self, block: bytes) -> list[Row] | None:
         # The test for one byte makes the other one rare.
@@ -270,14 +241,17 @@ class JsonlDecoder(Generic[ContactsT]):
             try:
                 values[column] = None if value is None else coerce(column.type, value)
             except COERCION_ERRORS:
-                self._layout.replace_invalid(column, location)
+                self._invalid_values.replace(column, location)
                 values[column] = None
                 continue
-            if not _is_of_type(self._strict_type(column.type), value):
+            if not _is_of_type(_STRICT_TYPES[column.type], value):
                 self._lenient_columns.add(column)
         if len(self._observed_names) + len(self._lenient_columns) > adapted:
             self._build_decoder()
-        return self._layout.make_row([values.get(each) for each in self._layout.selected], location)
+        row = [values.get(column) for column in self._layout.selected]
+        if row[self._layout.key_index] is None:
+            raise missing_key_error(location)
+        return self._layout.add_stamp(row)
 
 
 def _iter_fields(line: bytes, location: _Location) -> Iterator[tuple[bool, str, object]]:

@@ -30,13 +30,12 @@ DAMAGED_PART_HINT = (
 _BLOCK_BYTES = 64 * 1024
 
 
-def iter_line_blocks(part: BinaryIO, label: str, block_bytes: int | None = None) -> Iterator[bytes]:
+def iter_line_blocks(part: BinaryIO, label: str) -> Iterator[bytes]:
     """Yield complete lines in blocks, decompressed, without a byte order mark.
 
     Args:
         part: The file.
         label: Name of the part for errors.
-        block_bytes: Approximate size of a block; 64 KiB if None.
 
     Raises:
         DataError: If the gzip stream is truncated or corrupt, or a line is too long.
@@ -50,7 +49,7 @@ def iter_line_blocks(part: BinaryIO, label: str, block_bytes: int | None = None)
     is_first = True
     while True:
         try:
-            chunk = stream.read(block_bytes or _BLOCK_BYTES)
+            chunk = stream.read(_BLOCK_BYTES)
         except (EOFError, OSError, zlib_error) as error:
             problem = "truncated" if isinstance(error, EOFError) else "corrupt"
             raise DataError(f"{label}: {problem} gzip stream. {DAMAGED_PART_HINT}") from error

@@ -15,9 +15,7 @@ from tap_sendgrid_contacts.dates import UTC, from_epoch, parse_date
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from tap_sendgrid_contacts.schema import ColumnType
-
-Value = str | int | float | datetime | list[str] | None
+    from tap_sendgrid_contacts.columns import ColumnType, Value
 
 # Types of values in JSON that need no more than decoding.
 AwareDatetime = Annotated[datetime, msgspec.Meta(tz=True)]

@@ -53,7 +53,7 @@ def rows_of(url: str) -> list[int]:
 def test_chunks_are_written_to_files_of_batch_size(tmp_path: Path, compression: str) -> None:
     chunks = [chunk(0, 1), chunk(2), chunk(3, 4, 5), chunk(6, 7), chunk(8)]
     config = batch_config(tmp_path, compression, batch_size=3)
-    files = list(write_batch_files(chunks, config, "contacts"))
+    files = list(write_batch_files(chunks, config, "contacts", {}))
     assert [(rows_of(url), rows) for [url], rows, _ in files] == [
         ([0, 1, 2], 3),
         ([3, 4, 5], 3),
@@ -70,7 +70,7 @@ def test_chunk_without_rows_has_a_checkpoint_but_no_file(tmp_path: Path) -> None
     end_of_part = chunk()._replace(checkpoint=Checkpoint(NOW, {}, finished_parts="a:b"))
     chunks = [end_of_part, chunk(0, 1), end_of_part, chunk(2), end_of_part]
     config = batch_config(tmp_path, batch_size=2)
-    files = list(write_batch_files(chunks, config, "contacts"))
+    files = list(write_batch_files(chunks, config, "contacts", {}))
     # After a file, its checkpoint is that of the file.
     assert [(rows, checkpoint.finished_parts) for _, rows, checkpoint in files] == [
         (0, "a:b"),
@@ -83,14 +83,14 @@ def test_chunk_without_rows_has_a_checkpoint_but_no_file(tmp_path: Path) -> None
 def test_file_is_complete_before_it_is_announced(tmp_path: Path) -> None:
     chunks = [chunk(0, 1), chunk(2, 3)]
     config = batch_config(tmp_path, batch_size=2)
-    for [url], rows, _ in write_batch_files(chunks, config, "contacts"):
+    for [url], rows, _ in write_batch_files(chunks, config, "contacts", {}):
         assert len(rows_of(url)) == rows
 
 
 def test_files_are_for_their_owner_only(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        list(write_batch_files([chunk(0)], batch_config(tmp_path), "contacts"))
+        list(write_batch_files([chunk(0)], batch_config(tmp_path), "contacts", {}))
     finally:
         os.umask(before)
     (path,) = tmp_path.iterdir()
@@ -131,13 +131,13 @@ def test_storage_error_is_mapped_without_its_message(
     monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem._open", open_file)
     big = Chunk([os.urandom(2**20).hex()], Checkpoint(NOW, {}))
     with pytest.raises(FatalSyncError, match=r"batch_config: .*: CredentialsError$"):
-        list(write_batch_files([big], batch_config(tmp_path, compression), "contacts"))
+        list(write_batch_files([big], batch_config(tmp_path, compression), "contacts", {}))
 
 
 def test_storage_error_has_the_reason_of_the_system(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(FatalSyncError, match=r"batch_config: .*: Not a directory$"):
-        list(write_batch_files([chunk(0)], batch_config(tmp_path / "file" / "no"), "contacts"))
+        list(write_batch_files([chunk(0)], batch_config(tmp_path / "file" / "no"), "contacts", {}))
 
 
 def test_error_of_the_contacts_is_not_one_of_the_storage(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_error_of_the_contacts_is_not_one_of_the_storage(tmp_path: Path) -> None
         raise LookupError
 
     with pytest.raises(LookupError):
-        list(write_batch_files(chunks(), batch_config(tmp_path), "contacts"))
+        list(write_batch_files(chunks(), batch_config(tmp_path), "contacts", {}))
     # It is not complete, so it is not there.
     assert not list(tmp_path.iterdir())
 

@@ -23,8 +23,8 @@ from tap_sendgrid_contacts.checkpoint import (
     retain_partitions,
     save_column_types,
 )
+from tap_sendgrid_contacts.columns import Column
 from tap_sendgrid_contacts.dates import utc_now
-from tap_sendgrid_contacts.schema import Column
 
 NOW = datetime(2026, 11, 22, 10, 0, tzinfo=timezone.utc)
 SCOPE = {"list_ids": ["a"]}

@@ -17,15 +17,18 @@ from typing_extensions import override
 
 from tap_sendgrid_contacts import outputs
 from tap_sendgrid_contacts.checkpoint import Checkpoint, CheckpointStore
-from tap_sendgrid_contacts.decode.contact import Contact, make_contact_class
 from tap_sendgrid_contacts.messages import MessageWriter, RecordMessageEncoder
+from tap_sendgrid_contacts.records import Records
 from tap_sendgrid_contacts.sync import Block
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tap_sendgrid_contacts.columns import ColumnType, Row
 
-make_contact = make_contact_class(["contact_id", "updated_at"])
+
+TYPES: dict[str, ColumnType] = {"contact_id": "text", "updated_at": "date"}
+RECORDS = Records(TYPES)
 DAY = datetime(2020, 1, 2, tzinfo=timezone.utc)
 START = Checkpoint(DAY, {}, export_id="e1")
 
@@ -58,11 +61,11 @@ def after(contacts: int) -> Checkpoint:
     return msgspec.structs.replace(START, part_offset=contacts)
 
 
-def blocks_of(*sizes: int) -> Iterator[Block[list[Contact]]]:
+def blocks_of(*sizes: int) -> Iterator[Block]:
     """Yield blocks of so many contacts, with ids from 0 on."""
     start = 0
     for size in sizes:
-        contacts = [make_contact(str(i), DAY) for i in range(start, start + size)]
+        contacts: list[Row] = [(str(i), DAY) for i in range(start, start + size)]
         yield Block(contacts, after(start + size), after(start))
         start += size
 
@@ -130,7 +133,7 @@ def test_records_are_written_before_their_checkpoint_is_yielded(
     capsysbinary: pytest.CaptureFixture[bytes],
 ) -> None:
     writer, counter = MessageWriter(), Counter()
-    encoder = RecordMessageEncoder("contacts", None)
+    encoder = RecordMessageEncoder("contacts", None, TYPES)
     seen = 0
     for items, checkpoint in outputs.record_lines(
         blocks_of(2, 0, 3),
@@ -148,7 +151,7 @@ def test_records_are_written_before_their_checkpoint_is_yielded(
 
 
 def test_record_count_metric_is_optional(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
-    encoder = RecordMessageEncoder("contacts", None)
+    encoder = RecordMessageEncoder("contacts", None, TYPES)
     assert len(list(outputs.record_lines(blocks_of(1), MessageWriter(), encoder, None))) == 1
     assert capsysbinary.readouterr().out.count(b"\n") == 1
 
@@ -161,7 +164,7 @@ def test_broken_pipe_yields_no_checkpoint(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(writer, "write_lines", write_lines)
     output = outputs.record_lines(
-        blocks_of(1), writer, RecordMessageEncoder("contacts", None), None
+        blocks_of(1), writer, RecordMessageEncoder("contacts", None, TYPES), None
     )
     with pytest.raises(BrokenPipeError):
         next(output)
@@ -171,7 +174,7 @@ def test_broken_pipe_yields_no_checkpoint(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_sdk_records_are_plain_and_followed_by_the_checkpoint(store: Store) -> None:
-    for record in outputs.emit(outputs.sdk_records(blocks_of(2, 1)), store):
+    for record in outputs.emit(outputs.sdk_records(blocks_of(2, 1), RECORDS), store):
         assert record.keys() == {"contact_id", "updated_at"}
         assert record["updated_at"] == "2020-01-02T00:00:00Z"
         store.log.append(record["contact_id"])
@@ -204,7 +207,12 @@ def test_checkpoint_after_a_file_never_covers_more_than_the_files(
 ) -> None:
     writer, ids = MessageWriter(), list[int]()
     output = outputs.batch_files(
-        blocks_of(*sizes), writer, batch_config(tmp_path, size), "contacts"
+        blocks_of(*sizes),
+        writer,
+        batch_config(tmp_path, size),
+        "contacts",
+        TYPES,
+        RECORDS.as_structs,
     )
     checkpoint = START
     for manifests, checkpoint in output:
@@ -222,7 +230,9 @@ def test_checkpoint_after_a_file_never_covers_more_than_the_files(
 
 def test_state_follows_each_file(tmp_path: Path, store: Store) -> None:
     config = batch_config(tmp_path, 2)
-    output = outputs.batch_files(blocks_of(4, 0, 1), MessageWriter(), config, "contacts")
+    output = outputs.batch_files(
+        blocks_of(4, 0, 1), MessageWriter(), config, "contacts", TYPES, RECORDS.as_structs
+    )
     for manifest in outputs.emit(output, store, state_per_item=True):
         store.log.append(f"file of {len(rows_of(manifest))}")
     # A block of four has one checkpoint, valid with its last file.
@@ -236,24 +246,25 @@ def test_state_follows_each_file(tmp_path: Path, store: Store) -> None:
 def test_end_of_a_part_has_its_checkpoint(tmp_path: Path) -> None:
     (block,) = blocks_of(1)
     finished = block.checkpoint.finish_part("name", "content")
-    end = Block[list[Contact]](None, finished, block.checkpoint)
+    end = Block(None, finished, block.checkpoint)
     output = outputs.batch_files(
-        [block, end], MessageWriter(), batch_config(tmp_path, 10), "contacts"
+        [block, end],
+        MessageWriter(),
+        batch_config(tmp_path, 10),
+        "contacts",
+        TYPES,
+        RECORDS.as_structs,
     )
     assert [checkpoint for _, checkpoint in output] == [finished]
 
 
 def test_mapped_contacts_are_written_and_counted(tmp_path: Path) -> None:
-    def map_contacts(contacts: list[Contact]) -> list[dict[str, Any]]:
-        return [
-            {"id": Decimal("1.10")}
-            for contact in contacts
-            if msgspec.to_builtins(contact)["contact_id"] != "1"
-        ]
+    def map_contacts(contacts: list[Row]) -> list[dict[str, Any]]:
+        return [{"id": Decimal("1.10")} for contact in contacts if contact[0] != "1"]
 
     writer = MessageWriter()
     output = outputs.batch_files(
-        blocks_of(3), writer, batch_config(tmp_path, 10), "contacts", map_contacts
+        blocks_of(3), writer, batch_config(tmp_path, 10), "contacts", TYPES, map_contacts
     )
     ((manifests, checkpoint),) = output
     assert [rows_of(manifest) for manifest in manifests] == [[{"id": 1.1}] * 2]
@@ -263,7 +274,7 @@ def test_mapped_contacts_are_written_and_counted(tmp_path: Path) -> None:
 
 def test_contacts_that_are_all_filtered_out_have_a_checkpoint_but_no_file(tmp_path: Path) -> None:
     output = outputs.batch_files(
-        blocks_of(3), MessageWriter(), batch_config(tmp_path, 10), "contacts", lambda _: []
+        blocks_of(3), MessageWriter(), batch_config(tmp_path, 10), "contacts", TYPES, lambda _: []
     )
     assert [(manifests, checkpoint.part_offset) for manifests, checkpoint in output] == [([], 3)]
     assert list(tmp_path.iterdir()) == []

@@ -13,8 +13,8 @@ from singer_sdk.exceptions import ConfigurationError
 from singer_sdk.singerlib import Schema
 
 from tap_sendgrid_contacts.api.client import FieldDefinition
+from tap_sendgrid_contacts.columns import Column
 from tap_sendgrid_contacts.schema import (
-    Column,
     build_schema,
     columns_from_schema,
     find_retyped_columns,

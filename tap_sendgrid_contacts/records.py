@@ -1,0 +1,60 @@
+"""Records of contacts, made of the rows that decoders yield."""
+
+from __future__ import annotations
+
+import re
+from itertools import starmap
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from tap_sendgrid_contacts.columns import Row
+
+Contact = msgspec.Struct
+"""A struct whose fields are the columns of a row, in their order."""
+
+_ATTRIBUTE = re.compile(r"[a-z][a-z0-9_]*")
+
+
+def make_contact_class(names: Sequence[str]) -> Callable[..., Contact]:
+    """Make the struct class of contacts, which encodes several times as fast as a dictionary.
+
+    Args:
+        names: Names of the columns. They are also the names of the attributes, where Python
+            allows that.
+
+    Returns:
+        The class; it takes the values in the order of the names.
+    """
+    return msgspec.defstruct(
+        "Contact",
+        [
+            (name if _ATTRIBUTE.fullmatch(name) else f"_{i}", Any, msgspec.field(name=name))
+            for i, name in enumerate(names)
+        ],
+        gc=False,
+    )
+
+
+class Records:
+    """Makes records of rows.
+
+    Args:
+        names: Names of the columns.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = list(names)
+        self._contact_class = make_contact_class(self._names)
+
+    def as_structs(self, rows: Iterable[Row]) -> list[Contact]:
+        """Return records to be encoded as they are."""
+        return list(starmap(self._contact_class, rows))
+
+    def as_dicts(self, rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
+        """Yield records as the SDK's stream maps take them: dates are text."""
+        for row in rows:
+            yield msgspec.to_builtins(dict(zip(self._names, row, strict=True)))
