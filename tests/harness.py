@@ -428,7 +428,7 @@ class Tap:
         return str(path)
 
 
-class Clock:
+class SkippingClock:
     """A clock that sleeping moves at once."""
 
     def __init__(self) -> None:
@@ -464,7 +464,7 @@ def run_in_process(arguments: list[str], env: dict[str, str], *, parse: bool = T
             mock.patch.object(sys, "stderr", log),
             mock.patch.dict(os.environ, env),
             mock.patch.object(TapSendGridContacts, "retry", RetryPolicy((0.0,) * 5)),
-            _patch_clock(Clock()),
+            _patch_clock(SkippingClock()),
             _restore_logging(),
             _restore_process(),
         ):
@@ -481,7 +481,7 @@ def run_in_process(arguments: list[str], env: dict[str, str], *, parse: bool = T
 
 
 @contextlib.contextmanager
-def _patch_clock(clock: Clock) -> Iterator[None]:
+def _patch_clock(clock: SkippingClock) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for module in (progress, export, backoff._sync):  # noqa: SLF001
             stack.enter_context(mock.patch.object(module, "time", clock))

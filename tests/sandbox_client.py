@@ -23,7 +23,7 @@ EXPORTS = "/v3/marketing/contacts/exports"
 TIMEOUT = 20
 
 
-class Sandbox:
+class SandboxClient:
     def __init__(self, url: str, key: str, log: Path) -> None:
         self.url = url
         self.session = requests.Session()
@@ -74,7 +74,7 @@ def get_raw(url: str, **headers: str) -> requests.Response:
 
 
 @contextmanager
-def start_sandbox(tmp_path: Path, *options: object) -> Iterator[Sandbox]:
+def start_sandbox(tmp_path: Path, *options: object) -> Iterator[SandboxClient]:
     log = tmp_path / "sandbox.log"
     with (
         log.open("w") as stderr,
@@ -92,7 +92,7 @@ def start_sandbox(tmp_path: Path, *options: object) -> Iterator[Sandbox]:
             process.stdout.readline(),
         )
         assert ready, log.read_text()
-        sandbox = Sandbox(ready[1], ready[2], log)
+        sandbox = SandboxClient(ready[1], ready[2], log)
         try:
             with sandbox.session:
                 yield sandbox

@@ -24,7 +24,7 @@ from click.testing import CliRunner
 
 from sendgrid_sandbox.account import Account
 from sendgrid_sandbox.cli import main
-from sendgrid_sandbox.contacts import Contact
+from sendgrid_sandbox.contacts import GeneratedContact
 from sendgrid_sandbox.encoders import CsvEncoder, FileFormat, JsonlEncoder
 from sendgrid_sandbox.faults import BY_NAME
 from sendgrid_sandbox.fields import Field
@@ -37,7 +37,7 @@ from tests.sandbox_client import (
     EXPORTS,
     SANDBOX,
     TIMEOUT,
-    Sandbox,
+    SandboxClient,
     download,
     fault_options,
     get_raw,
@@ -52,13 +52,13 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxClient]:
     options = ("--contacts", 2000, "--custom-fields", 17)
     with start_sandbox(tmp_path_factory.mktemp("sandbox"), *options) as served:
         yield served
 
 
-def expected_record(contact: Contact) -> dict[str, Any]:
+def expected_record(contact: GeneratedContact) -> dict[str, Any]:
     """Return the JSON record of a contact."""
 
     def to_json(value: object) -> object:
@@ -109,7 +109,7 @@ def read_csv(data: bytes, account: Account) -> list[dict[str, Any]]:
     return records
 
 
-def expected_csv_record(contact: Contact) -> dict[str, Any]:
+def expected_csv_record(contact: GeneratedContact) -> dict[str, Any]:
     """Return the CSV record of a contact: lone surrogates cannot be encoded in UTF-8."""
 
     def encodable(values: dict[str, Any]) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def test_export_flow(tmp_path: Path) -> None:
     assert records == list(map(expected_record, Account(600, 17)))
 
 
-def test_csv_matches_json(sandbox: Sandbox) -> None:
+def test_csv_matches_json(sandbox: SandboxClient) -> None:
     account = Account(2000, 17)
     [data] = sandbox.parts()
     header = data.partition(b"\n")[0].decode()
@@ -180,7 +180,7 @@ def test_edge_case_values() -> None:
     )
 
 
-def test_edge_case_encodings(sandbox: Sandbox) -> None:
+def test_edge_case_encodings(sandbox: SandboxClient) -> None:
     [data] = sandbox.parts(file_type="json")
     [rows] = sandbox.parts()
     for text in (
@@ -234,7 +234,9 @@ NUMBERS = {
 @pytest.mark.parametrize(("date_format", "expected"), TIMES.items())
 def test_time_formats(date_format: DateFormat, expected: object) -> None:
     value = datetime(2019, 5, 6, 7, 8, 9, tzinfo=timezone.utc)
-    contact = Contact(0, None, {"contact_id": "a", "created_at": value, "updated_at": value}, {})
+    contact = GeneratedContact(
+        0, None, {"contact_id": "a", "created_at": value, "updated_at": value}, {}
+    )
     contact.custom["dob"] = value
     file_format = FileFormat(date_format=date_format)
     record = json.loads(JsonlEncoder(file_format).encode(contact))
@@ -255,7 +257,7 @@ def test_number_formats(number_format: NumberFormat, expected: list[str]) -> Non
     values: list[float] = [5, 0.5, -1500000, 2**64 + 1, 0, 1e5, 1.5e300][: len(expected)]
     assert [format_number(value, number_format) for value in values] == expected
     for value in values:
-        contact = Contact(0, None, {**next(iter(Account(1))).values}, {"score": value})
+        contact = GeneratedContact(0, None, {**next(iter(Account(1))).values}, {"score": value})
         line = JsonlEncoder(FileFormat(number_format=number_format)).encode(contact)
         assert json.loads(line)["custom_fields"] == {"score": format_number(value, number_format)}
 
@@ -402,7 +404,7 @@ def test_field_changes(tmp_path: Path) -> None:
     assert values == {str, int, float, datetime}
 
 
-def updated_at(contact: Contact) -> datetime:
+def updated_at(contact: GeneratedContact) -> datetime:
     value = contact.values["updated_at"]
     assert isinstance(value, datetime)
     return value
@@ -457,7 +459,7 @@ def test_contact_count(tmp_path: Path) -> None:
     assert counts == {"contact_count": expected, "billable_count": expected}
 
 
-def test_invalid_requests(sandbox: Sandbox) -> None:
+def test_invalid_requests(sandbox: SandboxClient) -> None:
     bare = requests.get(f"{sandbox.url}{EXPORTS}", timeout=TIMEOUT)
     assert (bare.status_code, list(bare.json()["errors"][0])) == (401, ["field", "message"])
     assert sandbox.get(f"{EXPORTS}/none").status_code == 404
@@ -496,7 +498,7 @@ def test_signed_urls(tmp_path: Path) -> None:
         assert get_raw(sandbox.status(ready["id"])["urls"][0]).status_code == 200
 
 
-def test_ranges(sandbox: Sandbox) -> None:
+def test_ranges(sandbox: SandboxClient) -> None:
     [url] = sandbox.ready()["urls"]
     full = get_raw(url)
     size, etag = len(full.content), full.headers["ETag"]

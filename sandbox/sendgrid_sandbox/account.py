@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 from sendgrid_sandbox.contacts import (
-    Contact,
+    GeneratedContact,
     add_edge_cases,
     make_custom_values,
     make_reserved_values,
@@ -44,7 +44,7 @@ _EPOCH = datetime(2019, 1, 1, tzinfo=timezone.utc)
 _FIRST_DAY = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
 
-class Audience(NamedTuple):
+class ContactGroup(NamedTuple):
     """A list or a segment.
 
     Attributes:
@@ -100,17 +100,17 @@ class Account:
             custom_fields + day - 1, edge_cases=edge_cases, changes=field_changes
         )
         self.lists = [
-            Audience(self._uuid("list", name), name, sample_rate)
+            ContactGroup(self._uuid("list", name), name, sample_rate)
             for name, sample_rate in _LISTS
             if audiences
         ]
         self.segments = [
-            Audience(self._uuid("segment", name), name, sample_rate, drifts=True)
+            ContactGroup(self._uuid("segment", name), name, sample_rate, drifts=True)
             for name, sample_rate in _SEGMENTS
             if audiences
         ]
 
-    def __iter__(self) -> Iterator[Contact]:
+    def __iter__(self) -> Iterator[GeneratedContact]:
         """Iterate over all contacts."""
         return self.members()
 
@@ -120,7 +120,7 @@ class Account:
         segment_ids: Sequence[str] = (),
         *,
         repeats: bool = False,
-    ) -> Iterator[Contact]:
+    ) -> Iterator[GeneratedContact]:
         """Iterate over the contacts of lists and segments, or over all contacts if none is given.
 
         Args:
@@ -149,7 +149,7 @@ class Account:
             for _, _, repetitions in self._select(list_ids, segment_ids)
         )
 
-    def contact(self, number: int) -> Contact | None:
+    def contact(self, number: int) -> GeneratedContact | None:
         """Return one contact, or None if it does not exist on this day."""
         if number >= self._total:
             return None
@@ -188,7 +188,7 @@ class Account:
                 revision = day
         return revision
 
-    def _make_contact(self, number: int, revision: int) -> Contact:
+    def _make_contact(self, number: int, revision: int) -> GeneratedContact:
         created_day = self._created_day(number)
         cleared = revision > created_day and _daily_event(number, revision) in _CLEARED
         # A change redraws the profile; the identity stays.
@@ -230,7 +230,7 @@ class Account:
             for column in _CLEARED_COLUMNS:
                 values.pop(column, None)
             custom.clear()
-        return Contact(number, edge_case, values, custom)
+        return GeneratedContact(number, edge_case, values, custom)
 
     def _digest(self, data: bytes) -> bytes:
         return blake2b(data, key=self._key).digest()

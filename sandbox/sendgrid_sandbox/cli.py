@@ -23,7 +23,7 @@ from sendgrid_sandbox.server import Settings, run_server
 _FAKE_API_KEY = "SG.sandbox-0000000000000.not-a-key-of-anyone-00000000000000000000000"
 _EXIT_COMMAND_NOT_FOUND, _EXIT_SIGNAL_BASE = 127, 128
 
-Sandbox = tuple[Account, Settings, Callable[[str], None]]
+ServerArguments = tuple[Account, Settings, Callable[[str], None]]
 
 
 def _fault_table() -> str:
@@ -189,7 +189,7 @@ def main() -> None:
 
 @main.command(epilog=_fault_table())
 @sandbox_options
-def serve(sandbox: Sandbox) -> None:
+def serve(sandbox: ServerArguments) -> None:
     """Serve until interrupted."""
     account, settings, _ = sandbox
 
@@ -209,7 +209,7 @@ def serve(sandbox: Sandbox) -> None:
 @main.command(epilog=_fault_table())
 @sandbox_options
 @click.argument("command", nargs=-1, required=True, metavar="-- COMMAND...")
-def run(sandbox: Sandbox, command: tuple[str, ...]) -> None:
+def run(sandbox: ServerArguments, command: tuple[str, ...]) -> None:
     """Serve while a command runs, and exit with its exit code.
 
     The command gets TAP_SENDGRID_CONTACTS_API_URL and TAP_SENDGRID_CONTACTS_API_KEY in its

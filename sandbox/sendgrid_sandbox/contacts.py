@@ -30,7 +30,7 @@ _LONG_TEXT_CASE = 2
 _MAX_EDGE_CASE_FIELDS = 8
 
 
-class Contact(NamedTuple):
+class GeneratedContact(NamedTuple):
     """A contact. Empty values are absent from both dicts.
 
     Attributes:

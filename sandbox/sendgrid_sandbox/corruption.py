@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from sendgrid_sandbox.contacts import Contact
+    from sendgrid_sandbox.contacts import GeneratedContact
     from sendgrid_sandbox.encoders import CsvEncoder, JsonlEncoder
     from sendgrid_sandbox.fields import Field
 
 
 def corrupt_lines(
-    contacts: Iterator[Contact],
+    contacts: Iterator[GeneratedContact],
     middle: int,
     encoder: JsonlEncoder | CsvEncoder,
     fields: list[Field],

@@ -18,7 +18,7 @@ from sendgrid_sandbox.formats import format_date, format_number, format_time
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sendgrid_sandbox.contacts import Contact
+    from sendgrid_sandbox.contacts import GeneratedContact
     from sendgrid_sandbox.fields import Field
     from sendgrid_sandbox.formats import DateFormat, NumberFormat
 
@@ -61,7 +61,7 @@ class JsonlEncoder:
         self._encode = _json_encoder(ensure_ascii=False)
         self._encode_ascii = _json_encoder(ensure_ascii=True)
 
-    def encode(self, contact: Contact) -> bytes:
+    def encode(self, contact: GeneratedContact) -> bytes:
         """Return the line of a contact, including its line end."""
         values = contact.values
         document: dict[str, object] = {
@@ -130,7 +130,7 @@ class CsvEncoder:
         self._empty_row = [""] * len(head + custom + tail)
         self.header = (",".join(map(_quote, head + custom + tail)) + "\n").encode()
 
-    def encode(self, contact: Contact) -> bytes:
+    def encode(self, contact: GeneratedContact) -> bytes:
         """Return the row of a contact, including its line end."""
         cells = self._empty_row.copy()
         for column, value in contact.values.items():

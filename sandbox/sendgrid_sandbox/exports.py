@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from yarl import URL
 
-    from sendgrid_sandbox.account import Account, Audience
+    from sendgrid_sandbox.account import Account, ContactGroup
     from sendgrid_sandbox.faults import Faults
-    from sendgrid_sandbox.files import ExportFiles, ExportWriter, Part
+    from sendgrid_sandbox.files import ExportFile, ExportFiles, ExportWriter
     from sendgrid_sandbox.spec import ExportSpec
     from sendgrid_sandbox.storage import Storage
 
@@ -58,7 +58,7 @@ class Export:
 class _StoredFile(NamedTuple):
     path: str
     part_number: str | None
-    part: Part
+    part: ExportFile
 
 
 class ExportJobs:
@@ -244,5 +244,5 @@ def format_time(time: datetime) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _references(ids: Sequence[str], audiences: Sequence[Audience]) -> list[dict[str, str]]:
+def _references(ids: Sequence[str], audiences: Sequence[ContactGroup]) -> list[dict[str, str]]:
     return [{"ID": each.id, "Name": each.name} for each in audiences if each.id in ids]

@@ -24,7 +24,7 @@ _LINES_PER_WRITE = 500
 _MB = 1_000_000
 
 
-class Part(NamedTuple):
+class ExportFile(NamedTuple):
     """A file on disk, served unchanged."""
 
     path: Path
@@ -35,7 +35,7 @@ class Part(NamedTuple):
 class ExportFiles(NamedTuple):
     """The parts of an export and the number of contacts in them."""
 
-    parts: list[Part]
+    parts: list[ExportFile]
     contact_count: int
 
 
@@ -84,7 +84,7 @@ class ExportWriter:
         if faults:
             lines = corrupt_lines(contacts, total // 2, encoder, fields, faults)
 
-        parts: list[Part] = []
+        parts: list[ExportFile] = []
         if not total and self._format.empty_export == "none":
             return ExportFiles(parts, 0)
         header = b"" if not total and self._format.empty_export == "file" else encoder.header
@@ -104,7 +104,9 @@ class ExportWriter:
             parts[-1] = _describe_part(parts[-1].path)
         return ExportFiles(parts, total)
 
-    def _open(self, parts: list[Part], prefix: str, header: bytes, line_count: int) -> _PartFile:
+    def _open(
+        self, parts: list[ExportFile], prefix: str, header: bytes, line_count: int
+    ) -> _PartFile:
         """Open the part after `parts`."""
         if parts and self._format.part_headers == "first":
             header = b""
@@ -142,7 +144,7 @@ class _PartFile:
         if len(self._buffer) == _LINES_PER_WRITE:
             self._flush()
 
-    def close(self) -> Part:
+    def close(self) -> ExportFile:
         self._flush(last=True)
         self._file.close()
         return _describe_part(Path(self._file.name))
@@ -159,9 +161,9 @@ def _gzip_compressor() -> zlib._Compress:
     return zlib.compressobj(level=1, wbits=31)
 
 
-def _describe_part(path: Path) -> Part:
+def _describe_part(path: Path) -> ExportFile:
     with path.open("rb") as file:
         digest = md5(usedforsecurity=False)
         while block := file.read(1 << 20):
             digest.update(block)
-    return Part(path, path.stat().st_size, f'"{digest.hexdigest()}"')
+    return ExportFile(path, path.stat().st_size, f'"{digest.hexdigest()}"')

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sendgrid_sandbox.account import Account, Audience
+    from sendgrid_sandbox.account import Account, ContactGroup
 
 EmptyArrays = Literal["ignore", "reject", "nobody"]  # GUESS: what SendGrid does is unknown
 
@@ -70,7 +70,7 @@ def parse_export_spec(body: object, account: Account, empty_arrays: EmptyArrays)
     )
 
 
-def _parse_ids(ids: object, key: str, audiences: Sequence[Audience]) -> tuple[str, ...]:
+def _parse_ids(ids: object, key: str, audiences: Sequence[ContactGroup]) -> tuple[str, ...]:
     if not isinstance(ids, list) or not all(isinstance(id_, str) for id_ in ids):
         raise ValueError(f"{key} must be an array of ids")
     for id_ in ids:

@@ -20,7 +20,7 @@ from sendgrid_sandbox.responses import BYTES_SENT, HANG_SECONDS, close_connectio
 
 if TYPE_CHECKING:
     from sendgrid_sandbox.faults import Fault, Faults
-    from sendgrid_sandbox.files import Part
+    from sendgrid_sandbox.files import ExportFile
 
 _CHUNK_SIZE = 1 << 18
 # GUESS: other clients of these files behave as if the header were x-gzip.
@@ -47,13 +47,13 @@ class Storage:
         self._content_encoding = compression if compression in _CONTENT_ENCODINGS else None
         self._faults = faults
         self._secret = secrets.token_bytes()
-        self._parts: dict[tuple[str, str | None], Part] = {}
+        self._parts: dict[tuple[str, str | None], ExportFile] = {}
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes."""
         return [web.get("/exports/{name}", self.get, allow_head=False)]
 
-    def put(self, path: str, part_number: str | None, part: Part) -> None:
+    def put(self, path: str, part_number: str | None, part: ExportFile) -> None:
         """Store a part under a path and, if several parts share it, a part number."""
         self._parts[path, part_number] = part
 
@@ -111,7 +111,7 @@ class Storage:
         return None
 
     async def _send(
-        self, request: web.Request, part: Part, fault: Fault | None
+        self, request: web.Request, part: ExportFile, fault: Fault | None
     ) -> web.StreamResponse:
         storage_faults = self._faults.active_faults("storage")
         etag = f'"{secrets.token_hex(16)}"' if "etag-changes" in storage_faults else part.etag
@@ -154,7 +154,12 @@ class Storage:
         return close_connection(request, reset=fault.name == "part-reset")
 
     async def _copy(
-        self, part: Part, start: int, end: int, response: web.StreamResponse, request: web.Request
+        self,
+        part: ExportFile,
+        start: int,
+        end: int,
+        response: web.StreamResponse,
+        request: web.Request,
     ) -> None:
         request[BYTES_SENT] = 0
         for offset in range(start, end, _CHUNK_SIZE):
@@ -165,7 +170,7 @@ class Storage:
                 await asyncio.sleep(len(chunk) / self._throttle / 1_000_000)
 
 
-def _read(part: Part, offset: int, size: int) -> bytes:
+def _read(part: ExportFile, offset: int, size: int) -> bytes:
     with part.path.open("rb") as file:
         file.seek(offset)
         return file.read(size)

@@ -25,7 +25,7 @@ from tests.targets.targets import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sendgrid_sandbox.account import Audience
+    from sendgrid_sandbox.account import ContactGroup
     from tests.harness import Run
 
 Rows = dict[Any, Row]
@@ -66,7 +66,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
     return runs
 
 
-def expected_members(account: Account, source: Audience, schema: dict[str, Any]) -> Rows:
+def expected_members(account: Account, source: ContactGroup, schema: dict[str, Any]) -> Rows:
     """Return the rows of a list or segment, by contact and source."""
     kind = "list" if source in account.lists else "segment"
     stamp = {"source_type": kind, "source_id": source.id, "source_name": source.name}
@@ -121,7 +121,7 @@ def test_overlapping_lists(
         sql = f"WITH members AS ({members}) SELECT to_json(c) FROM ({sql}) c"  # noqa: S608
         return loaded.query(sql.replace("FROM contacts", f"FROM {loaded.schema}.contacts"))
 
-    def ids(account: Account, source: Audience) -> set[object]:
+    def ids(account: Account, source: ContactGroup) -> set[object]:
         return {contact.values["contact_id"] for contact in account.members([source.id])}
 
     on_both = query(ON_BOTH)
