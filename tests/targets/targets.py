@@ -48,7 +48,7 @@ TARGET_STITCH = "target-stitch==4.0.3"
 
 # Later versions of DuckDB than that of its target.
 LOADER_REQUIREMENTS = ("adbc-driver-postgresql==1.13.0", "duckdb==2.0.1", "pyarrow==26.0.1")
-LOADER = ROOT / "benchmarks" / "programs" / "load_batches.py"
+LOADER = ROOT / "examples" / "load_batches.py"
 
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 # duckdb 1.0.0 has no wheels for later ones, and fakesnow requires 3.11.

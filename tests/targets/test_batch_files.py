@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.harness import complete_state
 from tests.targets.days import CONTACTS
 from tests.targets.targets import (
+    LOADER,
+    LOADER_REQUIREMENTS,
     Database,
     DuckDb,
     Jsonl,
@@ -31,6 +39,7 @@ from tests.targets.targets import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.harness import Sandbox
     from tests.targets.days import Day, Days
     from tests.targets.targets import ColumnType, Row, Target
 
@@ -141,6 +150,48 @@ def test_targets_load_value_for_value(
         assert {row.get("_sdc_extracted_at") for row in loaded.raw_rows()} == {None}
         # target-snowflake removes the files that it has loaded.
         assert {file.exists() for file in files_of(day)} == {kind is not Snowflake}
+
+
+@pytest.mark.parametrize("kind", [MergingPostgres, MergingDuckDb])
+def test_example_quotes_names(tmp_path: Path, target: MakeTarget, kind: type[Database]) -> None:
+    loaded: Database = target(kind)
+    names = ["contact_id", "order", 'x" text); DROP TABLE contacts; --']
+    for values in (["1", "a", "b"], ["1", "c", "d"]):
+        file = tmp_path / "file.parquet"
+        pq.write_table(
+            pa.table({name: [value] for name, value in zip(names, values, strict=True)}), file
+        )
+        messages = (
+            {"type": "SCHEMA", "key_properties": names[:1]},
+            {"type": "BATCH", "encoding": {"format": "parquet"}, "manifest": [file.as_uri()]},
+            {"type": "STATE", "value": {}},
+        )
+        assert loaded.load("\n".join(map(json.dumps, messages)).encode()) == {}
+    assert loaded.raw_rows() == [dict(zip(names, values, strict=True))]
+
+
+def test_example_as_its_docstring_says(
+    tmp_path: Path, start_sandbox: Callable[..., Sandbox]
+) -> None:
+    """A second run starts from the state of the first, though a kill has cut the last line."""
+    sandbox = start_sandbox("--contacts", "100")
+    text = LOADER.read_text()
+    (script,) = re.findall(r"\n\n((?:    .*\n)+)", text[: text.index('"""', 4)])
+    files = {"encoding": {"format": "arrow"}, "storage": {"root": tmp_path.as_uri()}}
+    (tmp_path / "config.json").write_text(json.dumps({"batch_config": files}))
+    (tmp_path / LOADER.name).symlink_to(LOADER)
+    path = map(str, (tool_venv(*LOADER_REQUIREMENTS), Path(sys.executable).parent, os.defpath))
+    env = {**sandbox.env, "PATH": os.pathsep.join(path)}
+    states = tmp_path / "states.jsonl"
+    for _ in range(2):
+        command = ["bash", "-c", script.replace("config.json", "config.json --config=ENV")]
+        subprocess.run(command, check=True, cwd=tmp_path, env=env, timeout=120)
+        state = json.loads(states.read_text().splitlines()[-1])
+        states.write_text(states.read_text() + '{"bookmarks": {"con')
+    assert json.loads((tmp_path / "state.json").read_text())["bookmarks"]["contacts"]
+    assert state["bookmarks"]["contacts"]
+    database = MergingDuckDb(tmp_path)
+    assert len(database.raw_rows()) == 100
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,19 @@
-"""Loader of BATCH files in the formats parquet and arrow: the database merges each of them.
+r"""An example, not a supported program: load BATCH files with the database's own merge.
 
-Like a Singer target, it adds columns that the table lacks, and emits a state once everything
-before it is loaded. It deletes no rows.
+It reads the formats parquet and arrow, and knows nothing of SendGrid. Like a Singer target, it adds
+columns that the table lacks, and emits a state once everything before it is loaded. It deletes no
+rows, and has no `_sdc_` columns; numbers are double precision; the files are yours to remove.
 
-Usage: tap-sendgrid-contacts ... | load_batches.py DATABASE_URL TABLE
+With `{"batch_config": {"encoding": {"format": "arrow"}}}` in config.json, a script for each run:
+
+    set -euo pipefail
+    echo >> states.jsonl  # a kill may have left a line without its end
+    jq --compact-output --raw-input 'fromjson?' states.jsonl | tail -n 1 > state.json
+    tap-sendgrid-contacts --config config.json --state state.json \
+      | python load_batches.py duckdb:///contacts.duckdb main.contacts >> states.jsonl
+
+It needs pyarrow, and duckdb (1.4 or newer) or adbc-driver-postgresql with a URL such as
+postgresql://user@localhost/warehouse.
 """
 
 import json
@@ -26,7 +36,8 @@ COLUMN_TYPES = {
 
 def main() -> None:
     """Load the files of all BATCH messages on stdin."""
-    url, table = sys.argv[1:]
+    url, name = sys.argv[1:]
+    table = quoted(*name.split("."))
     database = DuckDb(url) if url.startswith("duckdb:") else Postgres(url)
     key: list[str] = []
     schema = None
@@ -41,7 +52,7 @@ def main() -> None:
                     schema = contacts.schema
                     database.create_table(table, key)
                     for field in schema:
-                        column = f"{field.name} {column_type(field)}"
+                        column = f"{quoted(field.name)} {column_type(field)}"
                         database.execute(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {column}")
                 database.merge(table, key, contacts)
         elif message["type"] == "STATE":
@@ -79,7 +90,7 @@ class DuckDb:
         """Insert or update contacts, and commit."""
         self._connection.register("batch", contacts)
         self.execute(
-            f"MERGE INTO {table} USING batch USING ({', '.join(key)}) "
+            f"MERGE INTO {table} USING batch USING ({joined(key)}) "
             "WHEN MATCHED THEN UPDATE BY NAME WHEN NOT MATCHED THEN INSERT BY NAME"
         )
 
@@ -96,27 +107,39 @@ class Postgres:
 
     def create_table(self, table: str, key: list[str]) -> None:
         """Create the table and its schema if they do not exist."""
-        self.execute(f"CREATE SCHEMA IF NOT EXISTS {table.partition('.')[0]}")
-        columns = ", ".join([*typed(key), f"PRIMARY KEY ({', '.join(key)})"])
+        schema, dot, _ = table.rpartition(".")
+        if dot:
+            self.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+        columns = ", ".join([*typed(key), f"PRIMARY KEY ({joined(key)})"])
         self.execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
 
     def merge(self, table: str, key: list[str], contacts: pa.Table) -> None:
         """Insert or update contacts, and commit."""
         names = contacts.column_names
-        columns = ", ".join(names)
-        updates = ", ".join(f"{name} = excluded.{name}" for name in names)
+        columns = joined(names)
+        updates = ", ".join(f"{each} = excluded.{each}" for each in map(quoted, names))
         self._cursor.adbc_ingest("batch", contacts, mode="create", temporary=True)
         self.execute(
             f"INSERT INTO {table} ({columns}) SELECT {columns} FROM batch "  # noqa: S608
-            f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {updates}"
+            f"ON CONFLICT ({joined(key)}) DO UPDATE SET {updates}"
         )
         self.execute("DROP TABLE batch")
         self._connection.commit()
 
 
+def quoted(*names: str) -> str:
+    """Return a name in SQL, with its parts; it comes from a catalog, which can be edited."""
+    return ".".join('"' + name.replace('"', '""') + '"' for name in names)
+
+
+def joined(names: list[str]) -> str:
+    """Return a list of columns in SQL."""
+    return ", ".join(map(quoted, names))
+
+
 def typed(key: list[str]) -> list[str]:
     """Return the definitions of the key's columns."""
-    return [f"{name} {COLUMN_TYPES['string']}" for name in key]
+    return [f"{quoted(name)} {COLUMN_TYPES['string']}" for name in key]
 
 
 if __name__ == "__main__":
