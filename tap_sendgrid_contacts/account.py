@@ -88,7 +88,7 @@ class AccountReport:
 
     def _read(self, name: str, function: Callable[[], T]) -> T | None:
         try:
-            value = self._client.retry(function)()
+            value = self._client.retry.call(function)
         except ForbiddenError:
             self._permissions[name] = False
             return None

@@ -94,7 +94,7 @@ def find_sources(client: SendGridClient, request: ExportRequest) -> list[Source]
         FatalAPIError: If it rejects a request.
     """
     if not request.list_ids and not request.segment_ids:
-        lists = client.retry(client.list_lists)()
+        lists = client.retry.call(client.list_lists)
         return [_make_source("list", each) for each in lists]
     return [
         *_with_names(client, "list", request.list_ids, client.list_lists),
@@ -111,7 +111,7 @@ def _with_names(
     if not ids:
         return
     try:
-        audiences = client.retry(list_audiences)()
+        audiences = client.retry.call(list_audiences)
     except ForbiddenError as error:
         logger.warning("source_name is null: %s", error)
         audiences = []

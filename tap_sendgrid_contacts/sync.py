@@ -308,8 +308,9 @@ class ExportSync:
             raise CheckpointMismatchError(
                 "Unconfirmed export request in state is older than 30 min; not searching for it"
             )
-        find = retry(find_matching_export)
-        export_id = find(self._client, self._request, checkpoint.requested_at)
+        export_id = retry.call(
+            find_matching_export, self._client, self._request, checkpoint.requested_at
+        )
         if export_id is None:
             raise CheckpointMismatchError("Unconfirmed export request in state was not accepted")
         return export_id

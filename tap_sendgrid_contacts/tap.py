@@ -155,7 +155,7 @@ class TapSendGridContacts(Tap):
         else:
             # A key without the permission is an error: custom columns would silently go stale.
             schema = build_schema(
-                client.retry(client.list_field_definitions)(),
+                client.retry.call(client.list_field_definitions),
                 has_source=self.config["separate_exports"],
             )
         mask = entry.metadata.resolve_selection() if entry else SelectionMask()

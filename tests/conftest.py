@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
 
 # The SDK's warning that a Python which the tap still supports reaches its end of life.
 os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
+
+
+@pytest.fixture(autouse=True)
+def _no_download_is_left() -> Iterator[None]:
+    """Fail a test whose download goes on: its requests would spoil the next test."""
+    yield
+    assert not [thread for thread in threading.enumerate() if thread.name == "download"]
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import requests
 from singer_sdk.authenticators import BearerTokenAuthenticator
 from singer_sdk.exceptions import FatalAPIError
 
+from tap_sendgrid_contacts import stopping
 from tap_sendgrid_contacts.api.http import (
     RetryPolicy,
     TransientError,
@@ -238,19 +239,19 @@ class SendGridClient:
     ) -> T:
         description = f"{method} {path.replace('{id}', sanitize_message(resource_id))}"
         timeout = min(self.request_timeout, timeout or self.request_timeout)
+        url = self._base_url + path.replace("{id}", quote(resource_id, safe=""))
+
+        def send() -> tuple[requests.Response, bytes]:
+            with (
+                map_transport_errors(description),
+                self._session.request(
+                    method, url, timeout=timeout, allow_redirects=False, stream=True, **options
+                ) as response,
+            ):
+                return response, read_body(response, description, timeout)
+
         started = time.monotonic()
-        with (
-            map_transport_errors(description),
-            self._session.request(
-                method,
-                self._base_url + path.replace("{id}", quote(resource_id, safe="")),
-                timeout=timeout,
-                allow_redirects=False,
-                stream=True,
-                **options,
-            ) as response,
-        ):
-            body = read_body(response, description, timeout)
+        response, body = stopping.run(send)
         self._on_response(path, response.status_code, time.monotonic() - started)
         if date := parse_http_date(response.headers.get("Date")):
             self.clock_offset = timedelta(seconds=date - time.time())

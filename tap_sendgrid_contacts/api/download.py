@@ -7,6 +7,7 @@ unlinked: a killed run leaves nothing on disk.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import threading
 from queue import Empty, Full, Queue
@@ -14,9 +15,10 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 from urllib.parse import urljoin
 
 import requests
-from singer_sdk.exceptions import FatalAPIError, FatalSyncError
+from singer_sdk.exceptions import FatalAPIError
 from typing_extensions import override
 
+from tap_sendgrid_contacts import stopping
 from tap_sendgrid_contacts.api.http import (
     TransientError,
     map_transport_errors,
@@ -37,6 +39,12 @@ logger = logging.getLogger(__name__)
 _CHUNK_BYTES = 256 * 1024
 
 _PREFETCH_LIMIT = 64
+
+# How long the reader waits for a part before it looks for a signal again.
+_SLICE_SECONDS = 0.25
+
+# How long the end of a download waits for a server that neither responds nor hangs up.
+_JOIN_SECONDS = 5.0
 
 
 class Part(NamedTuple):
@@ -69,26 +77,26 @@ def iter_parts(
         client: The API client, for its timeout and retry policy.
         job: The export.
         part_names: The parts to download.
-        on_progress: Called every second with the state of a download that the reader waits for.
+        on_progress: Called several times a second with the state of a download that the reader
+            waits for.
 
     Yields:
-        The parts, in the order of the names. Close the generator to cancel the download.
+        The parts, in the order of the names. Close the generator to end the download.
 
     Raises:
         TransientError: If a part could not be downloaded, retries included.
         FatalAPIError: If its download is rejected.
         FatalSyncError: If it cannot be written to disk.
+        Stopped: If a signal arrives while the reader waits.
     """
     worker = _PrefetchWorker(client, job, part_names)
-    # A daemon: the process does not wait at exit for a server that has stopped sending.
-    threading.Thread(target=worker.run, name="download", daemon=True).start()
     try:
         for _ in part_names:
             part = worker.get(on_progress)
             with part.file:
                 yield part
     finally:
-        worker.cancel()
+        worker.close()
 
 
 class _AnonymousSession(Session):
@@ -110,6 +118,10 @@ class _AnonymousSession(Session):
         return target
 
 
+class _CancelledError(Exception):
+    """The reader has gone."""
+
+
 class _PrefetchWorker:
     """Downloads parts in order and enqueues them, or the exception that ended it."""
 
@@ -118,6 +130,7 @@ class _PrefetchWorker:
         self._current: PartFile | None = None
         self._cancelled = threading.Event()
         self._session: _AnonymousSession | None = None
+        self._response: requests.Response | None = None
         self._job = job
         self._part_names = part_names
         self._labels = {
@@ -125,26 +138,17 @@ class _PrefetchWorker:
             for number, name in enumerate(job.part_names, 1)
         }
         self._timeout = client.request_timeout
-        self._retry = client.retry
-
-    def run(self) -> None:
-        """Download all parts; the body of the thread."""
-        try:
-            for name in self._part_names:
-                if self._cancelled.is_set():
-                    break
-                self._enqueue(self._download_part(name))
-        except BaseException as error:  # noqa: BLE001 - raised again in the reader's thread
-            self._enqueue(error)
-        if self._cancelled.is_set():
-            # A part may have been enqueued after the reader drained the queue.
-            self._drain()
+        self._retry = dataclasses.replace(client.retry, wait=self._wait)
+        # A daemon: the process does not wait at exit for a server that has stopped sending.
+        self._thread = threading.Thread(target=self._run, name="download", daemon=True)
+        self._thread.start()
 
     def get(self, on_progress: Callable[[str], None]) -> Part:
         """Wait for the next part; raise the exception that ended the thread."""
         while True:
+            stopping.check()
             try:
-                result = self._results.get(timeout=1)
+                result = self._results.get(timeout=_SLICE_SECONDS)
             except Empty:
                 on_progress(f"Downloading {self._current or 'parts'}")
                 continue
@@ -152,10 +156,35 @@ class _PrefetchWorker:
                 raise result
             return result
 
-    def cancel(self) -> None:
-        """End the thread at its next chunk, and close the files nobody will read."""
+    def close(self) -> None:
+        """End the thread, and close the files nobody will read."""
         self._cancelled.set()
+        # Room for a part that the thread waits to enqueue.
         self._drain()
+        if response := self._response:
+            # Ends a read that waits for the server.
+            with contextlib.suppress(OSError, RuntimeError, ValueError):
+                response.raw.shutdown()
+        self._thread.join(_JOIN_SECONDS)
+
+    def _run(self) -> None:
+        try:
+            for name in self._part_names:
+                self._enqueue(self._download_part(name))
+        except BaseException as error:  # noqa: BLE001 - raised again in the reader's thread
+            self._enqueue(error)
+        if self._session:
+            self._session.close()
+        if self._cancelled.is_set():
+            # A part may have been enqueued after the reader drained the queue.
+            self._drain()
+
+    def _wait(self, seconds: float) -> None:
+        if self._cancelled.wait(seconds):
+            raise _CancelledError
+
+    def _check_cancelled(self) -> None:
+        self._wait(0)
 
     def _drain(self) -> None:
         with contextlib.suppress(Empty):
@@ -176,10 +205,9 @@ class _PrefetchWorker:
         self._current = part_file = PartFile(self._labels[name])
         # A part of gigabytes may break more often than one request is retried: attempts count
         # from the last byte that is new.
-        download_remaining = self._retry(self._download_remaining)
         try:
-            while not download_remaining(name, part_file):
-                self._cancelled.wait(self._retry.delays[0])
+            while not self._retry.call(self._download_remaining, name, part_file):
+                self._wait(self._retry.delays[0])
         except BaseException:
             part_file.file.close()
             raise
@@ -190,12 +218,14 @@ class _PrefetchWorker:
     def _download_remaining(self, name: str, part_file: PartFile) -> bool:
         """Download what is missing; return whether that was all of it."""
         before = part_file.high_water_mark
+        self._check_cancelled()
         try:
             url = self._job.signed_url(name)
             self._stream_to_file(url, part_file)
         except TransientError as error:
+            self._check_cancelled()
             self._job.discard_urls()
-            if part_file.high_water_mark <= before:
+            if part_file.high_water_mark <= before or not self._retry.delays:
                 raise
             logger.warning("%s; resuming download at byte %d", error, part_file.resume_offset)
             return False
@@ -222,10 +252,11 @@ class _PrefetchWorker:
             if response.status_code not in {requests.codes.ok, requests.codes.partial_content}:
                 raise TransientError(f"{label}: download: unexpected HTTP {response.status_code}")
             part_file.start_response(response)
+            self._response = response
+            self._check_cancelled()
             while chunk := response.raw.read(_CHUNK_BYTES, decode_content=False):
                 part_file.write(chunk)
-                if self._cancelled.is_set():
-                    raise FatalSyncError("Download cancelled")
+                self._check_cancelled()
             if part_file.is_incomplete():
                 raise TransientError(f"{label}: truncated response")
 

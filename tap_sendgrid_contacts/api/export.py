@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from singer_sdk.exceptions import FatalAPIError
 from typing_extensions import override
 
+from tap_sendgrid_contacts import stopping
 from tap_sendgrid_contacts.api.http import (
     NotFoundError,
     RequestNotProcessedError,
@@ -104,7 +105,6 @@ def create_export_once(
     requested_at = utc_now()
     maybe_created = False
 
-    @retry
     def find_or_create() -> tuple[str, bool]:
         nonlocal maybe_created
         if maybe_created:
@@ -120,7 +120,7 @@ def create_export_once(
             maybe_created = True
             raise
 
-    return find_or_create()
+    return retry.call(find_or_create)
 
 
 def find_matching_export(
@@ -225,7 +225,7 @@ class ExportJob:
         self,
         poll_interval: float,
         budget: PollBudget,
-        wait: Callable[[float, str], None] = lambda seconds, _reason: time.sleep(seconds),
+        wait: Callable[[float, str], None] = lambda seconds, _reason: stopping.sleep(seconds),
     ) -> None:
         """Poll until the export is ready.
 

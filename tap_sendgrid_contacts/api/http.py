@@ -17,15 +17,17 @@ import ssl
 import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import backoff
 import requests
 import urllib3.exceptions
 from singer_sdk.exceptions import FatalAPIError, RetriableAPIError
 
+from tap_sendgrid_contacts import stopping
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from backoff.types import Details
 
@@ -69,44 +71,51 @@ class NotFoundError(FatalAPIError):
     """HTTP 404."""
 
 
+def _sleep(seconds: float) -> None:
+    # Looked up late: tests replace it.
+    stopping.sleep(seconds)
+
+
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Decorator that retries a function after a `TransientError`.
+    """How to retry a function after a `TransientError`.
 
     Waits grow and have jitter, so that runs that failed together do not retry together. A
     Retry-After of the server comes on top.
 
     Args:
         delays: Longest wait before each retry, in seconds; their number is that of the retries.
+        wait: Waits for some seconds; an exception that it raises ends the retries.
     """
 
     delays: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0)
+    wait: Callable[[float], None] = _sleep
 
-    def __call__(self, function: Callable[P, T]) -> Callable[P, T]:
-        """Wrap a function; after the last retry its error is raised."""
-        return backoff.on_exception(
-            self._waits,
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function; after the last retry its error is raised."""
+        retrying = backoff.on_exception(
+            backoff.constant,
             TransientError,
             max_tries=len(self.delays) + 1,
             jitter=None,
-            on_backoff=self._log,
+            on_backoff=self._back_off,
             # backoff's own log lines contain the arguments, signed URLs included.
             logger=None,
-        )(function)
-
-    def _waits(self) -> Generator[float, TransientError, None]:
-        error = yield 0.0
-        for delay in self.delays:
-            error = yield error.retry_after + random.uniform(delay / 2, delay)  # noqa: S311 - jitter
-
-    def _log(self, details: Details) -> None:
-        logger.warning(
-            "%s; retrying in %.1f s (attempt %d/%d)",
-            details["exception"],
-            details["wait"],
-            details["tries"] + 1,
-            len(self.delays) + 1,
+            # `_back_off` waits: backoff itself can only `time.sleep`, which nothing interrupts.
+            interval=0,
         )
+        return retrying(function)(*args, **kwargs)
+
+    def _back_off(self, details: Details) -> None:
+        error: Any = details["exception"]
+        tries = details["tries"]
+        delay = self.delays[tries - 1]
+        seconds = error.retry_after + random.uniform(delay / 2, delay)  # noqa: S311 - jitter
+        attempts = len(self.delays) + 1
+        logger.warning(
+            "%s; retrying in %.1f s (attempt %d/%d)", error, seconds, tries + 1, attempts
+        )
+        self.wait(seconds)
 
 
 NO_RETRY = RetryPolicy(())

@@ -37,8 +37,10 @@ class Clock:
         return self.now
 
     def sleep(self, seconds: float) -> None:
-        self.sleeps.append(seconds)
-        self.now += seconds
+        # backoff itself sleeps 0 seconds after each wait of ours.
+        if seconds:
+            self.sleeps.append(seconds)
+            self.now += seconds
 
     def wait(self, seconds: float, _reason: str) -> None:
         """Sleep, with the signature of `ProgressReporter.wait`."""
@@ -50,6 +52,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr("time.monotonic", clock.monotonic)
     monkeypatch.setattr("time.sleep", clock.sleep)
+    monkeypatch.setattr("tap_sendgrid_contacts.stopping.sleep", clock.sleep)
     return clock
 
 

@@ -268,7 +268,7 @@ def test_4xx_fails_without_retry_and_includes_api_message(
     errors = [{"message": "the first\nreason", "field": None}, {"message": "the second"}]
     requests_mock.get(f"{EXPORTS}/e1", status_code=status, json={"errors": errors})
     with pytest.raises(FatalAPIError) as raised:
-        client.retry(client.get_export)("e1")
+        client.retry.call(client.get_export, "e1")
     assert type(raised.value) is error
     assert all(
         each in str(raised.value) for each in [*words, "the first reason", "the second", "e1"]
@@ -310,7 +310,7 @@ def test_api_key_echoed_by_the_api_is_in_no_error_and_no_log(
     echo = {"errors": [{"message": f"Bearer {API_KEY} is not valid"}]}
     requests_mock.get(EXPORTS, status_code=status, json=echo)
     with pytest.raises((FatalAPIError, TransientError), match=r"Bearer \*\*\*") as raised:
-        client.retry(client.list_exports)()
+        client.retry.call(client.list_exports)
     assert API_KEY not in "".join(map(repr, causes(raised.value)))
     assert API_KEY not in caplog.text
 
@@ -346,7 +346,7 @@ def test_transient_status_is_retried_by_callers_only(
     with pytest.raises(TransientError, match=f"HTTP {status}"):
         client.list_exports()
     assert requests_mock.call_count == 1
-    assert client.retry(client.list_exports)() == []
+    assert client.retry.call(client.list_exports) == []
     assert requests_mock.call_count == 5
 
 

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import io
 import re
+import signal
 import tempfile
 import threading
 from dataclasses import dataclass, field
@@ -17,14 +18,15 @@ import pytest
 from singer_sdk.exceptions import FatalAPIError, FatalSyncError
 from typing_extensions import override
 
+from tap_sendgrid_contacts import stopping
 from tap_sendgrid_contacts.api.client import SendGridClient
 from tap_sendgrid_contacts.api.download import Part, iter_parts
 from tap_sendgrid_contacts.api.export import ExportJob
-from tap_sendgrid_contacts.api.http import TransientError
+from tap_sendgrid_contacts.api.http import NO_RETRY, TransientError
 from tests.unit.conftest import API_KEY, NO_WAIT, causes, log_of_package
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from email.message import Message
     from pathlib import Path
 
@@ -159,9 +161,11 @@ def download_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "download"]
 
 
-def join_downloads() -> None:
-    for thread in download_threads():
-        thread.join(10)
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait for what another thread does; no sleep, which would advance the clock."""
+    pause = threading.Event()
+    while not condition():
+        pause.wait(0.01)
 
 
 @pytest.fixture
@@ -202,7 +206,6 @@ def files(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[IO[bytes]]]:
 
     monkeypatch.setattr(tempfile, "TemporaryFile", temporary_file)
     yield files
-    join_downloads()
     for file in files:
         file.close()
 
@@ -393,6 +396,14 @@ def test_restarting_again_and_again_is_no_progress(storage: Storage) -> None:
     assert len(storage.requests) == 1 + 6
 
 
+def test_policy_without_delays_does_not_resume(storage: Storage) -> None:
+    storage.script = [Response(200, content_of(0), {"ETag": ETAG}, cut=5)]
+    client = SendGridClient(API_KEY, request_timeout=10, retry=NO_RETRY)
+    with pytest.raises(TransientError):
+        list(download(storage.url, client=client))
+    assert len(storage.requests) == 1
+
+
 # --- errors ---------------------------------------------------------------------------------
 
 
@@ -404,12 +415,6 @@ def test_retries_end(storage: Storage, caplog: pytest.LogCaptureFixture, status:
         contents(storage)
     assert len(storage.requests) == 6
     assert "secret" not in str(raised.value) + log_of_package(caplog)
-
-
-def test_retry_after_of_the_storage_is_respected(storage: Storage, clock: Clock) -> None:
-    storage.script = [Response(503, headers={"Retry-After": "7"})]
-    assert contents(storage) == [content_of(0)]
-    assert clock.sleeps == [7]
 
 
 @pytest.mark.parametrize("status", [201, 202, 203, 204])
@@ -526,32 +531,49 @@ def test_full_disk_names_tmpdir(
 
 
 @pytest.mark.parametrize("prefetch_limit", [1, 64])
-def test_reader_that_stops_early_stops_the_thread(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch, prefetch_limit: int
+def test_reader_that_stops_early_ends_the_download(
+    storage: Storage,
+    files: list[IO[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+    prefetch_limit: int,
 ) -> None:
     monkeypatch.setattr("tap_sendgrid_contacts.api.download._PREFETCH_LIMIT", prefetch_limit)
     parts = download(storage.url, 500)
     next(parts)
     parts.close()
-    join_downloads()
     assert download_threads() == []
     assert len(storage.requests) < 500
-
-
-def test_no_thread_is_left_at_the_end(storage: Storage) -> None:
-    contents(storage, parts=2)
-    join_downloads()
-    assert download_threads() == []
-
-
-def test_reader_that_stops_early_leaves_no_file_open(
-    storage: Storage, files: list[IO[bytes]]
-) -> None:
-    parts = download(storage.url, 5)
-    next(parts)
-    parts.close()
-    join_downloads()
     assert [file.closed for file in files] == [True] * len(files)
+
+
+def test_reader_that_stops_early_ends_a_read_that_waits(storage: Storage) -> None:
+    storage.script = [None, Response(200, bytes(1_000_000), cut=500_000, stall=True)]
+    parts = download(storage.url, 2)
+    next(parts)
+    wait_for(lambda: len(storage.requests) == 2)
+    parts.close()
+    assert download_threads() == []
+    assert not storage.released.is_set()
+
+
+def test_reader_that_stops_early_ends_the_retries(
+    storage: Storage, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage.script = [None, *[Response(503, headers={"Retry-After": "200"})] * 9]
+    parts = download(storage.url, 2)
+    next(parts)
+    wait_for(lambda: "retrying in 200.0 s" in caplog.text)
+    parts.close()
+    assert download_threads() == []
+    assert len(storage.requests) == 2
+
+
+def test_signal_ends_the_wait_for_a_part(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.script = [Response(200, bytes(1_000), cut=1, stall=True)]
+    monkeypatch.setattr(stopping, "_noted", signal.SIGTERM)
+    with pytest.raises(stopping.Stopped):
+        contents(storage)
+    assert download_threads() == []
 
 
 def test_part_enqueued_after_the_reader_stopped_leaves_no_file_open(
@@ -579,7 +601,6 @@ def test_part_enqueued_after_the_reader_stopped_leaves_no_file_open(
     next(parts)
     assert second.wait(10)
     parts.close()
-    join_downloads()
     assert [file.closed for file in files] == [True, True]
 
 

@@ -23,6 +23,7 @@ from urllib3.exceptions import (
 )
 
 from tap_sendgrid_contacts.api.http import (
+    NO_RETRY,
     ForbiddenError,
     NotFoundError,
     RequestNotProcessedError,
@@ -275,7 +276,7 @@ def transient(retry_after: float = 0.0) -> TransientError:
 
 def test_retry_returns_the_result_after_failures(clock: Clock) -> None:
     flaky = Flaky(transient(), RequestNotProcessedError("x"), transient())
-    assert RetryPolicy()(flaky)("done") == "done"
+    assert RetryPolicy().call(flaky, "done") == "done"
     assert flaky.calls == 4
     assert len(clock.sleeps) == 3
 
@@ -284,7 +285,7 @@ def test_retry_raises_the_last_error_after_the_last_delay(clock: Clock) -> None:
     errors = [transient() for _ in range(10)]
     flaky = Flaky(*errors)
     with pytest.raises(TransientError) as raised:
-        RetryPolicy()(flaky)("never")
+        RetryPolicy().call(flaky, "never")
     assert raised.value is errors[5]
     assert flaky.calls == 6
     assert len(clock.sleeps) == 5
@@ -294,7 +295,7 @@ def test_retry_raises_the_last_error_after_the_last_delay(clock: Clock) -> None:
 def test_retry_raises_other_errors_at_once(clock: Clock, error: Exception) -> None:
     flaky = Flaky(error)
     with pytest.raises(type(error)):
-        RetryPolicy()(flaky)("never")
+        RetryPolicy().call(flaky, "never")
     assert flaky.calls == 1
     assert clock.sleeps == []
 
@@ -304,7 +305,7 @@ def test_waits_grow_and_have_jitter(clock: Clock) -> None:
     for _ in range(50):
         clock.sleeps = []
         with pytest.raises(TransientError):
-            RetryPolicy()(Flaky(*(transient() for _ in range(6))))("never")
+            RetryPolicy().call(Flaky(*(transient() for _ in range(6))), "never")
         waits.append(clock.sleeps)
     for delay, column in zip((1, 2, 4, 8, 16), zip(*waits, strict=True), strict=True):
         assert all(delay / 2 <= wait <= delay for wait in column)
@@ -312,7 +313,7 @@ def test_waits_grow_and_have_jitter(clock: Clock) -> None:
 
 
 def test_retry_after_is_added_to_the_wait(clock: Clock) -> None:
-    RetryPolicy((1.0, 4.0))(Flaky(transient(7), transient(20)))("done")
+    RetryPolicy((1.0, 4.0)).call(Flaky(transient(7), transient(20)), "done")
     first, second = clock.sleeps
     assert 7.5 <= first <= 8
     assert 22 <= second <= 24
@@ -320,16 +321,35 @@ def test_retry_after_is_added_to_the_wait(clock: Clock) -> None:
 
 def test_each_call_starts_with_the_first_delay(clock: Clock) -> None:
     flaky = Flaky(transient(3))
-    function = NO_WAIT(flaky)
-    function("a")
+    NO_WAIT.call(flaky, "a")
     flaky.errors = [transient(5)] * 5
-    function("b")
+    NO_WAIT.call(flaky, "b")
     assert clock.sleeps == [3, 5, 5, 5, 5, 5]
+
+
+def test_policy_without_delays_calls_once(clock: Clock) -> None:
+    flaky = Flaky(transient(), transient())
+    with pytest.raises(TransientError):
+        NO_RETRY.call(flaky, "never")
+    assert (flaky.calls, clock.sleeps) == (1, [])
+
+
+def test_wait_may_end_the_retries() -> None:
+    class CancelledError(Exception):
+        pass
+
+    def wait(_seconds: float) -> None:
+        raise CancelledError
+
+    flaky = Flaky(transient())
+    with pytest.raises(CancelledError):
+        RetryPolicy(wait=wait).call(flaky, "never")
+    assert flaky.calls == 1
 
 
 def test_retry_is_logged_without_arguments(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG")
-    RetryPolicy((0.0, 0.0))(Flaky(transient(7)))(URL)
+    RetryPolicy((0.0, 0.0)).call(Flaky(transient(7)), URL)
     assert caplog.messages == ["no response; retrying in 7.0 s (attempt 2/3)"]
     assert clock.sleeps == [7]
 
