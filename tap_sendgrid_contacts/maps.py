@@ -1,0 +1,135 @@
+"""Check the expressions of stream maps before an export: the SDK evaluates them for each record.
+
+No message contains an expression, which may contain a secret.
+"""
+
+from __future__ import annotations
+
+import ast
+import datetime as dt
+import difflib
+import json
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from singer_sdk.mapper import CustomStreamMap
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+
+    from singer_sdk.mapper import StreamMap
+
+_OPTIONS = {"__alias__", "__else__", "__key_properties__", "__source__"}
+_RECORD_NAMES = ("record", "_")
+
+# What a value in an expression can be.
+_TYPES: tuple[Any, ...] = (
+    *(str, int, float, bool, Decimal, list, tuple, set, dict),
+    *(dt.datetime, dt.date, dt.time, dt.timedelta, dt, json),
+)
+# The evaluator refuses private attributes, and these methods.
+_ATTRIBUTES = {name for each in _TYPES for name in dir(each) if not name.startswith("_")} - {
+    "format",
+    "format_map",
+    "mro",
+}
+
+
+def find_syntax_errors(stream_maps: Mapping[str, Any]) -> Iterator[str]:
+    """Yield an error for each expression that does not parse."""
+    for setting, _, expression in _expressions(stream_maps):
+        try:
+            _parse(expression)
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            place = f" at character {error.offset}" if isinstance(error, SyntaxError) else ""
+            yield f"{setting} is not a valid expression{place}"
+
+
+def find_unknown_names(
+    stream_maps: Mapping[str, Any], columns: Collection[str], mappers: Sequence[StreamMap]
+) -> Iterator[str]:
+    """Yield an error for each name in an expression that no contact would have.
+
+    Args:
+        stream_maps: The setting; its expressions parse.
+        columns: The selected columns.
+        mappers: What the SDK has made of it.
+    """
+    mapper = next((each for each in mappers if isinstance(each, CustomStreamMap)), None)
+    if mapper is None:
+        return
+    supported = tuple(mapper.expr_evaluator.nodes)
+    names = {*columns, *mapper.functions, *_RECORD_NAMES, "config"}
+    names |= {"__stream_name__", "__original_stream_name__"}
+    if mapper.fake:
+        names.add("fake")
+    keys: dict[str, Collection[str]] = dict.fromkeys(_RECORD_NAMES, columns) | {
+        "config": mapper.map_config
+    }
+    for setting, column, expression in _expressions(stream_maps):
+        tree = _parse(expression)
+        local = {
+            node.id
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        }
+        visible = names | local | ({"self"} if column in columns else set())
+        for node in ast.walk(tree):
+            if problem := _find_problem(node, visible, keys, supported):
+                yield f"{setting}: {problem}"
+                break
+
+
+def _find_problem(
+    node: ast.AST,
+    names: Collection[str],
+    keys: Mapping[str, Collection[str]],
+    supported: tuple[type[ast.AST], ...],
+) -> str | None:
+    """Return what is wrong with one node of an expression.
+
+    Args:
+        node: The node.
+        names: Names that can be used.
+        keys: Keys of the names that stand for objects.
+        supported: Types of nodes that the SDK evaluates.
+    """
+    if isinstance(node, ast.expr) and not isinstance(node, supported):
+        return f"{type(node).__name__} is not supported in expressions"
+    if isinstance(node, ast.Name) and node.id not in names:
+        return f"unknown name {_show(node.id, names)}"
+    if isinstance(node, ast.Attribute) and "fake" not in names and node.attr not in _ATTRIBUTES:
+        return f"unknown attribute {_show(node.attr, _ATTRIBUTES)}"
+    match node:
+        case ast.Subscript(ast.Name(id=name), ast.Constant(value=str(key))) if name in keys:
+            if key not in keys[name]:
+                return f"unknown key of {name}: {_show(key, keys[name])}"
+    return None
+
+
+def _show(name: str, known: Collection[str]) -> str:
+    closest = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean '{closest[0]}'?" if closest else ""
+    return f"{name[:63]!a}{hint}"
+
+
+def _expressions(stream_maps: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield setting, column and expression."""
+    for stream, rules in stream_maps.items():
+        for column, expression in rules.items() if isinstance(rules, dict) else ():
+            is_expression = isinstance(expression, str) and expression != "__NULL__"
+            if is_expression and column not in _OPTIONS:
+                yield f"stream_maps.{stream[:63]}.{column[:63]}", column, expression
+
+
+def _parse(expression: str) -> ast.expr:
+    """Parse one expression, as the SDK does: it ignores what follows it.
+
+    Raises:
+        SyntaxError: If it does not parse.
+        ValueError: If it is none, or more than one.
+    """
+    match ast.parse(expression).body:
+        case [ast.Expr(value=value)]:
+            return value
+    raise ValueError
