@@ -11,15 +11,14 @@ import json
 import re
 from fnmatch import fnmatch
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from singer_sdk.configuration._dict_config import TRUTHY, parse_environment_config
-from singer_sdk.exceptions import ConfigurationError
 from singer_sdk.plugin_base import JSONSchemaValidator
 
 from tap_sendgrid_contacts.api.urls import is_safe_url
 from tap_sendgrid_contacts.dates import parse_date
+from tap_sendgrid_contacts.maps import find_syntax_errors
 from tap_sendgrid_contacts.settings import INSTEAD_OF
 
 if TYPE_CHECKING:
@@ -27,7 +26,10 @@ if TYPE_CHECKING:
 
     from jsonschema import ValidationError
 
-_FALSY = ("false", "0", "no", "off")
+_BOOLEANS = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(
+    ("false", "0", "no", "off"), False
+)
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 # Similarity of names by difflib, 1 for equal ones: `list_id` and `list_ids` have 0.93, `file_size`
 # and `file_type` 0.67.
@@ -38,10 +40,14 @@ _IS_SIMILAR = 0.6
 _MAX_NAME_LENGTH = 40
 _PLAUSIBLE_NAME = re.compile(rf"[A-Za-z_-]{{1,{_MAX_NAME_LENGTH}}}\d?")
 
+_DEFAULT_PORTS = {"https": 443, "http": 80}
+# Parsers drop or interpret them differently.
+_NOT_IN_URL = re.compile(r"[\s?#@\\]")
+
 # What a value that breaks the schema's pattern or length should be.
 _EXPECTED = {
     "api_key": "is empty or has characters that no API key has; copy the key again",
-    "list_ids": "is not a UUID. Run --test to list available ids",
+    "list_ids": "is empty. Run --test to list available ids",
     "segment_ids": "is empty. Run --test to list available ids",
     "on_behalf_of": "has characters that no subuser name has",
     "hash_columns": "is empty",
@@ -49,96 +55,93 @@ _EXPECTED = {
 }
 
 
-def read_json_object(option: str, text: str) -> dict[str, Any]:
-    """Parse the content of a file given on the command line.
-
-    Args:
-        option: Option and file, for the error message.
-        text: The content.
-
-    Raises:
-        ConfigurationError: If it is not a JSON object.
-    """
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict):
-        raise ConfigurationError(f"{option}: expected a JSON object")
-    return content
-
-
-def read_config_file(path: str) -> dict[str, Any]:
-    """Read a config file, with or without a byte order mark.
-
-    Raises:
-        ConfigurationError: If it cannot be read or is not a JSON object.
-    """
-    option = f"--config {path}"
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ConfigurationError(f"{option}: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigurationError(f"{option}: not UTF-8") from error
-    return read_json_object(option, text)
-
-
 def from_environment(
     environment: Mapping[str, str], schema: dict[str, Any], prefix: str
 ) -> dict[str, Any]:
-    """Return the settings of environment variables.
+    """Return the settings of environment variables, and of no `.env` file, as the SDK does.
 
     Invalid values are passed through, to be rejected by validation; so are unknown settings, to
     be warned of, except those with a second underscore, which orchestrators set, and the SDK's
-    log level.
+    log level. An empty variable is unset.
 
     Args:
         environment: The environment variables.
         schema: JSON schema of the settings.
         prefix: Prefix of the variables.
     """
-    parse_environment_config({}, prefix)  # loads .env
-    config: dict[str, Any] = {
-        key: text
-        for name, text in environment.items()
-        if name.startswith(prefix)
-        and not (key := name.removeprefix(prefix).lower()).startswith(("_", "loglevel"))
-        and key not in schema["properties"]
-    }
-    for key, definition in schema["properties"].items():
-        text = environment.get(prefix + key.upper())
-        if text is None or (text == "" and key != "api_key"):
+    config: dict[str, Any] = {}
+    for name, text in environment.items():
+        key = name.removeprefix(prefix)
+        if key == name or key.startswith(("_", "LOGLEVEL")):
             continue
-        try:
-            config |= parse_environment_config({"properties": {key: definition}}, prefix)
-        except ValueError:
-            config[key] = text
-        if "boolean" in definition["type"] and text.lower() not in {*TRUTHY, *_FALSY}:
-            config[key] = text
+        key = key.lower() if key.isupper() else key
+        definition = schema["properties"].get(key, {"type": []})
+        if text or key == "api_key":
+            config[key] = _parse_variable(text, definition["type"])
     return config
+
+
+def _parse_variable(text: str, types: list[str]) -> Any:  # noqa: ANN401 - any JSON
+    """Return the value of a variable, or its text if it is not of that type."""
+    stripped = text.strip()
+    if "integer" in types and re.fullmatch(r"-?[0-9]{1,18}", stripped):
+        return int(stripped)
+    if "boolean" in types:
+        return _BOOLEANS.get(stripped.lower(), text)
+    if "array" in types and not stripped.startswith("["):
+        return text.split(",")
+    if "array" in types or "object" in types:
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            return text
+    return text
 
 
 def normalize(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings in one form.
 
-    Orchestrators write unset settings as null or as empty text; a key that was read from a file
-    often ends in a line break; ids may repeat.
+    Orchestrators write unset settings as null or as empty text; keys and ids that were read from
+    a file often end in a line break; the form of `api_url` and ids is part of the bookmark.
     """
     normalized = {key: value for key, value in config.items() if value is not None}
     for key in ("api_key", "api_url", "hash_key"):
         if isinstance(normalized.get(key), str):
             normalized[key] = normalized[key].strip()
+    if isinstance(normalized.get("api_url"), str):
+        normalized["api_url"] = _normalize_url(normalized["api_url"])
     for key in ("list_ids", "segment_ids"):
         ids = normalized.get(key)
         if isinstance(ids, list) and all(isinstance(each, str) for each in ids):
-            normalized[key] = list(dict.fromkeys(ids))
+            normalized[key] = list(dict.fromkeys(map(_normalize_id, ids)))
     if isinstance(normalized.get("batch_config"), dict):
         normalized["batch_config"] = _without_nulls(normalized["batch_config"])
     for key in ("on_behalf_of", "hash_key", "batch_config"):
         if key in normalized and not normalized[key]:
             del normalized[key]
     return normalized
+
+
+def _normalize_url(url: str) -> str:
+    """Return a URL without what means nothing; one that is not valid as it is."""
+    if _NOT_IN_URL.search(url):
+        return url
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return url
+    if ":" in host:
+        host = f"[{host}]"
+    if port and port != _DEFAULT_PORTS.get(parts.scheme):
+        host += f":{port}"
+    path = re.sub(r"(/+(v3)?)*$", "", parts.path, flags=re.IGNORECASE)
+    return f"{parts.scheme}://{host}{path}"
+
+
+def _normalize_id(text: str) -> str:
+    text = text.strip()
+    return text.lower() if _UUID.fullmatch(text) else text
 
 
 def _without_nulls(settings: dict[str, Any]) -> dict[str, Any]:
@@ -203,6 +206,16 @@ def validate(config: dict[str, Any], schema: dict[str, Any], stream_name: str) -
     return list(errors) or list(_validate_values(config, stream_name))
 
 
+def find_invalid_ids(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield an error for each list id that is not a UUID, but for example a name.
+
+    Not part of `validate`: `--test` shows the ids first.
+    """
+    for i, id_ in enumerate(config["list_ids"]):
+        if not _UUID.fullmatch(id_):
+            yield f"list_ids[{i}] is not a UUID. Run --test to list available ids"
+
+
 def _validate_values(config: dict[str, Any], stream_name: str) -> Iterator[str]:
     """Validate what the schema cannot express."""
     if not is_safe_url(config["api_url"]):
@@ -219,6 +232,7 @@ def _validate_values(config: dict[str, Any], stream_name: str) -> Iterator[str]:
     uses_faker = re.search(r"\bfake\.\w+\(", json.dumps(stream_maps, default=str))
     if uses_faker and not find_spec("faker"):
         yield "stream_maps uses Faker: install the tap with the extra 'faker'"
+    yield from find_syntax_errors(stream_maps)
     for name, rules in stream_maps.items():
         source = rules.get("__source__", name) if isinstance(rules, dict) else name
         if name != "__else__" and not fnmatch(stream_name, source):

@@ -8,7 +8,6 @@ from singer_sdk import typing as th
 
 from tap_sendgrid_contacts.decode import FILE_TYPES
 
-_UUID_PATTERN = r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
 _VISIBLE_ASCII_PATTERN = r"^[!-~]+$"
 
 # Maxima, so that no number is beyond what sockets, timers and SendGrid accept.
@@ -37,7 +36,7 @@ SETTINGS_SCHEMA: dict[str, Any] = th.PropertiesList(
     ),
     th.Property(
         "list_ids",
-        th.ArrayType(th.StringType(pattern=_UUID_PATTERN)),
+        th.ArrayType(th.StringType(pattern=r"\S")),
         default=[],
         title="List IDs",
         description="IDs (UUIDs) of the lists to export. If list_ids and segment_ids are both "

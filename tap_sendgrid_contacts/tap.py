@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
 import signal
 import sys
 from http import HTTPStatus
-from typing import IO, TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 from singer_sdk import Tap, metrics
 from singer_sdk.exceptions import ConfigurationError
 from singer_sdk.helpers._classproperty import classproperty
+from singer_sdk.mapper import RemoveRecordTransform
 from singer_sdk.plugin_base import _ConfigInput
 from singer_sdk.singerlib import Schema, SelectionMask
 from typing_extensions import override
@@ -30,15 +30,16 @@ from tap_sendgrid_contacts.checkpoint import (
     validate_state,
 )
 from tap_sendgrid_contacts.config import (
+    find_invalid_ids,
     find_misnamed,
     find_unknown,
     from_environment,
     normalize,
-    read_config_file,
-    read_json_object,
     validate,
 )
+from tap_sendgrid_contacts.maps import find_unknown_names
 from tap_sendgrid_contacts.messages import MessageWriter
+from tap_sendgrid_contacts.options import adapt_options, read_json_object
 from tap_sendgrid_contacts.schema import (
     build_schema,
     columns_from_schema,
@@ -111,7 +112,7 @@ class TapSendGridContacts(Tap):
         config: dict[str, Any] = {}
         for path in value:
             if path != "ENV":
-                config |= read_config_file(path)
+                config |= read_json_object("--config", path)
         return _ConfigInput(config=config, parse_env="ENV" in value)
 
     @classmethod
@@ -122,27 +123,23 @@ class TapSendGridContacts(Tap):
             return
         # The SDK's own test would start an export.
         config = ctx.params["config"]
-        tap = cls(config=config.config, parse_env_config=config.parse_env)
+        tap = cls(config=config.config, parse_env_config=config.parse_env, setup_mapper=False)
         separate_exports = tap.config["separate_exports"]
         report = AccountReport(
             tap._make_client(), tap._make_request(), separate_exports=separate_exports
         )
-        (stream,) = tap.streams.values()
-        click.echo("\n".join(report.lines(columns_from_schema(stream.schema, bool))), err=True)
+        columns = columns_from_schema(tap.streams[ContactsStream.name].schema, bool)
+        click.echo("\n".join(report.lines(columns)), err=True)
         report.check()
+        tap.setup_mapper()
         ctx.exit()
 
     @classmethod
     @override
-    def invoke(
-        cls, *, state: IO[str] | None = None, catalog: IO[str] | None = None, **options: Any
-    ) -> None:
-        super().invoke(
-            # After a first run without any STATE, a script's state file is empty.
-            state=_read_json_file("--state", state, default="{}"),
-            catalog=_read_json_file("--catalog", catalog),
-            **options,
-        )
+    def get_singer_command(cls) -> click.Command:
+        command = super().get_singer_command()
+        adapt_options(command.params)
+        return command
 
     # --- streams ----------------------------------------------------------------------------
 
@@ -217,9 +214,22 @@ class TapSendGridContacts(Tap):
 
     @override
     def setup_mapper(self) -> None:
+        """Set up stream maps, and check all that a run needs but `--discover` does not."""
+        if errors := list(find_invalid_ids(self.config)):
+            raise ConfigurationError("; ".join(errors))
         # The SDK makes the SCHEMAs here: the columns that are always selected must be by then.
-        _ = self.streams
+        stream = self.streams[ContactsStream.name]
         super().setup_mapper()
+        entry = self.catalog[stream.tap_stream_id]
+        mask = entry.metadata.resolve_selection()
+        columns = [name for name in entry.schema.properties or () if mask["properties", name]]
+        stream_maps = self.config.get("stream_maps", {})
+        if errors := list(find_unknown_names(stream_maps, columns, stream.stream_maps)):
+            raise ConfigurationError("; ".join(errors))
+        if all(isinstance(each, RemoveRecordTransform) for each in stream.stream_maps):
+            self.logger.warning("stream_maps removes stream '%s'; nothing to sync", stream.name)
+        if "start_date" in self.config and stream.replication_method != "INCREMENTAL":
+            self.logger.warning("Ignoring start_date: the replication method is not INCREMENTAL")
 
     @override
     def load_state(self, state: dict[str, Any]) -> None:
@@ -258,16 +268,3 @@ def _apply_metadata_replication_method(catalog: dict[str, Any]) -> None:
             method = entry.get("metadata", {}).get("replication-method")
             if method and not entry.get("breadcrumb"):
                 stream["replication_method"] = method
-
-
-def _read_json_file(option: str, file: IO[str] | None, default: str = "") -> IO[str] | None:
-    """Read and close a file that Click opened; return its content as a file."""
-    if file is None:
-        return None
-    with file:
-        try:
-            text = file.read().removeprefix("\ufeff").strip() or default
-        except ValueError as error:
-            raise ConfigurationError(f"{option}: not UTF-8") from error
-    read_json_object(option, text)
-    return io.StringIO(text)

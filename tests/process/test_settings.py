@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sendgrid_sandbox.account import Account
+from tests.harness import run_in_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -206,6 +207,51 @@ def test_empty_state_file(start_sandbox: Callable[..., Sandbox], tap: Tap, tmp_p
     assert len(run.records) == 3
 
 
+def test_files_are_utf8_in_any_locale(
+    start_sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path
+) -> None:
+    # As a process: the locale is that of the interpreter.
+    sandbox = start_sandbox("--contacts", "3")
+    catalog = tap.discover(sandbox)
+    column = {"type": ["string", "null"], "title": "Größe"}
+    catalog["streams"][0]["schema"]["properties"]["first_name"] = column
+    options = []
+    for option, content in {
+        "--catalog": catalog,
+        "--state": {"bookmarks": {"ä": {}}},
+        "--config": {"stream_maps": {"contacts": {"email": "'ä'"}}},
+    }.items():
+        path = tmp_path / f"{option}.json"
+        path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8-sig")
+        options += [option, str(path)]
+    env = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    run = tap.run_process(sandbox, *options, env=env)
+    assert run.code == 0, run.log
+    assert run.schema["properties"]["first_name"]["title"] == "Größe"
+    assert [record["email"] for record in run.records] == ["ä"] * 3
+
+
+@pytest.mark.parametrize("option", ["--config", "--catalog", "--state"])
+def test_content_in_place_of_a_path(tap: Tap, option: str) -> None:
+    run = tap(None, option, '{"api_key": "SG.very-secret"}', **UNREACHABLE)
+    assert run.code == 1
+    assert f"{option}: No such file or directory; it takes the path of a file" in run.error
+    assert "very-secret" not in run.log
+
+
+def test_later_file_overrides_and_environment_overrides_files(tap: Tap, tmp_path: Path) -> None:
+    options = ["--config=ENV"]
+    for i, content in enumerate(({"file_type": "a", "poll_interval": 0}, {"file_type": "json"})):
+        path = tmp_path / f"{i}.json"
+        path.write_text(json.dumps(content))
+        options += ["--config", str(path)]
+    env = {"TAP_SENDGRID_CONTACTS_POLL_TIMEOUT": "0"}
+    run = tap(None, *options, env=env, **UNREACHABLE, poll_timeout=1)
+    assert run.code == 1
+    assert "poll_interval must be at least 1; poll_timeout must be at least 1" in run.error
+    assert "file_type" not in run.error
+
+
 def test_missing_config_file(tap: Tap) -> None:
     run = tap(None, "--config", "nowhere.json", **UNREACHABLE)
     assert run.code == 1
@@ -307,3 +353,85 @@ class TestTest:
         run = tap(start_sandbox("--contacts", "10"), "--test", segment_ids=["Has a fone"])
         assert run.code == 1
         assert f"Has a fone not found; closest: {segment.id} {segment.name} (" in run.error
+
+    def test_shows_the_account_before_it_complains_of_a_name(
+        self, start_sandbox: Callable[..., Sandbox], tap: Tap
+    ) -> None:
+        sandbox = start_sandbox("--contacts", "10")
+        customers = Account(10).lists[0]
+        run = tap(sandbox, "--test", list_ids=[customers.name])
+        assert run.code == 1
+        lines = run.log.splitlines()
+        shown = next(i for i, line in enumerate(lines) if line.startswith(f"  {customers.id} "))
+        assert lines.index(run.error) > shown
+        assert f"list_ids[0] {customers.name} not found; closest: {customers.id}" in run.error
+        # A run says how to find the id.
+        run = tap(sandbox, list_ids=[customers.name])
+        assert run.code == 1
+        assert "list_ids[0] is not a UUID. Run --test to list available ids" in run.error
+        assert sandbox.exports_created == 0
+
+    @pytest.mark.parametrize("arguments", [(), ("--test",)], ids=str)
+    def test_mistake_in_a_stream_map(
+        self, start_sandbox: Callable[..., Sandbox], tap: Tap, arguments: tuple[str, ...]
+    ) -> None:
+        sandbox = start_sandbox("--contacts", "10")
+        stream_maps = {"contacts": {"email": "md5(emial) if email else None"}}
+        run = tap(sandbox, *arguments, stream_maps=stream_maps)
+        assert run.code == 1
+        assert "stream_maps.contacts.email: unknown name 'emial'; did you mean" in run.error
+        assert sandbox.exports_created == 0
+
+    def test_schema_and_records_are_those_of_the_sdk(
+        self, start_sandbox: Callable[..., Sandbox], tap: Tap
+    ) -> None:
+        sandbox = start_sandbox("--contacts", "10")
+        run = tap(sandbox, "--test=schema")
+        assert run.code == 0, run.log
+        assert [message["type"] for message in run.messages] == ["SCHEMA"]
+        assert sandbox.exports_created == 0
+        run = tap(sandbox, "--test=records")
+        assert run.code == 0, run.log
+        assert len(run.records) == 1
+
+    @pytest.mark.parametrize("value", ["foo", "", "ALL "])
+    def test_other_values_are_usage_errors(self, tap: Tap, value: str) -> None:
+        run = tap(None, f"--test={value}", **UNREACHABLE)
+        assert run.code == 2
+        assert "Invalid value for '--test'" in run.log
+        assert run.out == b""
+
+    def test_help_says_that_it_starts_no_export(self) -> None:
+        run = run_in_process(["--help"], {}, parse=False)
+        assert run.code == 0
+        text = " ".join(run.out.decode().split())
+        assert (
+            "--test [all|schema|records] Show the account and check the settings; starts no" in text
+        )
+
+
+# --- what is ignored --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rules", [None, "__NULL__"])
+def test_stream_map_that_removes_the_stream(
+    start_sandbox: Callable[..., Sandbox], tap: Tap, rules: str | None
+) -> None:
+    sandbox = start_sandbox("--contacts", "10")
+    run = tap(sandbox, stream_maps={"contacts": rules})
+    assert run.code == 0, run.log
+    assert run.records == []
+    assert len(run.lines("stream_maps removes stream 'contacts'; nothing to sync")) == 1
+    assert sandbox.exports_created == 0
+
+
+def test_start_date_without_incremental(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
+    sandbox = start_sandbox("--contacts", "10")
+    run = tap(sandbox, start_date="2024-01-31")
+    assert run.code == 0, run.log
+    assert len(run.lines("Ignoring start_date: the replication method is not INCREMENTAL")) == 1
+    catalog = tap.discover(sandbox)
+    catalog["streams"][0]["replication_method"] = "INCREMENTAL"
+    run = tap(sandbox, start_date="2024-01-31", catalog=catalog)
+    assert run.code == 0, run.log
+    assert "start_date" not in run.log

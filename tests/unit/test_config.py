@@ -9,15 +9,13 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from singer_sdk.exceptions import ConfigurationError
 
 from tap_sendgrid_contacts.config import (
+    find_invalid_ids,
     find_misnamed,
     find_unknown,
     from_environment,
     normalize,
-    read_config_file,
-    read_json_object,
     validate,
 )
 from tap_sendgrid_contacts.tap import TapSendGridContacts
@@ -56,8 +54,7 @@ INVALID: list[tuple[str, dict[str, Any]]] = [
     ("api_key", {"api_key": 5}),
     ("api_url", {"api_url": "https://api.sendgrid.com/?key=very-secret"}),
     ("extra 'faker'", {"stream_maps": {"contacts": {"email": "fake.email()"}}}),
-    ("list_ids[0]", {"list_ids": ["SG.very-secret"]}),
-    ("list_ids[1]", {"list_ids": [LIST_ID, "SG.very-secret"]}),
+    ("list_ids[0]", {"list_ids": [" "]}),
     ("list_ids", {"list_ids": LIST_ID}),
     ("list_ids[0]", {"list_ids": [5]}),
     ("segment_ids[0]", {"segment_ids": [""]}),
@@ -153,7 +150,7 @@ def test_valid_settings(schema: dict[str, Any], config: dict[str, Any]) -> None:
 
 
 def test_all_errors_of_the_schema_are_returned(schema: dict[str, Any]) -> None:
-    errors = errors_of(schema, file_type="xml", poll_interval=0, list_ids=["a", "b"])
+    errors = errors_of(schema, file_type="xml", poll_interval=0, list_ids=["", 1])
     assert sorted(error.split()[0] for error in errors) == [
         "file_type",
         "list_ids[0]",
@@ -209,12 +206,59 @@ def test_defaults_are_added(schema: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        "https://API.SendGrid.com",
+        "HTTPS://api.sendgrid.com/",
+        "https://api.sendgrid.com//",
+        "https://api.sendgrid.com:443",
+        "https://api.sendgrid.com:/v3",
+        " https://api.sendgrid.com/v3/\n",
+        "https://api.sendgrid.com/V3",
+    ],
+)
+def test_forms_of_the_same_url_are_one(url: str) -> None:
+    assert normalize({"api_url": url}) == {"api_url": "https://api.sendgrid.com"}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:8000",
+        "http://[::1]:80000000",
+        "http://[::1]:8000",
+        "https://proxy.example.com/sendgrid",
+        "https://proxy.example.com/v3/sendgrid",
+        "https://proxy.example.com:80",
+        "https://proxy.example.com/v3?x=/",
+        "https://a@proxy.example.com/",
+        "https://api.send\ngrid.com/",
+        "https://[",
+    ],
+)
+def test_other_urls_stay(url: str) -> None:
+    assert normalize({"api_url": url}) == {"api_url": url}
+
+
+def test_id_that_is_not_a_uuid_is_named_without_its_value() -> None:
+    config = {"list_ids": [LIST_ID, "SG.very-secret", LIST_ID.upper(), f"{LIST_ID}0"]}
+    assert list(find_invalid_ids(config)) == [
+        f"list_ids[{i}] is not a UUID. Run --test to list available ids" for i in (1, 3)
+    ]
+
+
+@pytest.mark.parametrize(
     ("config", "normalized"),
     [
         ({"api_key": None, "list_ids": None}, {}),
         ({"api_key": " SG.key\r\n"}, {"api_key": "SG.key"}),
         ({"api_url": "\thttps://x "}, {"api_url": "https://x"}),
-        ({"list_ids": ["b", "a", "b"]}, {"list_ids": ["b", "a"]}),
+        ({"list_ids": ["b", " a\r\n", "b", "a"]}, {"list_ids": ["b", "a"]}),
+        ({"list_ids": [f" {LIST_ID.upper()}\n", LIST_ID]}, {"list_ids": [LIST_ID]}),
+        # Not UUIDs: upper case may mean something.
+        ({"segment_ids": ["B", "b"]}, {"segment_ids": ["B", "b"]}),
+        ({"hash_key": "key\n"}, {"hash_key": "key"}),
+        ({"hash_key": " "}, {}),
         ({"segment_ids": ["b", "a", "b"]}, {"segment_ids": ["b", "a"]}),
         ({"list_ids": "text"}, {"list_ids": "text"}),
         ({"list_ids": [{}, {}]}, {"list_ids": [{}, {}]}),
@@ -338,6 +382,13 @@ def from_variables(
         ("API_URL", "https://x", "https://x"),
         ("LIST_IDS", f'["{LIST_ID}"]', [LIST_ID]),
         ("LIST_IDS", "a,b", ["a", "b"]),
+        ("SEGMENT_IDS", "12345", ["12345"]),
+        ("LIST_IDS", '["a"', '["a"'),
+        ("LIST_IDS", "[" * 100_000, "[" * 100_000),
+        ("MAX_FILE_SIZE", " 7\n", 7),
+        ("MAX_FILE_SIZE", "9" * 5000, "9" * 5000),
+        ("MAX_FILE_SIZE", "1_000", "1_000"),
+        ("HASH_COLUMNS", "email,unique_name", ["email", "unique_name"]),
         ("SEGMENT_IDS", "[]", []),
         ("MAX_FILE_SIZE", "7", 7),
         ("MAX_FILE_SIZE", "large", "large"),
@@ -373,6 +424,21 @@ def test_empty_variable_is_unset(
     assert from_variables(monkeypatch, schema, **{variable: ""}) == {}
 
 
+def test_no_env_file_is_read(
+    monkeypatch: pytest.MonkeyPatch, schema: dict[str, Any], tmp_path: Path
+) -> None:
+    file = tmp_path / ".env"
+    file.write_text(f"{PREFIX}API_URL=https://example.com\nHTTPS_PROXY=http://example.com\n")
+    # The SDK searches for it in all folders above its own.
+    monkeypatch.setattr("singer_sdk.configuration._dict_config.find_dotenv", lambda: str(file))
+    monkeypatch.chdir(tmp_path)
+    before = dict(os.environ)
+    assert from_variables(monkeypatch, schema, API_KEY="SG.key") == {"api_key": "SG.key"}
+    monkeypatch.delenv(f"{PREFIX}API_KEY")
+    assert TapSendGridContacts._env_var_config == {}  # noqa: SLF001 - what the SDK reads
+    assert dict(os.environ) == before
+
+
 def test_unknown_variables_are_passed_on_except_those_of_orchestrators(
     monkeypatch: pytest.MonkeyPatch, schema: dict[str, Any]
 ) -> None:
@@ -380,6 +446,7 @@ def test_unknown_variables_are_passed_on_except_those_of_orchestrators(
         monkeypatch, schema, SEGMENT_ID="x", _LOAD_SCHEMA="y", LOGLEVEL="DEBUG", LOGLEVEL_X="z"
     )
     assert config == {"segment_id": "x"}
+    assert from_variables(monkeypatch, schema, SEGMENT_ID="", List_Ids="a") == {"List_Ids": "a"}
 
 
 @pytest.mark.parametrize(
@@ -390,7 +457,8 @@ def test_unknown_variables_are_passed_on_except_those_of_orchestrators(
         ("MAX_FILE_SIZE", "0", "max_file_size"),
         ("POLL_INTERVAL", "2.5", "poll_interval"),
         ("NOTIFY_EMAIL", "perhaps", "notify_email"),
-        ("LIST_IDS", '["no-uuid"]', "list_ids[0]"),
+        ("LIST_IDS", '[""]', "list_ids[0]"),
+        ("LIST_IDS", '["', "list_ids"),
         ("FILE_TYPE", "xml", "file_type"),
         ("STREAM_MAPS", "{", "stream_maps"),
     ],
@@ -406,53 +474,3 @@ def test_invalid_setting_from_the_environment_is_named(
     (error,) = validate(normalize(config), schema, "contacts")
     assert error.startswith(f"{setting} ")
     assert "very-secret" not in error
-
-
-# --- files ----------------------------------------------------------------------------------
-
-
-def test_config_file_may_have_a_byte_order_mark(tmp_path: Path) -> None:
-    path = tmp_path / "config.json"
-    for encoding in ("utf-8", "utf-8-sig"):
-        path.write_text('{"api_key": "SG.ä"}', encoding=encoding)
-        assert read_config_file(str(path)) == {"api_key": "SG.ä"}
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"not json",
-        b"[]",
-        b'"SG.very-secret"',
-        b'{"a":' * 100_000,
-        b'{"api_key": "SG.very-secret',
-    ],
-    ids=lambda content: ascii(content)[:20],
-)
-def test_file_that_is_not_a_json_object_is_named_without_its_content(
-    tmp_path: Path, content: bytes
-) -> None:
-    path = tmp_path / "config.json"
-    path.write_bytes(content)
-    with pytest.raises(ConfigurationError) as raised:
-        read_config_file(str(path))
-    assert str(raised.value) == f"--config {path}: expected a JSON object"
-
-
-def test_config_file_in_another_encoding_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "config.json"
-    path.write_bytes(b'{"api_key": "\xff"}')
-    with pytest.raises(ConfigurationError, match=r"config\.json: not UTF-8"):
-        read_config_file(str(path))
-
-
-def test_missing_config_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"nowhere\.json: No such file or directory"):
-        read_config_file(str(tmp_path / "nowhere.json"))
-
-
-def test_json_object_of_an_option_is_read() -> None:
-    assert read_json_object("--state", '{"a": [1]}') == {"a": [1]}
-    with pytest.raises(ConfigurationError, match=r"^--state: expected a JSON object$"):
-        read_json_object("--state", "[")
