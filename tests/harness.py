@@ -32,7 +32,7 @@ import pytest
 
 from sendgrid_sandbox import server
 from sendgrid_sandbox.cli import sandbox_options
-from sendgrid_sandbox.faults import BY_NAME, Faults
+from sendgrid_sandbox.faults import Faults, parse_fault
 from tap_sendgrid_contacts import cli, progress
 from tap_sendgrid_contacts.api import export
 from tap_sendgrid_contacts.api.http import RetryPolicy
@@ -75,14 +75,13 @@ class Sandbox:
 
     def inject(self, fault: str) -> None:
         """Have a fault, as in `--fault`, occur from now on."""
-        name, _, times = fault.partition(":")
+        name, times = parse_fault(fault)
         self.exempt.add(name)
-        remaining = int(times) if times else BY_NAME[name].times
-        self.faults._remaining[name] = remaining or float("inf")  # noqa: SLF001
+        self.faults.inject(name, times)
 
     def end_faults(self) -> None:
         """Have no more faults occur; what an export has of them remains."""
-        self.faults._remaining.clear()  # noqa: SLF001
+        self.faults.end()
 
     def wait_for(self, start: str, times: int = 1) -> None:
         """Wait until so many lines of the log start like this: a request is logged at its end."""

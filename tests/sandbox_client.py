@@ -26,6 +26,7 @@ TIMEOUT = 20
 class SandboxClient:
     def __init__(self, url: str, key: str, log: Path) -> None:
         self.url = url
+        self.api_key = key
         self.session = requests.Session()
         self.session.headers["Authorization"] = f"Bearer {key}"
         self._log = log

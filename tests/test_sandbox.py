@@ -558,9 +558,11 @@ def test_sandbox_imports_nothing_of_the_tap() -> None:
 
 def test_help_lists_faults() -> None:
     text = CliRunner().invoke(main, ["serve", "--help"]).output
-    assert set(BY_NAME) <= set(re.findall(r"^ +([a-z0-9-]+) +(?:\d+|always) ", text, re.MULTILINE))
-    wrong = CliRunner().invoke(main, ["serve", "--fault", "oops"])
-    assert (wrong.exit_code, "oops" in wrong.output) == (2, True)
+    listed = re.findall(r"^ +([a-zCODE0-9-]+) +(?:\d+|always) ", text, re.MULTILINE)
+    assert {*BY_NAME} <= {*listed}
+    for name in ("oops", "oops-500", "post-CODE", "post-200", "post-500:x"):
+        wrong = CliRunner().invoke(main, ["serve", "--fault", name])
+        assert (wrong.exit_code, name in wrong.output) == (2, True)
 
 
 def test_api_faults(tmp_path: Path) -> None:
@@ -817,6 +819,51 @@ def test_part_identity_faults(tmp_path: Path) -> None:
     assert (later_ids[:2], later_parts[:2]) == (ids[:2], parts[:2])
     assert later_ids[2] not in ids
     assert later_parts[2] == parts[0] != parts[2]
+
+
+def test_changing_query(tmp_path: Path) -> None:
+    with start_sandbox(tmp_path, *fault_options("changing-query")) as sandbox:
+        first = sandbox.ready()
+        urls = [*first["urls"], *sandbox.status(first["id"])["urls"]]
+        assert all("request=" in url and download(url) for url in urls)
+    assert len({url.partition("?")[0] for url in urls}) == 1
+    assert len({re.findall(r"request=\w+", url)[0] for url in urls}) == 2
+
+
+def test_malformed_header_and_drip(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with start_sandbox(tmp_path, *fault_options("malformed-header")) as sandbox:
+        [url] = sandbox.ready()["urls"]
+        assert download(url).startswith(b'"EMAIL"')
+        assert get_raw(url, Range="bytes=7-").content == get_raw(url).content[7:]
+    assert f"Failed to parse headers (url={url})" in caplog.text
+    with start_sandbox(tmp_path, *fault_options("drip")) as sandbox:
+        [url] = sandbox.ready()["urls"]
+        with requests.get(url, stream=True, timeout=TIMEOUT) as response:
+            assert len(response.raw.read1()) == 1
+        assert download(url)
+
+
+def test_lists_faults(tmp_path: Path) -> None:
+    with start_sandbox(tmp_path, *fault_options("null-name", "paging-cycle")) as sandbox:
+        pages = [sandbox.get("/v3/marketing/lists?page_size=3")]
+        pages.append(sandbox.get(pages[0].json()["_metadata"]["next"].removeprefix(sandbox.url)))
+    assert pages[0].json()["result"] == pages[1].json()["result"]
+    first, *others = pages[0].json()["result"]
+    assert first["name"] is None
+    assert all(each["name"] for each in others)
+
+
+def test_message_faults(tmp_path: Path) -> None:
+    faults = fault_options("leaky-messages", "long-messages", "failure", "status-503")
+    with start_sandbox(tmp_path, "--pending-polls", 0, *faults) as sandbox:
+        failed = sandbox.post().json()["id"]
+        error = sandbox.get(f"{EXPORTS}/{failed}").json()["errors"][0]["message"]
+        messages = [error, sandbox.status(failed)["message"]]
+        key = sandbox.api_key
+    for message in messages:
+        assert f"key {key} of ada.lovelace@example.com, {sandbox.url}/exports/" in message
+        assert "?X-Amz-Signature=" in message
+        assert message.endswith("://" * 30_000)
 
 
 def test_vanished_part_is_deleted(tmp_path: Path) -> None:

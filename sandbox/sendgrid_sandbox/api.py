@@ -12,7 +12,7 @@ from aiohttp import web
 
 from sendgrid_sandbox.exports import format_time
 from sendgrid_sandbox.fields import reserved_fields
-from sendgrid_sandbox.responses import add_control_characters, error_response
+from sendgrid_sandbox.responses import add_to_texts, error_response
 from sendgrid_sandbox.spec import parse_export_spec
 
 if TYPE_CHECKING:
@@ -79,9 +79,7 @@ class Api:
             return await handler(request)
         key = f"Bearer {self._api_key}".encode()
         if not hmac.compare_digest(request.headers.get("Authorization", "").encode(), key):
-            return self._with_control_characters(
-                request, error_response(401, "authorization required")
-            )
+            return self._with_text_faults(request, error_response(401, "authorization required"))
         stages: list[Stage] = ["api", "post" if request.method == "POST" else "get"]
         if request.path.endswith("/field_definitions"):
             stages.append("fields")
@@ -91,7 +89,7 @@ class Api:
         response = await (
             fault.action(request, handler) if fault and fault.action else handler(request)
         )
-        return self._with_control_characters(request, response)
+        return self._with_text_faults(request, response)
 
     async def create_export(self, request: web.Request) -> web.Response:
         """Create an export."""
@@ -158,10 +156,12 @@ class Api:
         if not 1 <= size <= _MAX_PAGE_SIZE:
             return error_response(400, "page_size must be between 1 and 1000", "page_size")
         lists = self._account.lists
+        is_name_null = self._faults.consume("null-name")
         metadata = {"self": str(request.url), "count": len(lists)}
-        if start + size < len(lists):
+        following = 0 if self._faults.consume("paging-cycle") else start + size
+        if following < len(lists):
             metadata["next"] = str(
-                request.url.with_query(page_size=str(size), page_token=str(start + size))
+                request.url.with_query(page_size=str(size), page_token=str(following))
             )
         list_url = request.url.origin() / "v3/marketing/lists"
         return web.json_response(
@@ -169,11 +169,11 @@ class Api:
                 "result": self._collection(
                     {
                         "id": item.id,
-                        "name": item.name,
+                        "name": None if is_name_null and not index else item.name,
                         "contact_count": self._account.count([item.id]),
                         "_metadata": {"self": str(list_url / item.id)},
                     }
-                    for item in lists[start : start + size]
+                    for index, item in enumerate(lists[start : start + size])
                 ),
                 "_metadata": metadata,
             }
@@ -202,18 +202,20 @@ class Api:
             }
         )
 
-    def _with_control_characters(
+    def _with_text_faults(
         self, request: web.Request, response: web.StreamResponse
     ) -> web.StreamResponse:
         if (
-            isinstance(response, web.Response)
-            and response.content_type == "application/json"
-            and "Content-Encoding" not in response.headers
+            not isinstance(response, web.Response)
+            or response.content_type != "application/json"
+            or "Content-Encoding" in response.headers
             # SendGrid only allows letters, digits and _ in the names of fields.
-            and not (request.path.endswith("/field_definitions") and response.status == _OK)
-            and self._faults.consume("control-characters")
+            or (request.path.endswith("/field_definitions") and response.status == _OK)
         ):
-            return add_control_characters(response)
+            return response
+        for fault in sorted(self._faults.active_faults("text")):
+            body = add_to_texts(fault, request, json.loads(response.text or ""))
+            response.text = json.dumps(body)
         return response
 
     def _collection(self, items: Iterable[object]) -> list[object] | None:

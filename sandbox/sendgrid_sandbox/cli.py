@@ -16,7 +16,7 @@ import click
 
 from sendgrid_sandbox.account import Account
 from sendgrid_sandbox.encoders import FileFormat
-from sendgrid_sandbox.faults import BY_NAME, FAULTS, STAGE_TITLES
+from sendgrid_sandbox.faults import FAULTS, STAGE_TITLES, parse_fault
 from sendgrid_sandbox.fields import MAX_CUSTOM_FIELDS
 from sendgrid_sandbox.server import Settings, run_server
 
@@ -38,15 +38,10 @@ def _fault_table() -> str:
 def _parse_faults(
     _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
 ) -> dict[str, int]:
-    faults = {}
-    for value in values:
-        name, colon, times = value.partition(":")
-        if name not in BY_NAME:
-            raise click.BadParameter(f"unknown fault {name!r}; see --help")
-        if colon and not times.isdecimal():
-            raise click.BadParameter(f"{value!r}: TIMES must be a number")
-        faults[name] = int(times) if colon else BY_NAME[name].times
-    return faults
+    try:
+        return dict(map(parse_fault, values))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 # Each default is where the sandbox uses it: an option only repeats it.

@@ -184,7 +184,10 @@ class ExportJobs:
         urls = []
         for file in self._list_files(export):
             self._storage.put(*file)
-            urls.append(f"{origin}{self._storage.sign(file.path, file.part_number, age=age)}")
+            query = {"partNumber": file.part_number} if file.part_number else {}
+            if "changing-query" in export.faults:
+                query["request"] = uuid4().hex
+            urls.append(f"{origin}{self._storage.sign(file.path, query, age=age)}")
         return urls
 
     def _list_files(self, export: Export) -> list[_StoredFile]:

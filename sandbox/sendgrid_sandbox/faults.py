@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from sendgrid_sandbox.responses import (
@@ -30,7 +31,18 @@ if TYPE_CHECKING:
     from sendgrid_sandbox.responses import Action
 
 Stage = Literal[
-    "api", "text", "get", "post", "fields", "status", "lookup", "export", "data", "part", "storage"
+    "api",
+    "text",
+    "get",
+    "post",
+    "fields",
+    "lists",
+    "status",
+    "lookup",
+    "export",
+    "data",
+    "part",
+    "storage",
 ]
 
 ALWAYS = 0
@@ -41,6 +53,7 @@ STAGE_TITLES: dict[Stage, str] = {
     "get": "Any GET request of the API",
     "post": "POST that creates an export",
     "fields": "Field definitions",
+    "lists": "Lists",
     "status": "Status requests",
     "lookup": "Status requests, per export",
     "export": "Export and its parts",
@@ -54,7 +67,7 @@ class Fault(NamedTuple):
     """A fault.
 
     Attributes:
-        name: Name on the command line.
+        name: Name on the command line; `CODE` in it stands for an HTTP status.
         times: How often it occurs by default.
         help: Description for --help.
         action: Response to a request, if that is all the fault does.
@@ -100,17 +113,17 @@ FAULTS: dict[Stage, tuple[Fault, ...]] = {
             ALWAYS,
             "control characters in error messages, export ids, list and segment names",
         ),
+        Fault(
+            "leaky-messages",
+            ALWAYS,
+            "error messages with the API key, an e-mail address and a signed URL",
+        ),
+        Fault("long-messages", ALWAYS, "error messages of 90 KB, full of ://"),
     ),
-    "get": tuple(
-        Fault(f"error-{status}", 1, f"{status} for a GET", respond(status))
-        for status in (500, 502, 503, 504)
-    ),
+    "get": (Fault("error-CODE", 1, "this status for a GET"),),
     "post": (
         Fault("forbidden-post", ALWAYS, "403 for the POST: the key may only read", forbidden),
-        *(
-            Fault(f"post-{status}", 1, f"{status} for the POST, no export created", respond(status))
-            for status in (500, 502, 503, 504)
-        ),
+        Fault("post-CODE", 1, "this status for the POST, no export created"),
         Fault("post-lost-reset", 1, "POST reset, no export created", reset),
         Fault("post-accepted-reset", 1, "POST reset, export created", after_processing(reset)),
         Fault(
@@ -131,9 +144,12 @@ FAULTS: dict[Stage, tuple[Fault, ...]] = {
         Fault("huge-response", ALWAYS, "64 MiB of field definitions, chunked", huge_json),
         Fault("huge-gzip-response", ALWAYS, "64 MiB of field definitions in gzip", huge_gzip_json),
     ),
+    "lists": (
+        Fault("null-name", ALWAYS, "the first list of a page has no name"),
+        Fault("paging-cycle", ALWAYS, "the next page of the lists is always the first one"),
+    ),
     "status": (
-        Fault("status-429", 1, "429 for a status request", rate_limit()),
-        Fault("status-503", 1, "503 for a status request", respond(503)),
+        Fault("status-CODE", 1, "this status for a status request"),
         Fault("status-html", 1, "200 with an HTML page for a status request", html),
         Fault("status-reset", 1, "connection reset (TCP RST) for a status request", reset),
     ),
@@ -166,6 +182,11 @@ FAULTS: dict[Stage, tuple[Fault, ...]] = {
             ALWAYS,
             "paths and order of all parts change with every ready status",
         ),
+        Fault(
+            "changing-query",
+            ALWAYS,
+            "URLs have an unknown parameter that changes with every ready status",
+        ),
     ),
     "data": (
         Fault("empty-once", 1, "export without contacts: contact_count 0 and empty files"),
@@ -185,8 +206,8 @@ FAULTS: dict[Stage, tuple[Fault, ...]] = {
         Fault("part-truncated", 1, "connection closed in the middle of a part"),
         Fault("part-stall", 1, "transfer stalls in the middle of a part"),
         Fault("part-expired", 1, "403: the signed URL has already expired"),
-        Fault("part-500", 1, "500 for a part", respond(500)),
-        Fault("part-503", 1, "503 for a part", respond(503)),
+        Fault("part-CODE", 1, "this status for a part"),
+        Fault("drip", 1, "a part that comes byte by byte, one per second"),
         Fault("redirect-part", 1, "307 for a part, to another port", redirect),
         Fault("redirect-loop-part", ALWAYS, "302 for a part, to the same URL", redirect_loop),
         Fault("redirect-empty-part", ALWAYS, "302 for a part, without Location", redirect_empty),
@@ -202,9 +223,40 @@ FAULTS: dict[Stage, tuple[Fault, ...]] = {
         Fault("etag-changes", ALWAYS, "another ETag in every response"),
         Fault("no-etag", ALWAYS, "no ETag"),
         Fault("chunked", ALWAYS, "chunked transfer encoding, no Content-Length"),
+        Fault("malformed-header", ALWAYS, "the last header line has no colon"),
     ),
 }
 BY_NAME = {fault.name: fault for faults in FAULTS.values() for fault in faults}
+
+
+def find_fault(name: str) -> Fault:
+    """Return a fault by its name: `post-503` is `post-CODE` with this status.
+
+    Raises:
+        KeyError: There is no such fault.
+    """
+    if name in BY_NAME and not name.endswith("-CODE"):
+        return BY_NAME[name]
+    kind, _, code = name.rpartition("-")
+    if not re.fullmatch(r"[45]\d\d", code):
+        raise KeyError(name)
+    return BY_NAME[f"{kind}-CODE"]._replace(action=respond(int(code)))
+
+
+def parse_fault(text: str) -> tuple[str, int]:
+    """Return name and number of times of a fault written as `NAME[:TIMES]`.
+
+    Raises:
+        ValueError: There is no such fault, or TIMES is not a number.
+    """
+    name, colon, times = text.partition(":")
+    try:
+        default = find_fault(name).times
+    except KeyError:
+        raise ValueError(f"unknown fault {name!r}; see --help") from None
+    if colon and not times.isdecimal():
+        raise ValueError(f"{text!r}: TIMES must be a number")
+    return name, int(times) if colon else default
 
 
 class Faults:
@@ -216,8 +268,18 @@ class Faults:
     """
 
     def __init__(self, requested: Mapping[str, int], log: Callable[[str], None]) -> None:
-        self._remaining = {name: times or float("inf") for name, times in requested.items()}
+        self._remaining: dict[str, float] = {}
         self._log = log
+        for name, times in requested.items():
+            self.inject(name, times)
+
+    def inject(self, name: str, times: int) -> None:
+        """Have a fault occur from now on, so many times or, if 0, every time."""
+        self._remaining[name] = times or float("inf")
+
+    def end(self) -> None:
+        """Have no more faults occur; what an export has of them remains."""
+        self._remaining.clear()
 
     def consume(self, name: str) -> bool:
         """Return whether a fault occurs now, and count it if so."""
@@ -234,14 +296,11 @@ class Faults:
     def next_fault(self, *stages: Stage) -> Fault | None:
         """Return the fault that occurs now, if any; only one at a time does."""
         candidates = {fault.name for stage in stages for fault in FAULTS[stage]}
-        return next(
-            (
-                BY_NAME[name]
-                for name in self._remaining
-                if name in candidates and self.consume(name)
-            ),
-            None,
-        )
+        for name in self._remaining:
+            fault = find_fault(name)
+            if fault.name in candidates and self.consume(name):
+                return fault
+        return None
 
     def active_faults(self, *stages: Stage) -> frozenset[str]:
         """Return the names of all faults that occur now."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import json
 import socket
 import struct
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from email.utils import formatdate
+from http import HTTPStatus
 
 from aiohttp import web
 
@@ -29,6 +29,7 @@ _HUGE_CHUNKS = 64
 # Another name of 127.0.0.1.
 _OTHER_HOST = "127.1"
 _TEXT_KEYS = {"message", "field", "name", "Name"}
+_LONG_TEXT = "://" * 30_000
 _RATE_LIMIT_SECONDS = 2
 _STATUSES_WITH_NULL_FIELD = {401, 403, 404, 429}
 
@@ -41,21 +42,25 @@ def error_response(status: int, message: str, field: str | None = None) -> web.R
     return web.json_response({"errors": [error]}, status=status)
 
 
-def add_control_characters(response: web.Response) -> web.Response:
-    """Return a JSON response with control characters in its messages and names."""
-    return web.json_response(
-        _add_control_characters(json.loads(response.text or "")), status=response.status
-    )
+def add_to_texts(fault: str, request: web.Request, body: object) -> object:
+    """Return a decoded JSON response with the fault in its texts."""
+    if fault == "control-characters":
+        return _append(body, CONTROL_CHARACTERS, _TEXT_KEYS)
+    if fault == "leaky-messages":
+        key = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        url = f"{request.url.origin()}/exports/leak.csv.gzip?X-Amz-Signature={'5ec2e7' * 10}"
+        return _append(body, f": key {key} of ada.lovelace@example.com, {url}", {"message"})
+    if fault == "long-messages":
+        return _append(body, _LONG_TEXT, {"message"})
+    raise ValueError(fault)
 
 
-def _add_control_characters(value: object) -> object:
+def _append(value: object, text: str, keys: Collection[str]) -> object:
     if isinstance(value, list):
-        return [_add_control_characters(item) for item in value]
+        return [_append(item, text, keys) for item in value]
     if isinstance(value, dict):
         return {
-            key: item + CONTROL_CHARACTERS
-            if isinstance(item, str) and key in _TEXT_KEYS
-            else _add_control_characters(item)
+            key: item + text if isinstance(item, str) and key in keys else _append(item, text, keys)
             for key, item in value.items()
         }
     return value
@@ -87,7 +92,7 @@ def respond(status: int) -> Action:
     """Return an action that responds with an error status."""
 
     async def act(_request: web.Request, _handler: Handler) -> web.StreamResponse:
-        return error_response(status, "internal server error")
+        return error_response(status, HTTPStatus(status).phrase.lower())
 
     return act
 

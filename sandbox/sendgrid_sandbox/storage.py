@@ -11,6 +11,7 @@ import hmac
 import re
 import secrets
 from datetime import datetime, timedelta, timezone
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
@@ -19,6 +20,8 @@ from aiohttp import web
 from sendgrid_sandbox.responses import BYTES_SENT, HANG_SECONDS, close_connection
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sendgrid_sandbox.faults import Fault, Faults
     from sendgrid_sandbox.files import ExportFile
 
@@ -61,20 +64,19 @@ class Storage:
         """Delete a part if it exists."""
         self._parts.pop((path, part_number), None)
 
-    def sign(self, path: str, part_number: str | None, *, age: timedelta = timedelta()) -> str:
+    def sign(self, path: str, query: Mapping[str, str], *, age: timedelta = timedelta()) -> str:
         """Return the path and signed query of a part, signed `age` ago."""
-        query = {
+        signed = {
             "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
             "X-Amz-Credential": "ASIASANDBOX/20260101/us-east-1/s3/aws4_request",
             "X-Amz-Date": (datetime.now(timezone.utc) - age).strftime(_DATE_FORMAT),
             "X-Amz-Expires": str(self._ttl),
             "X-Amz-Security-Token": secrets.token_urlsafe(96),
             "X-Amz-SignedHeaders": "host",
+            **query,
         }
-        if part_number:
-            query["partNumber"] = part_number
-        query["X-Amz-Signature"] = self._signature(path, query)
-        return f"{path}?{urlencode(query)}"
+        signed["X-Amz-Signature"] = self._signature(path, signed)
+        return f"{path}?{urlencode(signed)}"
 
     async def get(self, request: web.Request) -> web.StreamResponse:
         """Serve a part."""
@@ -135,23 +137,22 @@ class Storage:
             end = min(int(byte_range[2]) + 1, end) if byte_range[2] else end
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{part.size}"
 
+        if "malformed-header" in storage_faults:
+            data = await asyncio.to_thread(_read, part, start, end - start)
+            return _send_malformed_header(request, status, headers, data)
         response = web.StreamResponse(status=status, headers=headers)
         if "chunked" in storage_faults:
             response.enable_chunked_encoding()
         else:
             response.content_length = end - start
         await response.prepare(request)
-        if fault:
-            end = (start + end) // 2
-        await self._copy(part, start, end, response, request)
-        if not fault:
-            await response.write_eof()
-            return response
-        if fault.name == "part-stall":
-            await asyncio.sleep(HANG_SECONDS)
-        # A reset discards data that the client has not read yet.
-        await asyncio.sleep(_CLIENT_READ_SECONDS)
-        return close_connection(request, reset=fault.name == "part-reset")
+        drips = fault is not None and fault.name == "drip"
+        if fault and not drips:
+            await self._copy(part, start, (start + end) // 2, response, request)
+            return await _interrupt(request, fault)
+        await self._copy(part, start, end, response, request, drips=drips)
+        await response.write_eof()
+        return response
 
     async def _copy(
         self,
@@ -160,20 +161,50 @@ class Storage:
         end: int,
         response: web.StreamResponse,
         request: web.Request,
+        *,
+        drips: bool = False,
     ) -> None:
         request[BYTES_SENT] = 0
-        for offset in range(start, end, _CHUNK_SIZE):
-            chunk = await asyncio.to_thread(_read, part, offset, min(_CHUNK_SIZE, end - offset))
+        chunk_size = 1 if drips else _CHUNK_SIZE
+        bytes_per_second = 1 if drips else (self._throttle or 0) * 1_000_000
+        for offset in range(start, end, chunk_size):
+            chunk = await asyncio.to_thread(_read, part, offset, min(chunk_size, end - offset))
             await response.write(chunk)
             request[BYTES_SENT] += len(chunk)
-            if self._throttle:
-                await asyncio.sleep(len(chunk) / self._throttle / 1_000_000)
+            if bytes_per_second:
+                await asyncio.sleep(len(chunk) / bytes_per_second)
 
 
 def _read(part: ExportFile, offset: int, size: int) -> bytes:
     with part.path.open("rb") as file:
         file.seek(offset)
         return file.read(size)
+
+
+async def _interrupt(request: web.Request, fault: Fault) -> web.StreamResponse:
+    """End a transfer in the middle."""
+    if fault.name == "part-stall":
+        await asyncio.sleep(HANG_SECONDS)
+    # A reset discards data that the client has not read yet.
+    await asyncio.sleep(_CLIENT_READ_SECONDS)
+    return close_connection(request, reset=fault.name == "part-reset")
+
+
+def _send_malformed_header(
+    request: web.Request, status: int, headers: Mapping[str, str], data: bytes
+) -> web.StreamResponse:
+    """Send a response past aiohttp, which cannot send such a header, and close the connection."""
+    lines = [
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
+        *(f"{name}: {value}" for name, value in headers.items()),
+        f"Content-Length: {len(data)}",
+        "a header without a colon",
+        *("", ""),
+    ]
+    request[BYTES_SENT] = len(data)
+    if request.transport:
+        request.transport.write("\r\n".join(lines).encode() + data)
+    return close_connection(request, reset=False)
 
 
 def _s3_error(status: int, code: str, message: str) -> web.StreamResponse:
