@@ -12,15 +12,18 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from singer_sdk.exceptions import SingerSDKError
+from singer_sdk.exceptions import ConfigurationError, SingerSDKError
 from typing_extensions import override
 
 from tap_sendgrid_contacts.api.export import ExportUnavailableError
 from tap_sendgrid_contacts.decode.lines import MAX_ROW_BYTES
 from tap_sendgrid_contacts.streams import ContactsStream
 from tap_sendgrid_contacts.tap import TapSendGridContacts
+
+if TYPE_CHECKING:
+    import click
 
 # Temp and BATCH files have errors of their own: what is left is standard output.
 _WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
@@ -80,7 +83,7 @@ def _run() -> int:
         logger.error("Cannot write to standard output: it is closed")
         return 1
     try:
-        TapSendGridContacts.cli()
+        _make_command()()
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except SingerSDKError as error:
@@ -94,6 +97,27 @@ def _run() -> int:
         else:
             _log_unexpected_error(error)
     return 1
+
+
+def _make_command() -> click.Command:
+    """Return the tap's command; the SDK configures logging when it is made.
+
+    Raises:
+        ConfigurationError: If the logging configuration is broken.
+    """
+    path = os.environ.get("SINGER_SDK_LOG_CONFIG")
+    # It would only warn of a missing file, and the log would not be where it should.
+    logging.getLogger("singer_sdk._logging").addFilter(lambda _: False)
+    try:
+        command = TapSendGridContacts.cli
+        if path is not None:
+            Path(path).stat()
+    except Exception as error:
+        if path is None:
+            raise
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigurationError(f"SINGER_SDK_LOG_CONFIG {path}: {reason}") from error
+    return command
 
 
 def _log_output_error(error: OSError) -> None:

@@ -90,6 +90,44 @@ def test_no_config_and_no_network(arguments: tuple[str, ...]) -> None:
     assert b"tap-sendgrid-contacts" in done.stdout
 
 
+def test_about_shows_descriptions_and_defaults() -> None:
+    run = run_in_process(["--about"], {}, parse=False)
+    assert run.code == 0, run.log
+    text = run.out.decode()
+    assert text.count("    Description: ") == text.count("    Type: ") == text.count("  - Name: ")
+    assert (
+        "  - Name: poll_timeout\n"
+        "    Description: Maximum seconds to wait for an export in one run, retries included."
+    ) in text
+    assert "    Default: 3600\n" in text
+    assert "    Environment Variable: TAP_SENDGRID_CONTACTS_POLL_TIMEOUT\n" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "No such file or directory"),
+        (b"a: [", "while parsing"),
+        (b"", "'NoneType'"),
+        (b"[]", "dictionary"),
+        (b"\xff\xfe", "can't decode"),
+        (b"version: 2", "Unsupported version: 2"),
+        (b"{version: 1, handlers: {x: {class: a.B}}, root: {handlers: [x]}}", "handler 'x'"),
+        (b"{version: 1, formatters: {x: 5}}", "formatter 'x'"),
+    ],
+    ids=str,
+)
+def test_broken_logging_configuration(tmp_path: Path, content: bytes | None, reason: str) -> None:
+    path = tmp_path / "logging.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    run = run_in_process([], {"SINGER_SDK_LOG_CONFIG": str(path)})
+    assert run.code == 1
+    (line,) = run.log.splitlines()
+    assert f"SINGER_SDK_LOG_CONFIG {path}: " in line
+    assert reason in line
+
+
 @pytest.mark.parametrize("text_format", ["json", "markdown"])
 def test_about(text_format: str) -> None:
     run = run_in_process(["--about", f"--format={text_format}"], {}, parse=False)
