@@ -12,18 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec.structs import replace
-from singer_sdk.exceptions import ConfigurationError
 from singer_sdk.singerlib import StateMessage
 
-from tap_sendgrid_contacts.columns import ColumnType
 from tap_sendgrid_contacts.dates import parse_date, utc_now
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+    from collections.abc import Callable, Mapping, MutableMapping, Sequence
 
     from singer_sdk import Tap
 
-    from tap_sendgrid_contacts.columns import Column
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +32,7 @@ survive; lists are replaced as a whole.
 """
 
 COLUMNS_KEY = "columns"
-"""State key of the types of the custom columns that were loaded, by name."""
+"""State key of the custom columns that were loaded: a list, as of `CHECKPOINT_KEY`."""
 
 STATE_INTERVAL = 10_000
 """Contacts read between two STATE messages."""
@@ -306,51 +303,6 @@ def resume_run(stores: Sequence[CheckpointStore], *, is_reduced: bool) -> int | 
     for store in stores:
         store.restart()
     return None
-
-
-def loaded_column_types(state: Mapping[str, Any]) -> dict[str, ColumnType]:
-    """Return the types of the custom columns that earlier runs have loaded.
-
-    Args:
-        state: The stream's state, which may be damaged.
-    """
-    try:
-        return msgspec.convert(state[COLUMNS_KEY], dict[str, ColumnType])
-    except (LookupError, TypeError, msgspec.ValidationError):
-        return {}
-
-
-def save_column_types(state: MutableMapping[str, Any], columns: Iterable[Column]) -> None:
-    """Save the types of the custom columns; one that is loaded keeps the type it has.
-
-    Args:
-        state: The stream's state; it is written to.
-        columns: The columns of this run.
-    """
-    types = {each.name: each.type for each in columns if each.is_custom and each.is_selected}
-    types |= loaded_column_types(state)
-    if types:
-        state[COLUMNS_KEY] = types
-
-
-class _PartitionState(msgspec.Struct):
-    progress_markers: dict[str, Any] = {}
-
-
-class _StreamState(_PartitionState):
-    partitions: list[_PartitionState] = []
-
-
-class _State(msgspec.Struct):
-    bookmarks: dict[str, _StreamState] = {}
-
-
-def validate_state(state: dict[str, Any]) -> None:
-    """Raise `ConfigurationError` for a state on which the SDK would fail with a bare exception."""
-    try:
-        msgspec.convert(state, _State)
-    except msgspec.ValidationError as error:
-        raise ConfigurationError(f"--state: {error}") from None
 
 
 def suppress_initial_state(tap: Tap) -> None:

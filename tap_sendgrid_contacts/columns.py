@@ -32,6 +32,7 @@ class Column(NamedTuple):
         is_custom: Whether it is a custom field (under `custom_fields` in JSON).
         type: Type of its values.
         is_selected: Whether records have it.
+        field_id: Id of the custom field; empty if unknown.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Column(NamedTuple):
     is_custom: bool
     type: ColumnType
     is_selected: bool
+    field_id: str = ""
 
 
 class ColumnLayout:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from singer_sdk.exceptions import ConfigurationError
 from tap_sendgrid_contacts.columns import PRIMARY_KEY, Column
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from tap_sendgrid_contacts.api.client import FieldDefinition
     from tap_sendgrid_contacts.columns import ColumnType
@@ -64,6 +65,30 @@ _JSON_SCHEMA: dict[ColumnType, dict[str, Any]] = {
 
 _FIELD_TYPES: dict[str, ColumnType] = {"Text": "text", "Number": "number", "Date": "date"}
 
+# The types that a catalog may give the column of a custom field: any value can be emitted as text.
+_CUSTOM_TYPES: dict[ColumnType, tuple[ColumnType, ...]] = {
+    "text": ("text",),
+    "number": ("number", "text"),
+    "date": ("date", "text"),
+}
+
+_TYPE_NAMES: dict[ColumnType, str] = {
+    "text": "string",
+    "number": "number",
+    "date": "date-time",
+    "list": "array of strings",
+}
+
+# What `describe_field` writes.
+_DESCRIPTION = re.compile(r"Custom field (.*) \(([^(),]*), [^,]*\)", re.DOTALL)
+
+_TYPE_KEYWORDS = ("type", "format", "items", "properties", "anyOf", "oneOf", "allOf")
+_NULL = ({"type": "null"}, {"type": ["null"]})
+
+_TEXT_ITEMS = tuple(
+    {"type": each} for each in ("string", ["string"], ["string", "null"], ["null", "string"])
+)
+
 
 def build_schema(
     custom_fields: Iterable[FieldDefinition], *, has_source: bool = False
@@ -81,14 +106,101 @@ def build_schema(
     if has_source:
         properties |= {name: dict(_JSON_SCHEMA["text"]) for name in SOURCE_COLUMNS}
     for field in custom_fields:
-        # Types that SendGrid may add are read as text.
-        column_type = _FIELD_TYPES.get(field.field_type, "text")
-        properties[_column_name(field.name, field.id)] = {
-            **_JSON_SCHEMA[column_type],
-            "title": field.name,
-            "description": f"Custom field {field.name} ({field.id}, {field.field_type})",
-        }
+        definition = _JSON_SCHEMA[field_column_type(field)] | describe_field(field)
+        properties[column_name(field)] = definition
     return {"type": "object", "properties": properties}
+
+
+def field_column_type(field: FieldDefinition) -> ColumnType:
+    """Return the type of a custom field; types that SendGrid may add are read as text."""
+    return _FIELD_TYPES.get(field.field_type, "text")
+
+
+def describe_field(field: FieldDefinition) -> dict[str, str]:
+    """Return what a column's definition says of its field. Meltano and the SDK keep it."""
+    return {
+        "title": field.name,
+        "description": f"Custom field {field.name} ({field.id}, {field.field_type})",
+    }
+
+
+def described_field(definition: Mapping[str, Any]) -> tuple[str, str]:
+    """Return name and id of the field that `describe_field` described; empty without it."""
+    description = _DESCRIPTION.fullmatch(str(definition.get("description")))
+    name, id_ = description.groups() if description else ("", "")
+    return name, id_
+
+
+def allowed_types(name: str, field: FieldDefinition | None = None) -> tuple[ColumnType, ...]:
+    """Return the types that a catalog may give a column.
+
+    Args:
+        name: Name of the column.
+        field: Its custom field, if it has one that is known.
+    """
+    if is_custom(name):
+        return _CUSTOM_TYPES[field_column_type(field)] if field else tuple(_CUSTOM_TYPES)
+    if name in RESERVED_FIELDS:
+        return (RESERVED_FIELDS[name],)
+    return ("text",) if name in SOURCE_COLUMNS else tuple(_TYPE_NAMES)
+
+
+def normalize_definition(
+    name: str, definition: dict[str, Any], allowed: Sequence[ColumnType]
+) -> dict[str, Any]:
+    """Return a column's definition with its type in the notation that all targets understand.
+
+    Args:
+        name: Name of the column.
+        definition: Its definition in a catalog.
+        allowed: The types it may have.
+
+    Raises:
+        ConfigurationError: If it has another type.
+    """
+    type_ = parse_type(definition)
+    if type_ is None or type_ not in allowed:
+        kinds = {key: definition[key] for key in _TYPE_KEYWORDS if key in definition}
+        found = json.dumps(kinds)[:80] if kinds else "of no type"
+        raise ConfigurationError(
+            f"'{name:.80}' is not of type {' or '.join(_TYPE_NAMES[each] for each in allowed)} in "
+            f"the catalog, but {found}; correct it, or re-run discovery"
+        )
+    kept = {key: value for key, value in definition.items() if key not in _TYPE_KEYWORDS}
+    return {**_JSON_SCHEMA[type_], **kept}
+
+
+def parse_type(definition: Mapping[str, Any]) -> ColumnType | None:
+    """Return the type of a column in any notation, such as `anyOf` with null; or None.
+
+    Args:
+        definition: The column's definition in a catalog.
+    """
+    if definition.get("allOf"):
+        return None
+    for keyword in ("anyOf", "oneOf"):
+        if isinstance(alternatives := definition.get(keyword), list):
+            others = [each for each in alternatives if each not in _NULL]
+            if len(others) != 1 or not isinstance(others[0], dict):
+                return None
+            definition = {**definition, keyword: None, **others[0]}
+    types = definition.get("type")
+    types = [types] if isinstance(types, str) else types
+    if not isinstance(types, list):
+        return None
+    kinds = [each for each in types if each != "null"]
+    if kinds == ["integer"]:
+        kinds = ["number"]
+    notation = kinds, definition.get("format")
+    return next(
+        (
+            type_
+            for type_, schema in _JSON_SCHEMA.items()
+            if notation == (schema["type"][:1], schema.get("format"))
+            and (type_ != "list" or definition.get("items", {"type": "string"}) in _TEXT_ITEMS)
+        ),
+        None,
+    )
 
 
 def columns_from_schema(schema: dict[str, Any], is_selected: Callable[[str], bool]) -> list[Column]:
@@ -112,10 +224,11 @@ def columns_from_schema(schema: dict[str, Any], is_selected: Callable[[str], boo
     columns = [
         Column(
             name=name,
-            field=_source_field(name, definition),
-            is_custom=name.startswith(_CUSTOM_PREFIX),
-            type="text" if name == PRIMARY_KEY else _column_type(definition),
+            field=source_field(name, definition),
+            is_custom=is_custom(name),
+            type=parse_type(definition) or "text",
             is_selected=name == PRIMARY_KEY or is_selected(name),
+            field_id=described_field(definition)[1] if is_custom(name) else "",
         )
         for name, definition in schema["properties"].items()
         if name not in SOURCE_COLUMNS
@@ -133,76 +246,32 @@ def columns_from_schema(schema: dict[str, Any], is_selected: Callable[[str], boo
     return sorted(columns, key=lambda column: column.is_custom)
 
 
-def find_retyped_columns(
-    columns: Iterable[Column], loaded_types: Mapping[str, ColumnType]
-) -> dict[str, str]:
-    """Find custom fields whose type is not that of the column that was loaded under their name.
-
-    The type of a field cannot change, but it can be deleted and created again with another one.
-    Some targets then reject every load, others convert the values. So each type has its column.
-
-    Args:
-        columns: The columns as they are named without regard to what was loaded.
-        loaded_types: Types of the columns that earlier runs have loaded.
-
-    Returns:
-        The name of the column to load them into, by the name they have in `columns`.
-    """
-    columns = list(columns)
-    names = {column.name for column in columns}
-
-    def new_name(column: Column) -> str:
-        name = f"{column.name}_{column.type}"
-        is_free = name not in names and loaded_types.get(name, column.type) == column.type
-        return _limit(name, name) if is_free else _end_in_digest(name, name)
-
-    return {
-        column.name: new_name(column)
-        for column in columns
-        if column.is_custom
-        and column.is_selected
-        and loaded_types.get(column.name, column.type) != column.type
-    }
+def is_custom(name: str) -> bool:
+    """Return whether a column is of a custom field."""
+    return name.startswith(_CUSTOM_PREFIX)
 
 
-def rename_columns(schema: dict[str, Any], new_names: Mapping[str, str]) -> dict[str, Any]:
-    """Return a schema with other names for some columns of the same fields."""
-    properties = {
-        new_names.get(name, name): (
-            {**definition, "title": _source_field(name, definition)}
-            if name in new_names
-            else definition
-        )
-        for name, definition in schema["properties"].items()
-    }
-    return {**schema, "properties": properties}
+def source_field(name: str, definition: Mapping[str, Any]) -> str:
+    """Return the field of the export that fills a column."""
+    if not is_custom(name):
+        return name
+    title = definition.get("title") or described_field(definition)[0]
+    return str(title or name.removeprefix(_CUSTOM_PREFIX))
 
 
-def _column_name(field_name: str, field_id: str) -> str:
-    full_name = _CUSTOM_PREFIX + field_name.lower()
+def column_name(field: FieldDefinition) -> str:
+    """Return the name of a custom field's column, as long as no other field has had it."""
+    full_name = _CUSTOM_PREFIX + field.name.lower()
     name = re.sub(r"[^a-z0-9_]", "_", full_name)
-    return _limit(name, field_id) if name == full_name else _end_in_digest(name, field_id)
+    return limit_length(name, field.id) if name == full_name else end_in_digest(name, field.id)
 
 
-def _limit(name: str, identity: str) -> str:
-    return name if len(name) <= _MAX_IDENTIFIER_BYTES else _end_in_digest(name, identity)
+def limit_length(name: str, identity: str) -> str:
+    """Return a name of a column, shortened if it is too long; see `end_in_digest`."""
+    return name if len(name) <= _MAX_IDENTIFIER_BYTES else end_in_digest(name, identity)
 
 
-def _end_in_digest(name: str, identity: str) -> str:
-    digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
+def end_in_digest(name: str, identity: str) -> str:
+    """Return a name that ends in a digest of what tells it apart from similar ones."""
+    digest = hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     return f"{name[: _MAX_IDENTIFIER_BYTES - len(digest) - 1]}_{digest}"
-
-
-def _source_field(column_name: str, definition: dict[str, Any]) -> str:
-    if not column_name.startswith(_CUSTOM_PREFIX):
-        return column_name
-    return str(definition.get("title") or column_name.removeprefix(_CUSTOM_PREFIX))
-
-
-def _column_type(definition: dict[str, Any]) -> ColumnType:
-    types = definition.get("type", ())
-    if "array" in types:
-        return "list"
-    if "number" in types or "integer" in types:
-        return "number"
-    return "date" if definition.get("format") == "date-time" else "text"

@@ -19,11 +19,11 @@ from tap_sendgrid_contacts import outputs
 from tap_sendgrid_contacts.api.export import PollBudget
 from tap_sendgrid_contacts.batches import is_columnar, validate_batch_config
 from tap_sendgrid_contacts.checkpoint import (
+    COLUMNS_KEY,
     CheckpointStore,
     emit_state,
     resume_run,
     retain_partitions,
-    save_column_types,
 )
 from tap_sendgrid_contacts.columns import PRIMARY_KEY, REPLICATION_KEY, ColumnLayout
 from tap_sendgrid_contacts.dates import parse_date
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from tap_sendgrid_contacts.api.client import SendGridClient
     from tap_sendgrid_contacts.api.export import ExportRequest
     from tap_sendgrid_contacts.columns import Column, Row
+    from tap_sendgrid_contacts.custom_fields import ColumnPlan
     from tap_sendgrid_contacts.incremental import ContactFilter
     from tap_sendgrid_contacts.messages import MessageWriter
 
@@ -62,7 +63,7 @@ class ContactsStream(Stream):
 
     Args:
         tap: The tap.
-        schema: JSON schema of the contacts.
+        plan: JSON schema of the contacts, and what else was decided about columns.
         client: The API client.
         request: Parameters of the export.
         message_writer: Writes messages to standard output.
@@ -76,12 +77,13 @@ class ContactsStream(Stream):
     def __init__(
         self,
         tap: Tap,
-        schema: dict[str, Any],
+        plan: ColumnPlan,
         client: SendGridClient,
         request: ExportRequest,
         message_writer: MessageWriter,
     ) -> None:
-        super().__init__(tap, schema=schema)
+        super().__init__(tap, schema=plan.schema)
+        self._plan = plan
         self.primary_keys = [PRIMARY_KEY]
         if self.config["separate_exports"]:
             self.primary_keys.append(SOURCE_KEY)
@@ -109,35 +111,10 @@ class ContactsStream(Stream):
             return
         if not self.selected:
             self.logger.warning("Stream '%s' is deselected; nothing to sync", self.name)
-        # Raises here for an invalid catalog, and not when the export is ready.
-        columns = columns_from_schema(self.effective_schema, bool)
-        if (SOURCE_KEY in self.effective_schema["properties"]) != self.config["separate_exports"]:
-            raise ConfigurationError(
-                f"separate_exports does not fit the catalog: {SOURCE_KEY} must be in its schema "
-                "if it is set, and only then; re-run discovery"
-            )
         for key in self.primary_keys:
             self._mark_automatic(key)
         if self.replication_method == "FULL_TABLE":
-            self.replication_key = None
             return
-        if self.replication_method != "INCREMENTAL":
-            raise ConfigurationError(
-                f"Unsupported replication method '{self.replication_method}' for stream "
-                f"'{self.name}'. Supported: FULL_TABLE, INCREMENTAL"
-            )
-        self.replication_key = self.replication_key or REPLICATION_KEY
-        if (
-            self.replication_key != REPLICATION_KEY
-            or REPLICATION_KEY not in self.effective_schema["properties"]
-        ):
-            raise ConfigurationError(
-                f"'{REPLICATION_KEY}' is the only valid replication key for stream '{self.name}'"
-            )
-        if (REPLICATION_KEY, "date") not in {(each.name, each.type) for each in columns}:
-            raise ConfigurationError(
-                f"'{REPLICATION_KEY}' is not of type date-time in the catalog; re-run discovery"
-            )
         self._mark_automatic(REPLICATION_KEY)
         self.logger.info(
             "INCREMENTAL misses contacts that join a list or segment with updated_at unchanged, "
@@ -263,7 +240,8 @@ class ContactsStream(Stream):
         syncs = self._make_syncs()
 
         def read_to_end(sync: ExportSync) -> Iterator[T]:
-            save_column_types(self.stream_state, self._columns)
+            if self._plan.loaded:
+                self.stream_state[COLUMNS_KEY] = self._plan.loaded
             emitted_before = self._message_writer.records_emitted
             yield from read(sync)
             self._finalize(sync, self._message_writer.records_emitted - emitted_before)
@@ -398,7 +376,8 @@ class ContactsStream(Stream):
 
     @cached_property
     def _columns(self) -> list[Column]:
-        return columns_from_schema(self.effective_schema, self._is_selected)
+        columns = columns_from_schema(self.effective_schema, self._is_selected)
+        return [*columns, *self._plan.ignored]
 
     @cached_property
     def _layout(self) -> ColumnLayout:

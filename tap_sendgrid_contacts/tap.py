@@ -22,12 +22,12 @@ from typing_extensions import override
 from tap_sendgrid_contacts.account import AccountReport
 from tap_sendgrid_contacts.api.client import SendGridClient
 from tap_sendgrid_contacts.api.export import ExportRequest
-from tap_sendgrid_contacts.api.http import RetryPolicy
+from tap_sendgrid_contacts.api.http import ForbiddenError, RetryPolicy
+from tap_sendgrid_contacts.catalog import normalize_catalog, resolve_key
 from tap_sendgrid_contacts.checkpoint import (
+    COLUMNS_KEY,
     emit_final_state,
-    loaded_column_types,
     suppress_initial_state,
-    validate_state,
 )
 from tap_sendgrid_contacts.config import (
     find_invalid_ids,
@@ -37,22 +37,21 @@ from tap_sendgrid_contacts.config import (
     normalize,
     validate,
 )
+from tap_sendgrid_contacts.custom_fields import plan_columns
 from tap_sendgrid_contacts.maps import find_unknown_names
 from tap_sendgrid_contacts.messages import MessageWriter
 from tap_sendgrid_contacts.options import adapt_options, read_json_object
-from tap_sendgrid_contacts.schema import (
-    build_schema,
-    columns_from_schema,
-    find_retyped_columns,
-    rename_columns,
-)
+from tap_sendgrid_contacts.schema import build_schema, columns_from_schema
 from tap_sendgrid_contacts.settings import SETTINGS_SCHEMA
+from tap_sendgrid_contacts.state_file import normalize_state
 from tap_sendgrid_contacts.streams import ContactsStream
 
 if TYPE_CHECKING:
     from types import FrameType
 
     from click import Context, Option
+
+    from tap_sendgrid_contacts.api.client import FieldDefinition
 
 
 class TapSendGridContacts(Tap):
@@ -74,8 +73,9 @@ class TapSendGridContacts(Tap):
         setup_mapper: bool = True,
         **options: Any,
     ) -> None:
+        self._catalog_warnings: list[str] = []
         if isinstance(catalog, dict):
-            _apply_metadata_replication_method(catalog)
+            catalog, self._catalog_warnings = normalize_catalog(catalog)
         super().__init__(catalog=catalog, setup_mapper=False, **options)
         # After the state is loaded: the names of columns depend on it.
         if setup_mapper:
@@ -147,41 +147,50 @@ class TapSendGridContacts(Tap):
     def discover_streams(self) -> list[ContactsStream]:
         client = self._make_client()
         entry = self.input_catalog and self.input_catalog.get_stream(ContactsStream.name)
+        separate_exports = self.config["separate_exports"]
+        fields = self._list_custom_fields(client, is_required=not entry)
         if entry:
             schema = entry.schema.to_dict()
-        else:
-            # A key without the permission is an error: custom columns would silently go stale.
-            schema = build_schema(
-                client.retry.call(client.list_field_definitions),
-                has_source=self.config["separate_exports"],
+            entry.key_properties = resolve_key(
+                schema["properties"], entry.key_properties, separate_exports=separate_exports
             )
+        else:
+            schema = build_schema(fields or (), has_source=separate_exports)
         mask = entry.metadata.resolve_selection() if entry else SelectionMask()
-        schema = self._rename_retyped_columns(schema, mask)
-        if entry:
-            entry.schema = Schema.from_dict(schema)
-        return [ContactsStream(self, schema, client, self._make_request(), self.message_writer)]
-
-    def _rename_retyped_columns(
-        self, schema: dict[str, Any], mask: SelectionMask
-    ) -> dict[str, Any]:
-        """Give custom fields whose type changed since an earlier run columns of their own."""
-        bookmarks = self.state.get("bookmarks", {})
-        loaded_types = loaded_column_types(bookmarks.get(ContactsStream.name, {}))
-        # A stream map that hides a column, or reads it, would not find it under another name.
-        stream_maps = json.dumps(self.config.get("stream_maps", {}), default=str)
-        mapped = set(re.findall(r"\w+", stream_maps))
-        columns = columns_from_schema(
-            schema, lambda name: mask["properties", name] and name not in mapped
+        bookmark = self.state.get("bookmarks", {}).get(ContactsStream.name, {})
+        plan = plan_columns(
+            schema,
+            fields,
+            lambda name: mask["properties", name],
+            bookmark.get(COLUMNS_KEY),
+            self._mentioned_names(),
         )
-        new_names = find_retyped_columns(columns, loaded_types)
-        for name, new_name in new_names.items():
-            if new_name not in loaded_types:
-                self.logger.warning(
-                    "The custom field of column %s has another type than before: it is loaded into "
-                    "column %s from now on, and %s keeps its values",
-                    *(name, new_name, name),
-                )
-        return rename_columns(schema, new_names)
+        for warning in (*self._catalog_warnings, *plan.warnings):
+            self.logger.warning(warning)
+        if entry:
+            entry.schema = Schema.from_dict(plan.schema)
+        return [ContactsStream(self, plan, client, self._make_request(), self.message_writer)]
+
+    def _list_custom_fields(
+        self, client: SendGridClient, *, is_required: bool
+    ) -> list[FieldDefinition] | None:
+        try:
+            return client.retry.call(client.list_field_definitions)
+        except ForbiddenError as error:
+            # Without a catalog, custom columns would silently go stale.
+            if is_required:
+                raise
+            self.logger.warning(
+                "Using the custom columns of the catalog as they are: if a field no longer exists, "
+                "its column will be null. %s",
+                error,
+            )
+            return None
+
+    def _mentioned_names(self) -> set[str]:
+        """Return words of the settings that hide or read columns, by the names they have."""
+        settings = [self.config.get("stream_maps", {}), self.config["hash_columns"]]
+        return set(re.findall(r"\w+", json.dumps(settings, default=str)))
 
     def _make_client(self) -> SendGridClient:
         return SendGridClient(
@@ -233,7 +242,9 @@ class TapSendGridContacts(Tap):
 
     @override
     def load_state(self, state: dict[str, Any]) -> None:
-        validate_state(state)
+        state, warnings = normalize_state(state)
+        for warning in warnings:
+            self.logger.warning(warning)
         super().load_state(state)
         suppress_initial_state(self)
 
@@ -256,15 +267,3 @@ class TapSendGridContacts(Tap):
         if not hasattr(self, "message_writer") or not hasattr(self, "_state"):
             sys.exit(exit_code)
         self.message_writer.run_when_idle(terminate)
-
-
-def _apply_metadata_replication_method(catalog: dict[str, Any]) -> None:
-    """Copy the replication method from the metadata, where users choose it, to where the SDK looks.
-
-    The SDK reads only the stream's own `replication_method`, which discovery fills.
-    """
-    for stream in catalog.get("streams", ()):
-        for entry in stream.get("metadata", ()):
-            method = entry.get("metadata", {}).get("replication-method")
-            if method and not entry.get("breadcrumb"):
-                stream["replication_method"] = method

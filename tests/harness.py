@@ -178,16 +178,25 @@ def checkpoint_of(state: dict[str, Any]) -> dict[str, Any] | None:
     return exports[0] if exports else None
 
 
+def column_types(state: dict[str, Any]) -> dict[str, str]:
+    """Return the types of the loaded columns in a state."""
+    return {each["name"]: each["type"] for each in state["bookmarks"]["contacts"]["columns"]}
+
+
 def complete_state(schema: dict[str, Any]) -> dict[str, Any]:
     """Return the stream's state after a complete run."""
-    types = {
-        name: "date"
-        if definition.get("format")
-        else definition["type"][0].replace("string", "text")
+    columns = [
+        {
+            "name": name,
+            "type": "date"
+            if definition.get("format")
+            else definition["type"][0].replace("string", "text"),
+            "id": re.findall(r"\((.*), ", definition["description"])[0],
+        }
         for name, definition in schema["properties"].items()
         if name.startswith("custom_")
-    }
-    return {"columns": types, "exports": []}
+    ]
+    return {"columns": columns, "exports": []}
 
 
 def contacts_read(state: dict[str, Any]) -> int:

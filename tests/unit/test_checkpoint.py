@@ -18,12 +18,9 @@ from tap_sendgrid_contacts.checkpoint import (
     Checkpoint,
     CheckpointStore,
     InvalidCheckpointError,
-    loaded_column_types,
     resume_run,
     retain_partitions,
-    save_column_types,
 )
-from tap_sendgrid_contacts.columns import Column
 from tap_sendgrid_contacts.dates import utc_now
 
 NOW = datetime(2026, 11, 22, 10, 0, tzinfo=timezone.utc)
@@ -411,47 +408,3 @@ def test_partitions_that_are_no_list(partitions: Any) -> None:  # noqa: ANN401 -
     state = {"partitions": partitions}
     assert retain_partitions(state, [A]) is False
     assert state["partitions"] == []
-
-
-# --- types of columns -----------------------------------------------------------------------
-
-
-def column(name: str, column_type: Any, *, is_selected: bool = True) -> Column:  # noqa: ANN401 - a Literal
-    is_custom = name.startswith("custom_")
-    return Column(name, name, is_custom=is_custom, type=column_type, is_selected=is_selected)
-
-
-def test_types_of_selected_custom_columns_are_saved() -> None:
-    state: dict[str, Any] = {"exports": []}
-    deselected = column("custom_c", "date", is_selected=False)
-    save_column_types(
-        state,
-        [
-            column("email", "text"),
-            column("custom_a", "text"),
-            column("custom_b", "date"),
-            deselected,
-        ],
-    )
-    assert state == {"exports": [], "columns": {"custom_a": "text", "custom_b": "date"}}
-    assert loaded_column_types(state) == state["columns"]
-
-
-def test_saved_types_stay() -> None:
-    state = {"columns": {"custom_a": "text", "custom_gone": "date"}}
-    save_column_types(state, [column("custom_a", "number"), column("custom_b", "number")])
-    assert state == {"columns": {"custom_a": "text", "custom_gone": "date", "custom_b": "number"}}
-
-
-def test_state_without_custom_columns_has_no_types() -> None:
-    state: dict[str, Any] = {}
-    save_column_types(state, [column("email", "text")])
-    assert state == {}
-
-
-@pytest.mark.parametrize("damaged", [None, [], "text", {"custom_a": "blob"}, {"custom_a": None}, 7])
-def test_damaged_types_are_replaced(damaged: Any) -> None:  # noqa: ANN401 - any JSON
-    state = {"columns": damaged}
-    assert loaded_column_types(state) == {}
-    save_column_types(state, [column("custom_a", "number")])
-    assert state == {"columns": {"custom_a": "number"}}

@@ -15,10 +15,10 @@ from singer_sdk.singerlib import Schema
 from tap_sendgrid_contacts.api.client import FieldDefinition
 from tap_sendgrid_contacts.columns import Column
 from tap_sendgrid_contacts.schema import (
+    allowed_types,
     build_schema,
     columns_from_schema,
-    find_retyped_columns,
-    rename_columns,
+    normalize_definition,
 )
 
 if TYPE_CHECKING:
@@ -173,20 +173,81 @@ def test_catalog_without_titles_still_finds_the_fields() -> None:
     assert fields[:3] == ["plan", "seats", "since"]
 
 
+TEXT, NULL, DATE = {"type": "string"}, {"type": "null"}, {"type": "string", "format": "date-time"}
+NUMBERS: list[dict[str, Any]] = [
+    {"type": "number"},
+    {"type": ["null", "number"]},
+    {"anyOf": [NULL, {"type": ["number"]}]},
+]
+TEXTS = [
+    TEXT,
+    {"type": ["null", "string"]},
+    {"anyOf": [TEXT, NULL]},
+    {"oneOf": [{"type": ["null"]}, TEXT]},
+    {"anyOf": [{"type": ["string", "null"]}], "x": 1},
+    {"type": ["string", "null"], "format": None, "properties": []},
+]
+DATES = [DATE, {"anyOf": [DATE, NULL]}, {"type": ["null", "string"], "format": "date-time"}]
+LISTS = [{"type": "array"}, {"type": ["null", "array"], "items": {"type": ["string", "null"]}}]
+OTHERS: list[dict[str, Any]] = [
+    *({}, {"type": None}, {"type": []}, {"type": 5}, {"type": [5]}, {"type": {}}, NULL),
+    *({"type": "boolean"}, {"type": "object"}, {"type": ["string", "number"]}, {"type": "text"}),
+    *({"type": "string", "format": "date"}, {"type": "string", "format": ["date-time"]}),
+    *({"type": "array", "items": []}, {"type": "array", "items": {"type": "number"}}),
+    *({"anyOf": [TEXT, DATE]}, {"anyOf": []}, {"anyOf": [NULL]}, {"anyOf": ["string"]}),
+    *({"anyOf": [{"anyOf": [TEXT]}]}, {"allOf": [TEXT]}, {"type": "number", "format": "double"}),
+]
+
+
 @pytest.mark.parametrize(
-    ("definition", "column_type"),
+    ("definitions", "name"),
+    [(TEXTS, "email"), (DATES, "created_at"), (LISTS, "alternate_emails"), (NUMBERS, "custom_x")],
+)
+def test_types_in_any_notation_are_normalized(definitions: list[dict[str, Any]], name: str) -> None:
+    properties = build_schema([FieldDefinition("e1_N", "x", "Number")])["properties"]
+    for definition in definitions:
+        normalized = normalize_definition(name, {**definition, "maxLength": 5}, allowed_types(name))
+        expected = {key: properties[name].get(key) for key in ("type", "format", "items")}
+        assert {key: normalized.get(key) for key in expected} == expected
+        assert normalized["maxLength"] == 5
+        assert not normalized.keys() & {"anyOf", "oneOf", "properties"}
+
+
+@pytest.mark.parametrize("definition", OTHERS, ids=str)
+@pytest.mark.parametrize("name", ["email", "custom_x", "email_domains", "source_id"])
+def test_types_that_records_cannot_have_are_errors(name: str, definition: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=f"^'{name}' is not of type .*string.* catalog"):
+        normalize_definition(name, definition, allowed_types(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "definitions"),
     [
-        ({"type": "string"}, "text"),
-        ({"type": "integer"}, "number"),
-        ({"type": ["null", "integer"]}, "number"),
-        ({"type": ["null", "string"], "format": "date-time"}, "date"),
-        ({"type": ["null", "array"]}, "list"),
-        ({}, "text"),
+        ("contact_id", [*NUMBERS, *DATES]),
+        ("updated_at", TEXTS),
+        ("alternate_emails", TEXTS),
+        ("source_name", DATES),
+        ("custom_x", LISTS),
     ],
 )
-def test_edited_types_are_understood(definition: dict[str, Any], column_type: str) -> None:
-    schema = {"properties": {"contact_id": {"type": "string"}, "custom_x": definition}}
-    assert columns_from_schema(schema, select_all)[1].type == column_type
+def test_columns_keep_their_type(name: str, definitions: list[dict[str, Any]]) -> None:
+    for definition in definitions:
+        with pytest.raises(ConfigurationError, match=f"^'{name}' is not of type "):
+            normalize_definition(name, definition, allowed_types(name))
+
+
+@pytest.mark.parametrize(
+    ("field_type", "allowed"),
+    [
+        ("Text", {"text"}),
+        ("Number", {"number", "text"}),
+        ("Date", {"date", "text"}),
+        ("Something new", {"text"}),
+    ],
+)
+def test_any_custom_field_can_be_text(field_type: str, allowed: set[str]) -> None:
+    field = FieldDefinition("e1_X", "x", field_type)
+    assert set(allowed_types("custom_x", field)) == allowed
 
 
 def test_reserved_columns_are_first_whatever_the_order_of_the_catalog() -> None:
@@ -224,12 +285,6 @@ def test_invalid_column_name_is_an_error(name: str) -> None:
         columns_from_schema(schema, select_all)
 
 
-def test_key_is_text_whatever_the_catalog_says() -> None:
-    schema = build_schema(FIELDS)
-    schema["properties"]["contact_id"] = {"type": "integer"}
-    assert columns_from_schema(schema, select_all)[0].type == "text"
-
-
 def test_catalog_without_the_key_is_an_error() -> None:
     with pytest.raises(ConfigurationError, match=r"contact_id missing.*re-run discovery"):
         columns_from_schema({"type": "object"}, select_all)
@@ -241,71 +296,5 @@ def test_column_removed_from_the_catalog_is_no_column() -> None:
     columns = columns_from_schema(schema, select_all)
     assert "city" not in {column.name for column in columns}
     assert columns[-1] == Column(
-        "custom_plan", "Plan", is_custom=True, type="text", is_selected=True
+        "custom_plan", "Plan", is_custom=True, type="text", is_selected=True, field_id="e1_T"
     )
-
-
-# --- fields that were created again with another type -----------------------------------------
-
-
-def renamed(loaded_types: Any, *fields: FieldDefinition) -> dict[str, str]:  # noqa: ANN401 - literals
-    return find_retyped_columns(columns_from_schema(build_schema(fields), select_all), loaded_types)
-
-
-@pytest.mark.parametrize("field_type", ["Text", "Number", "Date"])
-@pytest.mark.parametrize("loaded_type", ["text", "number", "date"])
-def test_other_type_has_a_column_of_its_own(field_type: str, loaded_type: str) -> None:
-    column_type = field_type.lower()
-    names = {} if column_type == loaded_type else {"custom_x": f"custom_x_{column_type}"}
-    assert renamed({"custom_x": loaded_type}, FieldDefinition("e1_T", "x", field_type)) == names
-
-
-def test_unknown_reserved_and_deselected_columns_keep_their_names() -> None:
-    columns = columns_from_schema(build_schema(FIELDS), lambda name: name != "custom_seats")
-    types: dict[str, Any] = {"custom_seats": "text", "email": "number", "custom_gone": "date"}
-    assert find_retyped_columns(columns, types) == {}
-
-
-def test_renamed_columns_are_of_the_same_fields() -> None:
-    schema = build_schema(FIELDS)
-    del schema["properties"]["custom_seats"]["title"]
-    new_names = {"custom_plan": "custom_plan_text", "custom_seats": "custom_seats_number"}
-    schema["required"] = ["contact_id"]
-    changed = rename_columns(schema, new_names)
-    before, after = (columns_from_schema(each, select_all) for each in (schema, changed))
-    assert after == [
-        column._replace(name=new_names.get(column.name, column.name)) for column in before
-    ]
-    assert changed.keys() == schema.keys()
-    assert rename_columns(schema, {}) == schema
-
-
-@pytest.mark.parametrize(
-    ("others", "loaded_types"),
-    [
-        ([FieldDefinition("e2_N", "X_number", "Number")], {}),
-        ([FieldDefinition("e2_N", "X_number", "Text")], {}),
-        ([], {"custom_x_number": "text"}),
-    ],
-    ids=["another field", "another field of another type", "another field before"],
-)
-def test_name_that_is_taken_ends_in_a_digest(
-    others: list[FieldDefinition], loaded_types: dict[str, str]
-) -> None:
-    types = {"custom_x": "text", **loaded_types}
-    names = renamed(types, FieldDefinition("e1_N", "x", "Number"), *others)
-    assert list(names) == ["custom_x"]
-    assert re.fullmatch(r"custom_x_number_[0-9a-f]{8}", names["custom_x"])
-    # The name stays once it is loaded.
-    types |= {names["custom_x"]: "number"}
-    assert renamed(types, FieldDefinition("e1_N", "x", "Number"), *others) == names
-
-
-def test_long_names_stay_valid_and_distinct() -> None:
-    fields = [FieldDefinition(f"e{n}_N", "a" * 50 + f"{n:06}", "Number") for n in range(100)]
-    types = dict.fromkeys(custom_columns(*fields), "text")
-    assert {len(name) for name in types} == {63}
-    names = renamed(types, *fields)
-    assert names.keys() == types.keys()
-    assert len({*names.values()} - types.keys()) == 100
-    assert {len(name) for name in names.values()} == {63}

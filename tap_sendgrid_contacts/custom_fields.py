@@ -1,0 +1,189 @@
+"""Which custom fields a run emits, and into which columns.
+
+A catalog is a wish, not a fact: it may have been edited, or be older than the custom fields.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tap_sendgrid_contacts.catalog import REFRESH, quote_names
+from tap_sendgrid_contacts.columns import Column
+from tap_sendgrid_contacts.owners import (
+    assign_columns,
+    read_loaded_columns,
+    update_loaded_columns,
+)
+from tap_sendgrid_contacts.schema import (
+    allowed_types,
+    column_name,
+    columns_from_schema,
+    describe_field,
+    described_field,
+    is_custom,
+    normalize_definition,
+    source_field,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+
+    from tap_sendgrid_contacts.api.client import FieldDefinition
+    from tap_sendgrid_contacts.owners import LoadedColumn
+
+
+class ColumnPlan(NamedTuple):
+    """What a run does about its custom columns.
+
+    Attributes:
+        schema: The stream's schema, with the custom columns that are emitted.
+        ignored: Columns of the account's other custom fields: deselected, or not in the catalog.
+        loaded: The loaded columns for the state, once contacts are emitted.
+        warnings: What the log should say.
+    """
+
+    schema: dict[str, Any]
+    ignored: list[Column]
+    loaded: list[dict[str, Any]]
+    warnings: list[str]
+
+
+def plan_columns(
+    schema: dict[str, Any],
+    fields: Sequence[FieldDefinition] | None,
+    is_selected: Callable[[str], bool],
+    saved: object = None,
+    pinned: Collection[str] = (),
+) -> ColumnPlan:
+    """Decide which custom fields are emitted, and into which columns.
+
+    Args:
+        schema: Schema of the catalog, or as discovered.
+        fields: The account's custom fields; None if the API key may not read them.
+        is_selected: Returns whether a column, by name, is selected.
+        saved: The loaded columns in the state.
+        pinned: Names that settings mention: columns with these are not renamed.
+
+    Raises:
+        ConfigurationError: If a column has a type that its field cannot have.
+    """
+    loaded, is_intact = read_loaded_columns(saved)
+    properties = dict(_match_fields(schema["properties"], fields))
+    columns = columns_from_schema({"properties": properties}, is_selected)
+    custom = [each for each in columns if each.is_custom]
+    emitted = [each for each in custom if each.is_selected]
+    reserved = {each.name for each in custom} | {column_name(each) for each in fields or ()}
+    new_names = assign_columns(emitted, loaded, reserved, pinned)
+    known = {each.field.lower() for each in custom}
+    unlisted = [each for each in fields or () if each.name.lower() not in known]
+    gone = [name for name in schema["properties"] if name not in properties and is_selected(name)]
+    retired = _find_retired(loaded, fields)
+    plan = ColumnPlan(
+        {
+            **schema,
+            "properties": {
+                new_names.get(name, name): definition
+                for name, definition in properties.items()
+                if name in new_names or not is_custom(name)
+            },
+        },
+        [
+            *(each for each in custom if not each.is_selected),
+            *(
+                Column(column_name(each), each.name, is_custom=True, type="text", is_selected=False)
+                for each in unlisted
+            ),
+        ],
+        update_loaded_columns(
+            loaded, (each._replace(name=new_names[each.name]) for each in emitted), retired
+        ),
+        [],
+    )
+    mentioned = {*gone, *new_names, *new_names.values()}
+    vanished = [name for name in retired - mentioned if not loaded[name].retired]
+    if not is_intact:
+        plan.warnings.append(
+            "Ignoring columns in the state that are not as a run of this tap saves them"
+        )
+    if gone:
+        plan.warnings.append(
+            f"Not emitting columns {quote_names(gone)} of the catalog: their custom fields no "
+            "longer exist (deleted, renamed or created again), and null would overwrite what the "
+            f"target has; {REFRESH}"
+        )
+    if unlisted:
+        plan.warnings.append(
+            f"Ignoring custom fields {quote_names(each.name for each in unlisted)} (not in "
+            f"catalog). To get their columns, {REFRESH}"
+        )
+    if vanished:
+        plan.warnings.append(
+            f"The custom fields of columns {quote_names(sorted(vanished))} are no longer in the "
+            "account; the columns keep their values in the target"
+        )
+    plan.warnings.extend(_explain_new_names(emitted, new_names, loaded))
+    return plan
+
+
+def _match_fields(
+    properties: Mapping[str, dict[str, Any]], fields: Sequence[FieldDefinition] | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the columns whose fields exist, described by these.
+
+    A column is that of the field whose id is in its description. Meltano's `schema` extra leaves
+    nothing of a definition but the type: there, and in files written by hand, the name counts.
+    """
+    by_id = {each.id: each for each in fields or ()}
+    by_name = {each.name.lower(): each for each in fields or ()}
+    by_column = {column_name(each): each for each in fields or ()}
+    for name, definition in properties.items():
+        if fields is None or not is_custom(name):
+            yield name, definition
+            continue
+        described, id_ = described_field(definition)
+        if id_:
+            field = by_id.get(id_)
+            is_renamed = field is not None and field.name.lower() != described.lower()
+        else:
+            field = by_name.get(source_field(name, definition).lower()) or by_column.get(name)
+            is_renamed = False
+        if field and not is_renamed:
+            allowed = allowed_types(name, field)
+            yield name, normalize_definition(name, definition, allowed) | describe_field(field)
+
+
+def _find_retired(
+    loaded: Mapping[str, LoadedColumn], fields: Sequence[FieldDefinition] | None
+) -> set[str]:
+    """Return the names of loaded columns whose field is no longer in the account."""
+    if fields is None:
+        return {name for name, each in loaded.items() if each.retired}
+    ids = {each.id for each in fields}
+    names = {column_name(each) for each in fields}
+    return {
+        name
+        for name, each in loaded.items()
+        if (
+            each.id not in ids
+            if each.id
+            else names.isdisjoint({name, name.removesuffix(f"_{each.type}")})
+        )
+    }
+
+
+def _explain_new_names(
+    columns: Iterable[Column], new_names: Mapping[str, str], loaded: Mapping[str, LoadedColumn]
+) -> Iterator[str]:
+    """Yield a warning for each column that gets another name for the first time."""
+    for column in columns:
+        name, new_name = column.name, new_names[column.name]
+        if new_name == name or new_name in loaded:
+            continue
+        if loaded[name].type != column.type:
+            reason = f"The custom field of column {name} has another type than before"
+        else:
+            reason = f"Column {name} belongs to another custom field, renamed or deleted since"
+        yield (
+            f"{reason}: {column.field!a} is loaded into column {new_name} from now on, and "
+            f"{name} keeps its values"
+        )

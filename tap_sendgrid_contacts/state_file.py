@@ -1,0 +1,78 @@
+"""States as users and Meltano pass them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from singer_sdk.exceptions import ConfigurationError
+
+from tap_sendgrid_contacts.catalog import quote_names
+
+_STREAM = "contacts"
+
+
+class _PartitionState(msgspec.Struct):
+    progress_markers: dict[str, Any] = {}
+
+
+class _StreamState(_PartitionState):
+    partitions: list[_PartitionState] = []
+
+
+class _State(msgspec.Struct):
+    bookmarks: dict[str, _StreamState] = {}
+
+
+def normalize_state(state: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Check a state, and remove what the SDK would not survive.
+
+    Args:
+        state: The content of a state file.
+
+    Returns:
+        The state, empty if it is none of this tap; and warnings.
+
+    Raises:
+        ConfigurationError: If it has another shape.
+    """
+    if not state:
+        return {}, []
+    if "bookmarks" not in state:
+        hint = "it is not one of this tap"
+        if "value" in state:
+            hint = "it is a whole STATE message; pass its value"
+        elif "singer_state" in state:
+            hint = "it is what `meltano state get` prints; pass its singer_state"
+        return {}, [f"Ignoring --state, which has no bookmarks: {hint}. The run is a first one"]
+    try:
+        msgspec.convert(state, _State)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"--state: {error}") from None
+    bookmarks = state["bookmarks"]
+    warnings = []
+    if bookmarks and _STREAM not in bookmarks:
+        warnings.append(
+            f"--state has no bookmark of stream '{_STREAM}', but of {quote_names(bookmarks)}: it "
+            "is of another tap. The run is a first one"
+        )
+    partitions = [_drop_invalid_partitions(each) for each in bookmarks.values()]
+    if any(partitions):
+        warnings.append(
+            f"Ignoring {sum(partitions)} partition(s) of --state that have no context, or that of "
+            "another one"
+        )
+    return state, warnings
+
+
+def _drop_invalid_partitions(bookmark: dict[str, Any]) -> int:
+    """Keep one partition per context, as the SDK requires; return how many were dropped."""
+    partitions = bookmark.get("partitions", [])
+    kept: list[dict[str, Any]] = []
+    for each in partitions:
+        context = each.get("context")
+        if isinstance(context, dict) and context not in (other["context"] for other in kept):
+            kept.append(each)
+    dropped = len(partitions) - len(kept)
+    partitions[:] = kept
+    return dropped
