@@ -13,6 +13,7 @@ import sys
 import time
 import zlib
 from datetime import datetime, timezone
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -351,6 +352,11 @@ def test_compression(tmp_path: Path, compression: str) -> None:
 
 
 def test_days() -> None:
+    one, two = ({each.number: each for each in Account(day=day)} for day in (1, 2))
+    # These are in docs/sandbox.md.
+    assert len(two) == 1010
+    assert sum(one[number] != two[number] for number in one.keys() & two.keys()) == 70
+    assert (len(one.keys() - two.keys()), len(two.keys() - one.keys())) == (10, 20)
     days = [Account(400, day=day) for day in (1, 2, 3)]
     assert [len(account.fields) for account in days] == [5, 6, 7]
     for before, after in pairwise(days):
@@ -554,6 +560,20 @@ def test_sandbox_imports_nothing_of_the_tap() -> None:
     modules = {*done.stdout.split()}
     assert "sendgrid_sandbox" in modules
     assert modules.isdisjoint({"tap_sendgrid_contacts", "singer_sdk", "tests"})
+
+
+@pytest.mark.parametrize(
+    ("host", "warns"),
+    [("127.0.0.1", False), ("127.0.0.2", False), ("localhost", False), ("0.0.0.0", True)],  # noqa: S104
+)
+def test_host_that_others_can_reach(host: str, warns: bool) -> None:  # noqa: FBT001
+    done = CliRunner().invoke(main, ["run", "--quiet", "--host", host, "--", "true"])
+    assert (done.exit_code, f"warning: --host {host}: " in done.output) == (0, warns)
+
+
+def test_version() -> None:
+    done = CliRunner().invoke(main, ["--version"])
+    assert done.output.strip().endswith(version("sendgrid-sandbox"))
 
 
 def test_help_lists_faults() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from inspect import signature
+from ipaddress import ip_address
 from typing import Any
 
 import click
@@ -152,6 +153,13 @@ _OPTIONS = (
 )
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def sandbox_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of a sandbox to a command, and pass it the sandbox they describe."""
 
@@ -164,6 +172,11 @@ def sandbox_options(command: Callable[..., None]) -> Callable[..., None]:
         account = Account(**pop_options(Account))
         file_format = FileFormat(**pop_options(FileFormat))
         settings = Settings(**pop_options(Settings), file_format=file_format)
+        if not _is_loopback(settings.host):
+            _log(
+                f"warning: --host {settings.host}: other machines can reach this API, which is "
+                "not encrypted and has an API key that everybody knows, unless you set one"
+            )
         try:
             command((account, settings, _log_nothing if quiet else _log), **options)
         except OSError as error:
@@ -178,6 +191,7 @@ def sandbox_options(command: Callable[..., None]) -> Callable[..., None]:
     context_settings={"show_default": True},
     epilog="Options and faults are listed by `serve --help` and `run --help`.",
 )
+@click.version_option(package_name="sendgrid-sandbox")
 def main() -> None:
     """A local SendGrid with generated contacts, to try and to test the tap."""
 
