@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 from singer_sdk.exceptions import DataError, FatalAPIError, FatalSyncError
 from typing_extensions import override
 
+from tap_sendgrid_contacts.api.export import PollTimeoutError
 from tap_sendgrid_contacts.api.http import (
     ForbiddenError,
     TransientError,
@@ -16,7 +17,7 @@ from tap_sendgrid_contacts.api.http import (
     sanitize_message,
 )
 from tap_sendgrid_contacts.schema import SOURCE_COLUMNS, SOURCE_KEY
-from tap_sendgrid_contacts.sync import RepeatedPartError
+from tap_sendgrid_contacts.sync import NotStartedError, RepeatedPartError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +39,7 @@ some hours only.
 
 # Errors that say something about the source. Others, such as a rejected key or a full disk, would
 # recur with the next one.
-_SOURCE_ERRORS = (FatalAPIError, TransientError, DataError, RepeatedPartError)
+_SOURCE_ERRORS = (FatalAPIError, PollTimeoutError, TransientError, DataError, RepeatedPartError)
 
 
 class FailedExportsError(FatalSyncError):
@@ -164,7 +165,7 @@ def sync_in_turn(
                 if len(syncs) > 1:
                     # If this run is interrupted, the next one does not read it again.
                     sync.store.save(sync.checkpoint)
-            except (UnauthorizedError, ForbiddenError):
+            except (UnauthorizedError, ForbiddenError, NotStartedError):
                 raise
             except _SOURCE_ERRORS as error:
                 if len(syncs) == 1:

@@ -20,6 +20,7 @@ from tap_sendgrid_contacts.api.export import (
     ExportJob,
     ExportUnavailableError,
     PollBudget,
+    PollTimeoutError,
     create_export_once,
     find_matching_export,
 )
@@ -57,7 +58,7 @@ logger = logging.getLogger(__name__)
 _ADOPTION_WINDOW = timedelta(minutes=30)
 
 
-class PollTimeoutError(FatalSyncError):
+class NotStartedError(PollTimeoutError):
     """`poll_timeout` passed before an export could be created."""
 
 
@@ -154,7 +155,7 @@ class ExportSync:
         if self._rejection:
             raise self._rejection
         if not self._is_started:
-            self._start(self._client.retry)
+            self._start(self._options.poll_budget.limit(self._client.retry))
 
     def start_early(self) -> bool:
         """Start the export before its turn, without retries.
@@ -180,7 +181,8 @@ class ExportSync:
         Raises:
             ExportUnavailableError: If a new export failed.
             TransientError: If SendGrid could not be reached, retries included.
-            FatalAPIError: If SendGrid rejects a request, or `poll_timeout` passed.
+            FatalAPIError: If SendGrid rejects a request.
+            PollTimeoutError: If `poll_timeout` passed.
         """
         self.start()
         self.progress = ProgressReporter()
@@ -262,7 +264,7 @@ class ExportSync:
     def _create(self, retry: RetryPolicy) -> None:
         if self._options.poll_budget.remaining <= 0:
             # With hundreds of lists, all that is left would be created at once.
-            raise PollTimeoutError(
+            raise NotStartedError(
                 f"{self.label or 'Export'} not started: poll_timeout has passed. The next run "
                 "continues here"
             )

@@ -93,6 +93,7 @@ def iter_parts(
     try:
         for _ in part_names:
             part = worker.get(on_progress)
+            job.bytes_downloaded += part.size
             with part.file:
                 yield part
     finally:

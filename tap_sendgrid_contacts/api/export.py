@@ -8,13 +8,14 @@ files exist for twelve hours.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import time
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from singer_sdk.exceptions import FatalAPIError
+from singer_sdk.exceptions import FatalAPIError, FatalSyncError
 from typing_extensions import override
 
 from tap_sendgrid_contacts import stopping
@@ -46,8 +47,17 @@ _CLOCK_SKEW = timedelta(seconds=2)
 _MAX_URL_AGE = 60.0
 
 
+# SendGrid does not promise that the status of an export can be read right after its creation.
+# Observed: it can. A store that is replicated with delays lags by seconds, not by minutes.
+_NOT_FOUND_TOLERANCE = 30.0
+
+
 class ExportUnavailableError(FatalAPIError):
     """The export failed, expired or no longer exists; a new one is required."""
+
+
+class PollTimeoutError(FatalSyncError):
+    """`poll_timeout` passed. Nothing is wrong with the exports: the next run resumes them."""
 
 
 @dataclass(frozen=True)
@@ -162,28 +172,55 @@ def find_matching_export(
 
 
 class PollBudget:
-    """How long a run may wait for its exports, all of them together: `poll_timeout`.
+    """How long a run may wait for SendGrid, all exports and requests together: `poll_timeout`.
 
     Args:
         seconds: The time to wait, in seconds.
-
-    Attributes:
-        seconds: As above.
-        remaining: What is left of it; less than 0 if it is overspent.
     """
 
     def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.remaining = float(seconds)
+        self._seconds = seconds
+        self._spent = 0.0
+        self._started: float | None = None
+
+    @property
+    def remaining(self) -> float:
+        """The seconds that are left; less than 0 if it is overspent."""
+        running = 0.0 if self._started is None else time.monotonic() - self._started
+        return self._seconds - self._spent - running
 
     @contextlib.contextmanager
     def spend(self) -> Generator[None, None, None]:
-        """Deduct the time that the block takes."""
-        started = time.monotonic()
+        """Deduct the time that the block takes; blocks may be nested."""
+        if self._started is not None:
+            yield
+            return
+        self._started = time.monotonic()
         try:
             yield
         finally:
-            self.remaining -= time.monotonic() - started
+            self._spent += time.monotonic() - self._started
+            self._started = None
+
+    def limit(self, retry: RetryPolicy) -> RetryPolicy:
+        """Return a retry policy that raises `PollTimeoutError` instead of a wait beyond it."""
+
+        def wait(seconds: float) -> None:
+            if seconds > self.remaining:
+                raise self.timeout_error("SendGrid did not accept a request")
+            retry.wait(seconds)
+
+        return dataclasses.replace(retry, wait=wait)
+
+    def timeout_error(self, what: str) -> PollTimeoutError:
+        """Return the error that it is spent.
+
+        Args:
+            what: What the run waited for.
+        """
+        return PollTimeoutError(
+            f"{what}: timed out after {self._seconds} s (poll_timeout). The next run resumes it"
+        )
 
 
 class ExportJob:
@@ -193,7 +230,7 @@ class ExportJob:
         client: The API client.
         export_id: The export.
         label: What is exported, for logs and errors.
-        is_new: Whether it was created just now: then its first status may be 404.
+        is_new: Whether it was created just now: then its status may be 404 for 30 s.
 
     Attributes:
         id: The export.
@@ -201,6 +238,8 @@ class ExportJob:
             export is ready.
         contact_count: Number of contacts according to SendGrid, if it says.
         created_at: When SendGrid created it, if it says.
+        seconds_waited: How long this run waited for it.
+        bytes_downloaded: Size of the parts that this run downloaded.
     """
 
     def __init__(
@@ -211,8 +250,10 @@ class ExportJob:
         self.part_names: tuple[str, ...] = ()
         self.contact_count: int | None = None
         self.created_at: datetime | None = None
+        self.seconds_waited = 0.0
+        self.bytes_downloaded = 0
         self._client = client
-        self._tolerate_not_found = is_new
+        self._visible_at = time.monotonic() + (_NOT_FOUND_TOLERANCE if is_new else 0)
         self._urls: dict[str, str] = {}
         self._urls_expire_at = 0.0
 
@@ -238,10 +279,15 @@ class ExportJob:
 
         Raises:
             ExportUnavailableError: If the export failed, expired, or does not exist.
-            FatalAPIError: If the budget is spent, or on a response that is not as documented.
+            FatalAPIError: On a response that is not as documented.
+            PollTimeoutError: If the budget is spent.
         """
-        with budget.spend():
-            self._poll_until_ready(poll_interval, budget, wait)
+        started = time.monotonic()
+        try:
+            with budget.spend():
+                self._poll_until_ready(poll_interval, budget, wait)
+        finally:
+            self.seconds_waited += time.monotonic() - started
         self.part_names = tuple(sorted(self._urls))
         count = "unknown number of" if self.contact_count is None else self.contact_count
         if not self.part_names and self.contact_count != 0:
@@ -251,25 +297,20 @@ class ExportJob:
     def _poll_until_ready(
         self, poll_interval: float, budget: PollBudget, wait: Callable[[float, str], None]
     ) -> None:
-        deadline = time.monotonic() + budget.remaining
         interval = float(poll_interval)
         while True:
-            remaining = max(deadline - time.monotonic(), 0.1)
             retry_after = 0.0
             reason = "pending"
             try:
-                if self._poll(timeout=remaining):
+                if self._poll(timeout=max(budget.remaining, 0.1)):
                     return
             except TransientError as error:
                 retry_after = error.retry_after
                 reason = str(error)
                 logger.warning("%s; polling again", error)
-            remaining = deadline - time.monotonic()
+            remaining = budget.remaining
             if remaining <= 0:
-                raise FatalAPIError(
-                    f"{self}: timed out after {budget.seconds} s (poll_timeout), last status: "
-                    f"{reason}. The next run will resume it from state"
-                )
+                raise budget.timeout_error(f"{self} is not ready ({reason})")
             wait(min(max(interval, retry_after), remaining), f"{self}: {reason}")
             interval = min(interval * _POLL_BACKOFF, max(_MAX_POLL_INTERVAL, poll_interval))
 
@@ -305,11 +346,12 @@ class ExportJob:
         """Read the status; return whether the export is ready."""
         try:
             status = self._client.get_export(self.id, timeout=timeout)
-        except NotFoundError as error:
-            if self._tolerate_not_found:
-                self._tolerate_not_found = False
-                return False
-            raise ExportUnavailableError(f"{self} no longer exists: {error}") from error
+        except NotFoundError:
+            if time.monotonic() < self._visible_at:
+                raise TransientError(
+                    f"{self} was created just now and is not visible yet"
+                ) from None
+            raise ExportUnavailableError(f"{self} no longer exists (HTTP 404)") from None
         if status.status == "failure":
             message = sanitize_message(status.message or "no reason given")
             raise ExportUnavailableError(f"{self} failed: {message}")

@@ -330,7 +330,7 @@ def test_poll_timeout(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
     first = tap(sandbox, poll_timeout=20)
     assert first.code == 1
     assert "timed out after 20 s (poll_timeout)" in first.error
-    assert "resume it from state" in first.error
+    assert "The next run resumes it" in first.error
     assert first.records == []
     second = tap(sandbox, state=first.state)
     assert second.code == 0

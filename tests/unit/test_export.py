@@ -16,6 +16,7 @@ from tap_sendgrid_contacts.api.export import (
     ExportRequest,
     ExportUnavailableError,
     PollBudget,
+    PollTimeoutError,
     create_export_once,
     find_matching_export,
 )
@@ -270,6 +271,31 @@ def test_create_retries_end(requests_mock: Mocker, client: SendGridClient) -> No
     assert posts(requests_mock) == 6
 
 
+@pytest.mark.parametrize("retry_after", ["0", "5"])
+def test_create_retries_end_with_poll_timeout(
+    requests_mock: Mocker, client: SendGridClient, clock: Clock, retry_after: str
+) -> None:
+    requests_mock.post(EXPORTS, status_code=429, headers={"Retry-After": retry_after})
+    budget = PollBudget(12)
+    with budget.spend(), pytest.raises((PollTimeoutError, RequestNotProcessedError)) as raised:
+        create_export_once(client, REQUEST, budget.limit(client.retry))
+    is_over = retry_after == "5"
+    assert isinstance(raised.value, PollTimeoutError) == is_over
+    assert clock.sleeps == [5, 5] * is_over
+    assert budget.remaining == (2 if is_over else 12)
+
+
+def test_poll_budget_counts_nested_blocks_once(clock: Clock) -> None:
+    budget = PollBudget(10)
+    with budget.spend():
+        with budget.spend():
+            clock.now += 1
+        clock.now += 2
+        assert budget.remaining == 7
+    clock.now += 100
+    assert budget.remaining == 7
+
+
 # --- polling --------------------------------------------------------------------------------
 
 
@@ -318,10 +344,11 @@ def test_poll_timeout_ends_with_a_last_poll(
     requests_mock: Mocker, job: ExportJob, clock: Clock, response: dict[str, Any]
 ) -> None:
     requests_mock.get(STATUS, [response])
-    with pytest.raises(FatalAPIError, match=r"timed out after 100 s \(poll_timeout\)") as raised:
+    with pytest.raises(
+        PollTimeoutError, match=r"^Export e1 .*: timed out after 100 s"
+    ):
         wait_until_ready(job, poll_timeout=100)
-    assert not isinstance(raised.value, ExportUnavailableError)
-    assert sum(clock.sleeps) == 100
+    assert sum(clock.sleeps) == job.seconds_waited == 100
     assert requests_mock.call_count == len(clock.sleeps) + 1
 
 
@@ -349,7 +376,7 @@ def test_reason_of_the_last_failure_is_in_the_timeout(
     requests_mock: Mocker, job: ExportJob
 ) -> None:
     requests_mock.get(STATUS, status_code=503)
-    with pytest.raises(FatalAPIError, match=r"poll_timeout.*HTTP 503"):
+    with pytest.raises(PollTimeoutError, match=r"HTTP 503.*poll_timeout"):
         wait_until_ready(job, poll_timeout=10)
 
 
@@ -358,7 +385,7 @@ def test_retry_after_lengthens_a_wait_up_to_poll_timeout(
 ) -> None:
     slow = {"status_code": 429, "headers": {"Retry-After": "70"}}
     requests_mock.get(STATUS, [slow, PENDING, slow, PENDING])
-    with pytest.raises(FatalAPIError, match="poll_timeout"):
+    with pytest.raises(PollTimeoutError):
         wait_until_ready(job, poll_timeout=100)
     assert clock.sleeps == [70, 3, 27]
 
@@ -469,14 +496,31 @@ def test_contacts_without_parts_are_an_error(
         wait_until_ready(job)
 
 
-def test_first_status_of_a_new_export_may_be_404(
+NOT_FOUND = {"status_code": 404}
+
+
+def test_new_export_may_not_be_visible_for_30_seconds(
     requests_mock: Mocker, client: SendGridClient, clock: Clock
 ) -> None:
-    requests_mock.get(STATUS, [{"status_code": 404}, ready("https://x/1"), {"status_code": 404}])
+    requests_mock.get(STATUS, [*[NOT_FOUND] * 5, PENDING, NOT_FOUND, ready("https://x/1")])
+    wait_until_ready(ExportJob(client, "e1", is_new=True), poll_interval=1)
+    assert len(clock.sleeps) == 7
+    requests_mock.get(STATUS, [NOT_FOUND])
+    job = ExportJob(client, "e1", is_new=True)
+    with pytest.raises(ExportUnavailableError, match="Export e1 no longer exists"):
+        wait_until_ready(job)
+    assert 30 <= job.seconds_waited < 60
+
+
+def test_new_export_that_is_ready_may_be_invisible_again(
+    requests_mock: Mocker, client: SendGridClient, clock: Clock
+) -> None:
+    requests_mock.get(STATUS, [ready("https://x/1"), NOT_FOUND])
     job = ExportJob(client, "e1", is_new=True)
     wait_until_ready(job)
-    assert clock.sleeps == [2]
-    job.discard_urls()
+    with pytest.raises(TransientError, match="not visible yet"):
+        job.signed_url("/1")
+    clock.now += 30
     with pytest.raises(ExportUnavailableError, match="no longer exists"):
         job.signed_url("/1")
 
