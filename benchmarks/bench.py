@@ -7,8 +7,8 @@ import json
 import sys
 import tempfile
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmarks.checkout import CURRENT, Checkout
@@ -16,35 +16,49 @@ from benchmarks.exports import Export, get_export
 from benchmarks.measure import Program, Result, run_interleaved, run_output
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from benchmarks.report import Report
+    from collections.abc import Mapping
 
 # Small enough for a validation run before each measurement.
-SAMPLE_CONTACTS = 1000
+_SAMPLE_CONTACTS = 1000
 _GZIP_MAGIC = b"\x1f\x8b"
+_FLOORS_DIR = Path(__file__).parent / "floors"
 
 
-class Mode(Enum):
-    """How the tap emits contacts."""
+class Mode(NamedTuple):
+    """How the tap emits contacts.
 
-    FULL_TABLE = "FULL_TABLE"
-    INCREMENTAL = "INCREMENTAL"
-    STREAM_MAP = "stream map"
-    BATCH_GZIP = "BATCH, gzip"
-    BATCH_NONE = "BATCH, uncompressed"
-    PARQUET = "BATCH, Parquet"
-    ARROW = "BATCH, Arrow"
+    Attributes:
+        config: Settings of the tap, without the storage of BATCH files.
+        is_incremental: Whether the catalog selects INCREMENTAL.
+        hides: Text that the output must not contain.
+    """
 
-    @property
-    def batch_encoding(self) -> dict[str, str] | None:
-        """Encoding of BATCH files; None if the mode emits RECORD messages."""
-        return {
-            Mode.BATCH_GZIP: {"format": "jsonl", "compression": "gzip"},
-            Mode.BATCH_NONE: {"format": "jsonl", "compression": "none"},
-            Mode.PARQUET: {"format": "parquet"},
-            Mode.ARROW: {"format": "arrow"},
-        }.get(self)
+    config: Mapping[str, Any] = MappingProxyType({})
+    is_incremental: bool = False
+    hides: bytes = b""
+
+
+def _map(email: str) -> dict[str, Any]:
+    return {"stream_maps": {"contacts": {"email": email}}}
+
+
+def _batch(**encoding: str) -> dict[str, Any]:
+    return {"batch_config": {"encoding": encoding}}
+
+
+FULL_TABLE = "FULL_TABLE"
+# A mode is added here; the cases name those that they measure.
+MODES = {
+    FULL_TABLE: Mode(),
+    "INCREMENTAL": Mode(is_incremental=True),
+    "stream map": Mode(_map("email")),
+    "BATCH, gzip": Mode(_batch(format="jsonl", compression="gzip")),
+    "BATCH, uncompressed": Mode(_batch(format="jsonl", compression="none")),
+    "BATCH, Parquet": Mode(_batch(format="parquet")),
+    "BATCH, Arrow": Mode(_batch(format="arrow")),
+    "hash_columns": Mode({"hash_columns": ["email"], "hash_key": "key"}, hides=b"@news."),
+    "stream map, sha256(email)": Mode(_map("sha256(email)"), hides=b"@news."),
+}
 
 
 class Workload(NamedTuple):
@@ -53,12 +67,12 @@ class Workload(NamedTuple):
     Attributes:
         export: The export to read. With None the server rejects the export request, which ends
             the tap: the run is start-up only.
-        mode: How to emit the contacts.
+        mode: How to emit the contacts, a name in `MODES`.
         rate_limit: Download rate limit in MB/s.
     """
 
     export: Export | None
-    mode: Mode = Mode.FULL_TABLE
+    mode: str = FULL_TABLE
     rate_limit: int | None = None
 
 
@@ -72,20 +86,16 @@ class Bench:
     Attributes:
         contacts: Number of contacts per run; some cases use a multiple or a fraction.
         rounds: Number of rounds.
-        peer_rounds: Number of rounds for slow peers.
         data_dir: Directory of cached exports and environments.
         work_dir: Directory of temporary files.
         server_url: Base URL of the export server.
-        report: Collects figures and threshold checks.
     """
 
     contacts: int
     rounds: int
-    peer_rounds: int
     data_dir: Path
     work_dir: Path
     server_url: str
-    report: Report
     _validated: set[tuple[Workload, Checkout]] = field(default_factory=set)
 
     def export(self, contacts: int | None = None, **options: Any) -> Export:
@@ -95,7 +105,7 @@ class Bench:
     def sample(self, export: Export) -> Export:
         """Return a small export of the same shape."""
         return self.export(
-            SAMPLE_CONTACTS, file_type=export.file_type, custom_fields=export.custom_fields
+            _SAMPLE_CONTACTS, file_type=export.file_type, custom_fields=export.custom_fields
         )
 
     def make_dir(self) -> Path:
@@ -107,11 +117,6 @@ class Bench:
         path = self.make_dir() / "content.json"
         path.write_text(json.dumps(content))
         return path
-
-    def api_url(self, export: Export | None, rate_limit: int | None = None) -> str:
-        """Return the API URL that serves an export, or that rejects requests if it is None."""
-        name = export.directory.name if export else "missing"
-        return f"{self.server_url}/{name}{f'@{rate_limit}' if rate_limit else ''}"
 
     def measure(
         self, programs: Mapping[str, Program], rounds: int | None = None
@@ -125,38 +130,36 @@ class Bench:
         self._validate_tap(Workload(sample, workload.mode), checkout)
         return self._build_tap(workload, checkout, self.make_dir())
 
-    def taps(self, workloads: Mapping[str, Workload]) -> dict[str, Program]:
-        """Return the programs for several workloads."""
-        return {name: self.tap(workload) for name, workload in workloads.items()}
-
-    def validated(self, build: Callable[[Export], Program], export: Export) -> Program:
-        """Return a peer's program, after a sample run that must emit every contact."""
-        self._validate_records(build(self.sample(export)))
-        return build(export)
-
-    def output_bytes(self, workload: Workload) -> float:
-        """Estimate the size of a workload's output from that of a sample."""
-        if not workload.export:
-            return 0
-        sample = self.sample(workload.export)
-        output = run_output(self.tap(workload._replace(export=sample)), self.work_dir)
-        return len(output) / sample.contacts * workload.export.contacts
+    def floor(self, file_type: str) -> Program:
+        """Return the program that only decompresses, decodes and encodes."""
+        export = self.export(file_type=file_type)
+        sample, program = (
+            Program(
+                [sys.executable, str(_FLOORS_DIR / f"{file_type}_floor.py"), *map(str, each.parts)],
+                each.contacts,
+            )
+            for each in (self.sample(export), export)
+        )
+        check_count(sample, _count_records(run_output(sample, self.work_dir)))
+        return program
 
     def _validate_tap(self, workload: Workload, checkout: Checkout) -> None:
         if (workload, checkout) in self._validated:
             return
         batch_dir = self.make_dir()
         program = self._build_tap(workload, checkout, batch_dir)
-        if not workload.export:
-            run_output(program, self.work_dir)
-        elif encoding := workload.mode.batch_encoding:
-            run_output(program, self.work_dir)
-            check_count(program, self._count_batch_contacts(encoding["format"], batch_dir))
-        else:
-            self._validate_records(program)
+        output = run_output(program, self.work_dir)
+        mode = MODES[workload.mode]
+        if workload.export and "batch_config" in mode.config:
+            file_format = mode.config["batch_config"]["encoding"]["format"]
+            check_count(program, self._count_in_files(file_format, batch_dir))
+        elif workload.export:
+            check_count(program, _count_records(output))
+        if mode.hides and mode.hides in output:
+            raise RuntimeError(f"{workload.mode}: {mode.hides.decode()} is in the output")
         self._validated.add((workload, checkout))
 
-    def _count_batch_contacts(self, file_format: str, batch_dir: Path) -> int:
+    def _count_in_files(self, file_format: str, batch_dir: Path) -> int:
         if file_format == "jsonl":
             return sum(map(_count_lines, batch_dir.iterdir()))
         # Not in this process: measured programs start with its peak memory.
@@ -165,27 +168,18 @@ class Bench:
         count = Program([sys.executable, "-c", code, str(batch_dir), file_format])
         return int(run_output(count, self.work_dir))
 
-    def _validate_records(self, program: Program) -> None:
-        lines = run_output(program, self.work_dir).splitlines()
-        check_count(program, sum(b'"RECORD"' in line for line in lines))
-
     def _build_tap(self, workload: Workload, checkout: Checkout, batch_dir: Path) -> Program:
-        export, mode = workload.export, workload.mode
-        config: dict[str, Any] = {
-            "api_key": "none",
-            "api_url": self.api_url(export, workload.rate_limit),
-        }
+        export, mode = workload.export, MODES[workload.mode]
+        name = export.directory.name if export else "missing"
+        limit = f"@{workload.rate_limit}" if workload.rate_limit else ""
+        config = {"api_key": "none", "api_url": f"{self.server_url}/{name}{limit}", **mode.config}
         if export:
             config["file_type"] = export.file_type
-        if mode is Mode.STREAM_MAP:
-            config["stream_maps"] = {"contacts": {"email": "email"}}
-        if mode.batch_encoding:
-            config["batch_config"] = {
-                "encoding": mode.batch_encoding,
-                "storage": {"root": batch_dir.as_uri()},
-            }
+        if "batch_config" in config:
+            storage = {"root": batch_dir.as_uri()}
+            config["batch_config"] = config["batch_config"] | {"storage": storage}
         command = [*checkout.command, "--config", str(self.write_json(config))]
-        if mode is Mode.INCREMENTAL:
+        if mode.is_incremental:
             discovery = Program([*command, "--discover"], env=checkout.env)
             catalog = json.loads(run_output(discovery, self.work_dir))
             command += ["--catalog", str(self.write_json(_as_incremental(catalog)))]
@@ -199,6 +193,10 @@ def _as_incremental(catalog: dict[str, Any]) -> dict[str, Any]:
         if not entry["breadcrumb"]:
             entry["metadata"]["replication-method"] = "INCREMENTAL"
     return catalog
+
+
+def _count_records(output: bytes) -> int:
+    return sum(b'"RECORD"' in line for line in output.splitlines())
 
 
 def _count_lines(file: Path) -> int:

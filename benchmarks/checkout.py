@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+import tarfile
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -24,8 +26,7 @@ class Checkout(NamedTuple):
     @property
     def command(self) -> list[str]:
         """Command line of the tap, without arguments."""
-        has_main = (self.root / PACKAGE / "__main__.py").exists()
-        return [sys.executable, "-m", PACKAGE if has_main else f"{PACKAGE}.tap"]
+        return [sys.executable, "-m", PACKAGE]
 
     @property
     def env(self) -> dict[str, str]:
@@ -57,3 +58,31 @@ class Checkout(NamedTuple):
 
 
 CURRENT = Checkout(Path(__file__).resolve().parents[1])
+
+
+def find_checkout(text: str, data_dir: Path) -> Checkout:
+    """Return the source tree at a path, or the one of a commit.
+
+    Only the package is taken of a commit: what is around it has been elsewhere at other times.
+
+    Args:
+        text: A path, or what git calls a revision.
+        data_dir: Directory to unpack commits in.
+
+    Raises:
+        RuntimeError: It is neither.
+    """
+    root = Path(text).resolve()
+    if (root / PACKAGE).is_dir():
+        return Checkout(root)
+    git = ("git", "-C", str(CURRENT.root))
+    revision = ("rev-parse", "--verify", "--quiet", f"{text}^{{commit}}")
+    done = subprocess.run([*git, *revision], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{text} is neither a folder with {PACKAGE} nor a commit")
+    commit = done.stdout.strip()
+    root = data_dir / "commits" / commit
+    archive = subprocess.run([*git, "archive", commit, PACKAGE], capture_output=True, check=True)
+    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
+        files.extractall(root)  # noqa: S202 - of this repository
+    return Checkout(root)

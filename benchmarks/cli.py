@@ -10,20 +10,23 @@ import tempfile
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 from benchmarks.bench import Bench
 from benchmarks.cases import CASES
-from benchmarks.checkout import CURRENT, PACKAGE, Checkout
-from benchmarks.compare import compare_checkouts
+from benchmarks.checkout import CURRENT, Checkout, find_checkout
 from benchmarks.measure import describe_machine
-from benchmarks.report import Report
+from benchmarks.pipelines import DESCRIPTION, run_pipelines
+from benchmarks.report import Thresholds, print_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from benchmarks.bench import Workload
 
 _MIN_CONTACTS = 1000
-_COMPARABLE_CASES = [name for name, case in CASES.items() if case.workloads]
+_PIPELINES = "pipelines"
 _DESCRIPTION = """\
 Measure CPU time, wall time and peak memory of the tap.
 
@@ -33,55 +36,81 @@ _EXAMPLES = """\
 examples:
   python -m benchmarks --contacts 20000 --rounds 1 --only floor
       smoke test, takes a few seconds
-  python -m benchmarks --only floor peers --charts docs
-      measure the tap, its floor and its peers, and draw docs/speed.svg
-  python -m benchmarks --only pipelines --peer-rounds 3 --charts docs
-      measure the tap with targets and databases, and draw docs/pipelines.svg
-  git worktree add ../baseline main
-  python -m benchmarks --compare ../baseline --only floor modes
+  python -m benchmarks --compare main --only floor modes
       measure the effect of a change: CPU ratio below 1 means faster than main"""
 
 
 def main() -> None:
     """Run the benchmark cases selected on the command line."""
     options = _parse_options()
+    try:
+        _run(options)
+    except RuntimeError as error:
+        sys.exit(f"error: {error}")
+
+
+def _run(options: argparse.Namespace) -> None:
     options.data.mkdir(parents=True, exist_ok=True)
     print(f"{describe_machine()}, {platform.system()}, {datetime.now(timezone.utc):%Y-%m-%d}")
-    if options.compare:
-        for label, checkout in (("current", CURRENT), ("baseline", options.compare)):
+    baseline = find_checkout(options.compare, options.data) if options.compare else None
+    for label, checkout in (("current", CURRENT), ("baseline", baseline)) if baseline else ():
+        if checkout:
             checkout.check_import()
             print(f"{label}: {checkout.root}")
-    report = Report(options.contacts)
+    thresholds = Thresholds(options.contacts)
     with (
         _export_server(options.data) as server_url,
         tempfile.TemporaryDirectory(prefix="work-", dir=options.data) as work_dir,
     ):
-        bench = Bench(
-            contacts=options.contacts,
-            rounds=options.rounds,
-            peer_rounds=min(options.peer_rounds, options.rounds),
-            data_dir=options.data,
-            work_dir=Path(work_dir),
-            server_url=server_url,
-            report=report,
-        )
+        bench = Bench(options.contacts, options.rounds, options.data, Path(work_dir), server_url)
         for name in options.only:
-            case = CASES[name]
-            if options.compare and case.workloads:
+            if name == _PIPELINES:
+                print(f"\n## {name}: {DESCRIPTION}\n", flush=True)
+                run_pipelines(bench)
+            elif baseline:
                 print(f"\n## {name}: current / baseline\n", flush=True)
-                compare_checkouts(bench, case.workloads(bench), options.compare)
+                _compare(bench, CASES[name].workloads(bench), baseline)
             else:
-                print(f"\n## {name}: {case.description}\n", flush=True)
-                case.run(bench)
-    report.print_summary()
-    if options.charts:
-        options.charts.mkdir(parents=True, exist_ok=True)
-        for name, chart in report.render_charts().items():
-            (options.charts / f"{name}.svg").write_text(chart)
+                print(f"\n## {name}: {CASES[name].description}\n", flush=True)
+                CASES[name].run(bench, thresholds)
+    thresholds.print_summary()
+
+
+def _compare(bench: Bench, workloads: Mapping[str, Workload], baseline: Checkout) -> None:
+    """Run each workload with both checkouts, interleaved, and print the paired ratios."""
+    rows: list[tuple[str, ...]] = []
+    for name, workload in workloads.items():
+        program = bench.tap(workload, CURRENT)
+        try:
+            baseline_program = bench.tap(workload, baseline)
+        except RuntimeError:
+            rows.append((name, "fails", *("",) * 6))
+            continue
+        results = bench.measure(
+            {f"{name} (current)": program, f"{name} (baseline)": baseline_program}
+        )
+        current, other = results.values()
+        ratios = current.ratios(other, lambda run: run.cpu)
+        rows.append(
+            (
+                *(name, f"{other.cpu:.2f}", f"{current.cpu:.2f}", f"{median(ratios):.3f}"),
+                *(f"{min(ratios):.2f}-{max(ratios):.2f}", f"{current.wall_ratio(other):.3f}"),
+                *(f"{other.peak_mb:.0f}", f"{current.peak_mb:.0f}"),
+            )
+        )
+    print_table(
+        (
+            *("workload", "baseline CPU s", "current CPU s", "CPU ratio", "min-max", "wall ratio"),
+            *("baseline peak MB", "current peak MB"),
+        ),
+        rows,
+    )
 
 
 def _parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    cases = "\n".join(f"  {name:<10}{case.description}" for name, case in CASES.items())
+    descriptions = {name: case.description for name, case in CASES.items()}
+    descriptions[_PIPELINES] = DESCRIPTION
+    cases = "\n".join(f"  {name:<10}{text}" for name, text in descriptions.items())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=_DESCRIPTION,
@@ -92,8 +121,8 @@ def _parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace
         "--only",
         nargs="+",
         metavar="CASE",
-        choices=CASES,
-        help="cases to run (default: all; with --compare: floor)",
+        choices=descriptions,
+        help="cases to run (default: all but pipelines; with --compare: floor)",
     )
     parser.add_argument(
         "--contacts",
@@ -110,13 +139,6 @@ def _parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace
         help="runs of each program (default: %(default)s)",
     )
     parser.add_argument(
-        "--peer-rounds",
-        type=_int_from(1),
-        metavar="N",
-        default=2,
-        help="the same for peers and pipelines, which are slow (default: %(default)s)",
-    )
-    parser.add_argument(
         "--data",
         type=Path,
         metavar="DIR",
@@ -124,34 +146,18 @@ def _parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace
         help="cache of exports and virtual environments (default: %(default)s)",
     )
     parser.add_argument(
-        "--charts",
-        type=Path,
-        metavar="DIR",
-        help="write SVG charts: speed.svg of the cases floor and peers, pipelines.svg",
-    )
-    parser.add_argument(
         "--compare",
-        type=_checkout,
-        metavar="PATH",
-        help="run only the tap, from this source tree and from the one at PATH, interleaved and "
+        metavar="COMMIT|PATH",
+        help="run only the tap, from this source tree and from another one, interleaved and "
         "with the same interpreter and packages; print the ratios of this tree to that one",
     )
     options = parser.parse_args(arguments)
     options.only = options.only or (["floor"] if options.compare else list(CASES))
-    if options.compare and not set(options.only).issubset(_COMPARABLE_CASES):
-        parser.error(f"--compare is limited to the cases {', '.join(_COMPARABLE_CASES)}")
-    if options.compare and options.charts:
-        parser.error("--charts cannot be combined with --compare")
+    if options.compare and _PIPELINES in options.only:
+        parser.error("--compare runs only the tap, and no pipelines")
     # The data directory is passed to programs with another working directory.
     options.data = options.data.resolve()
     return options
-
-
-def _checkout(text: str) -> Checkout:
-    root = Path(text).resolve()
-    if not (root / PACKAGE).is_dir():
-        raise argparse.ArgumentTypeError(f"{root} does not contain {PACKAGE}")
-    return Checkout(root)
 
 
 def _int_from(minimum: int) -> Callable[[str], int]:

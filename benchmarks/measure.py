@@ -33,7 +33,7 @@ class Program(NamedTuple):
     """
 
     command: Sequence[str]
-    contacts: int = 1
+    contacts: int = 0
     env: Mapping[str, str] | None = None
     exit_code: int = 0
 
@@ -58,14 +58,11 @@ class Result:
     Attributes:
         contacts: Number of contacts processed per run.
         runs: The runs, one per round.
-        fixed_cpu: CPU seconds that do not depend on the number of contacts. Set for programs that
-            process fewer contacts than the others, to extrapolate from them.
     """
 
     def __init__(self, contacts: int) -> None:
         self.contacts = contacts
         self.runs: list[Run] = []
-        self.fixed_cpu = 0.0
 
     def add(self, name: str, run: Run) -> None:
         """Add a run, and print it as progress."""
@@ -95,67 +92,32 @@ class Result:
     @property
     def cpu_range(self) -> str:
         """Lowest and highest CPU seconds."""
-        return format_range([run.cpu for run in self.runs])
+        values = [run.cpu for run in self.runs]
+        return f"{min(values):.2f}-{max(values):.2f}"
 
     @property
-    def cpu_per_million(self) -> float:
-        """CPU seconds per million contacts."""
-        return self._extrapolate(self.cpu, _MILLION)
-
-    @property
-    def wall_per_million(self) -> float:
-        """Wall seconds per million contacts."""
-        return self.wall * _MILLION / self.contacts
-
-    @property
-    def contacts_per_cpu_second(self) -> float:
-        """Throughput: contacts per CPU second."""
-        return self.contacts / self.cpu
-
-    def cpu_ratios(self, baseline: Result) -> list[float]:
-        """Return the CPU time relative to a baseline, for equal numbers of contacts.
-
-        Args:
-            baseline: Result measured in the same rounds.
-
-        Returns:
-            One ratio per round.
-        """
-        return [
-            self._extrapolate(run.cpu, baseline.contacts) / other.cpu
-            for run, other in zip(self.runs, baseline.runs, strict=True)
-        ]
+    def cpu_per_million(self) -> str:
+        """CPU seconds for a million contacts."""
+        return f"{self.cpu * _MILLION / self.contacts:.2f}" if self.contacts else ""
 
     def ratios(self, baseline: Result, metric: Callable[[Run], float]) -> list[float]:
-        """Return another metric relative to a baseline.
-
-        Args:
-            baseline: Result measured in the same rounds.
-            metric: Selects the figure of a run.
-
-        Returns:
-            One ratio per round.
-        """
+        """Return a metric relative to a baseline measured in the same rounds, once per round."""
         pairs = zip(self.runs, baseline.runs, strict=True)
         return [metric(run) / metric(other) for run, other in pairs]
 
-    def _extrapolate(self, cpu: float, contacts: int) -> float:
-        return self.fixed_cpu + (cpu - self.fixed_cpu) * contacts / self.contacts
+    def cpu_ratio(self, baseline: Result) -> float:
+        """Return the median of the ratios of CPU time within each round."""
+        return median(self.ratios(baseline, lambda run: run.cpu))
+
+    def wall_ratio(self, baseline: Result) -> float:
+        """Return the median of the ratios of wall time within each round."""
+        return median(self.ratios(baseline, lambda run: run.wall))
 
 
 def run_interleaved(
     programs: Mapping[str, Program], rounds: int, work_dir: Path
 ) -> dict[str, Result]:
-    """Run each program once per round.
-
-    Args:
-        programs: Programs by name.
-        rounds: Number of rounds.
-        work_dir: Working directory of the programs.
-
-    Returns:
-        Results by name.
-    """
+    """Run each program once per round, in a working directory; return results by name."""
     results = {name: Result(program.contacts) for name, program in programs.items()}
     for name in interleave(programs, rounds):
         results[name].add(name, run_program(programs[name], work_dir))
@@ -166,27 +128,13 @@ def interleave(names: Iterable[str], rounds: int) -> Iterator[str]:
     """Repeat names once per round, so that all share the machine's slow and fast phases.
 
     Every other round is in reverse order, so that no name always follows the same one.
-
-    Args:
-        names: The names.
-        rounds: Number of rounds.
-
-    Yields:
-        The names.
     """
     for index in range(rounds):
         yield from list(names)[:: -1 if index % 2 else 1]
 
 
 def run_output(program: Program, work_dir: Path) -> bytes:
-    """Run a program without measuring it, which also compiles its bytecode.
-
-    Args:
-        program: The program.
-        work_dir: Its working directory.
-
-    Returns:
-        What it wrote to stdout.
+    """Return what a program writes to stdout, unmeasured; this also compiles its bytecode.
 
     Raises:
         RuntimeError: It ended with another exit code than expected.
@@ -235,38 +183,6 @@ def run_program(program: Program, work_dir: Path, *, pin: bool = True) -> Run:
     return Run(usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss * unit / _MB)
 
 
-def read_cpu(server: int) -> float:
-    """Return the CPU seconds so far of a server process and its children, running or ended.
-
-    They are not part of a client's CPU time. Linux only.
-
-    Args:
-        server: ID of the process.
-
-    Returns:
-        CPU seconds, user and system.
-    """
-    tasks = Path(f"/proc/{server}/task/{server}")
-    while True:
-        children = (tasks / "children").read_text().split()
-        try:
-            # User, system, and the same of ended children.
-            ticks = sum(_read_ticks(server, 4)) + sum(
-                sum(_read_ticks(child, 2)) for child in children
-            )
-        except FileNotFoundError:
-            continue
-        # A child that ended meanwhile would be missing or counted twice.
-        if (tasks / "children").read_text().split() == children:
-            return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def _read_ticks(process: int | str, fields: int) -> list[int]:
-    # The name in parentheses may contain spaces.
-    stat = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return [int(ticks) for ticks in stat[11 : 11 + fields]]
-
-
 def _environment(program: Program, work_dir: Path) -> dict[str, str]:
     inherited = {key: value for key, value in os.environ.items() if key not in _UNSET_VARIABLES}
     # All programs use cached bytecode, and no source tree is written to.
@@ -280,18 +196,6 @@ def _check_exit_code(program: Program, exit_code: int, stderr: bytes) -> None:
             f"{' '.join(program.command)}: exit code {exit_code}, expected {program.exit_code}\n"
             + stderr.decode(errors="replace")[-_STDERR_TAIL:]
         )
-
-
-def format_range(values: Sequence[float]) -> str:
-    """Format the lowest and the highest value.
-
-    Args:
-        values: The values.
-
-    Returns:
-        Such as `4.81-5.02`.
-    """
-    return f"{min(values):.2f}-{max(values):.2f}"
 
 
 def describe_machine() -> str:

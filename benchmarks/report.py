@@ -1,84 +1,57 @@
-"""Printed tables, threshold checks and charts of the results."""
+"""Printed tables and threshold checks."""
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
-from statistics import median
 from typing import TYPE_CHECKING
-
-from benchmarks.chart import render_chart
-from benchmarks.measure import describe_machine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from benchmarks.chart import Panel
     from benchmarks.measure import Result
 
 # With fewer contacts a run is mostly start-up and noise.
 _MIN_CONTACTS_FOR_THRESHOLDS = 1_000_000
 
 
-class Report:
-    """Panels of the charts and threshold checks for the summary."""
+class Thresholds:
+    """Compares figures with their limits."""
 
     def __init__(self, contacts: int) -> None:
-        """Start an empty report.
+        """Start without figures.
 
         Args:
             contacts: Number of contacts per run; thresholds apply from a million on.
         """
-        self.checks: list[str] = []
-        self._panels: dict[str, list[Panel]] = {}
-        self._notes: dict[str, list[str]] = {}
+        self._lines: list[str] = []
         self._is_significant = contacts >= _MIN_CONTACTS_FOR_THRESHOLDS
 
-    def check_at_most(self, label: str, value: float, limit: float) -> None:
+    def at_most(self, label: str, value: float, limit: float) -> None:
         """Compare a figure with its upper limit."""
-        self._add_check(label, value, f"at most {limit:,}", is_met=value <= limit)
+        self._add(label, value, f"at most {limit:,}", is_met=value <= limit)
 
-    def check_at_least(self, label: str, value: float, limit: float) -> None:
+    def at_least(self, label: str, value: float, limit: float) -> None:
         """Compare a figure with its lower limit."""
-        self._add_check(label, value, f"at least {limit:,}", is_met=value >= limit)
+        self._add(label, value, f"at least {limit:,}", is_met=value >= limit)
 
-    def _add_check(self, label: str, value: float, limit: str, *, is_met: bool) -> None:
+    def _add(self, label: str, value: float, limit: str, *, is_met: bool) -> None:
         verdict = ("PASS" if is_met else "FAIL") if self._is_significant else "not evaluated"
-        self.checks.append(f"{verdict}: {label}: {value:,.2f} ({limit})")
+        self._lines.append(f"{verdict}: {label}: {value:,.2f} ({limit})")
 
     def print_summary(self) -> None:
-        """Print all threshold checks."""
-        if self.checks:
-            print("\n## Thresholds\n", *self.checks, sep="\n")
-        if self.checks and not self._is_significant:
+        """Print all comparisons."""
+        if self._lines:
+            print("\n## Thresholds\n", *self._lines, sep="\n")
+        if self._lines and not self._is_significant:
             print(f"\nThresholds apply from {_MIN_CONTACTS_FOR_THRESHOLDS:,} contacts on.")
 
-    def add_panel(self, chart: str, panel: Panel, notes: Sequence[str] = ()) -> None:
-        """Add a panel, and notes below all panels, to a chart."""
-        self._panels.setdefault(chart, []).append(panel)
-        self._notes.setdefault(chart, []).extend(notes)
 
-    def render_charts(self) -> dict[str, str]:
-        """Draw the charts of the cases that ran, as SVG."""
-        machine = f"{describe_machine()}, {datetime.now(timezone.utc):%Y-%m-%d}"
-        return {
-            chart: render_chart(
-                "; ".join(panel.title for panel in panels), panels, [machine, *self._notes[chart]]
-            )
-            for chart, panels in self._panels.items()
-        }
-
-
-def print_results(results: Mapping[str, Result], baseline: str) -> None:
-    """Print a table of programs.
-
-    Args:
-        results: Results by program, measured in the same rounds.
-        baseline: Name of the program that the ratios refer to.
-    """
+def print_results(results: Mapping[str, Result]) -> None:
+    """Print a table of programs; ratios refer to the first one."""
+    baseline = next(iter(results.values()))
     print_table(
         (
-            *("program", "contacts", "CPU s", "min-max", "CPU s per million", "contacts per CPU s"),
-            *("CPU ratio", "peak MB"),
+            *("program", "contacts", "CPU s", "min-max", "CPU s per million", "CPU ratio"),
+            *("wall s", "wall ratio", "peak MB"),
         ),
         [
             (
@@ -86,9 +59,10 @@ def print_results(results: Mapping[str, Result], baseline: str) -> None:
                 f"{result.contacts:,}",
                 f"{result.cpu:.2f}",
                 result.cpu_range,
-                f"{result.cpu_per_million:.2f}",
-                f"{result.contacts_per_cpu_second:,.0f}",
-                f"{median(result.cpu_ratios(results[baseline])):.2f}",
+                result.cpu_per_million,
+                f"{result.cpu_ratio(baseline):.2f}",
+                f"{result.wall:.2f}",
+                f"{result.wall_ratio(baseline):.2f}",
                 f"{result.peak_mb:.0f}",
             )
             for name, result in results.items()

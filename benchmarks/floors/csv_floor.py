@@ -1,6 +1,6 @@
 """CSV floor: gunzip, parse rows, encode RECORD messages; no typing, no HTTP.
 
-Usage: floor_csv.py PART…
+Usage: csv_floor.py PART…
 """
 
 import csv

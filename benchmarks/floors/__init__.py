@@ -1,0 +1,1 @@
+"""What the tap costs at least: standalone programs without types, HTTP and checks."""

@@ -1,1 +1,0 @@
-"""Standalone programs that the tap is compared with, one per module."""
