@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
+import tempfile
 import uuid
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import fsspec
@@ -15,6 +18,7 @@ import msgspec
 from fsspec.utils import get_protocol
 from singer_sdk.exceptions import ConfigurationError, DataError, FatalSyncError
 
+from tap_sendgrid_contacts.api.urls import is_safe_url
 from tap_sendgrid_contacts.decode.lines import GzipFile
 
 if TYPE_CHECKING:
@@ -31,6 +35,9 @@ if TYPE_CHECKING:
 # Fast: a higher level would cost more time than the smaller files save.
 _GZIP_LEVEL = 1
 
+
+# What a storage root can be in. Others, such as `memory`, lose or publish what is written.
+_PROTOCOLS = ("file", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss")
 
 # Compressions by format. The first one is used if none is configured.
 _COMPRESSIONS = {"jsonl": ("none", "gzip"), "parquet": ("zstd", "none"), "arrow": ("none",)}
@@ -74,16 +81,45 @@ def validate_batch_config(config: BatchConfig) -> None:
         )
     if config.batch_size < 1:
         raise ConfigurationError("batch_config.batch_size must be at least 1")
-    root = config.storage.root
+    if config.storage.root:
+        _validate_root(config.storage.root)
+        if encoding.format == "arrow" and not _is_local(config.storage.root):
+            raise ConfigurationError("batch_config.storage.root must be a local folder for arrow")
+    _validate_params(config.storage.params)
+
+
+def make_folder() -> str:
+    """Make a folder for the files of a run without `storage.root`; return its URL."""
+    return Path(tempfile.mkdtemp(prefix="tap-sendgrid-contacts-")).as_uri()
+
+
+def _validate_root(root: str) -> None:
+    has_protocol = re.match(r"[a-z][a-z\d+.-]+:", root, re.IGNORECASE)
+    protocol, separator, path = root.partition("://")
+    if has_protocol and (protocol not in _PROTOCOLS or not separator or "::" in root):
+        raise ConfigurationError(
+            "batch_config.storage.root must be a local folder (file:///path) or in an object "
+            f"store ({', '.join(f'{each}://' for each in _PROTOCOLS[1:])}), without chaining"
+        )
+    if separator and not path:
+        # `file://` would mean the working directory.
+        raise ConfigurationError("batch_config.storage.root must name a folder or a bucket")
     try:
         fsspec.get_filesystem_class(get_protocol(root))
     except (ImportError, ValueError) as error:
         raise ConfigurationError(f"batch_config.storage.root: {error}") from error
-    if not root.rpartition("://")[2]:
-        # `file://` would mean the working directory.
-        raise ConfigurationError("batch_config.storage.root must name a folder or a bucket")
-    if encoding.format == "arrow" and not _is_local(root):
-        raise ConfigurationError("batch_config.storage.root must be a local folder for arrow")
+
+
+def _validate_params(params: Mapping[str, Any]) -> None:
+    """Refuse to send contacts in clear text, except to this computer."""
+    text = msgspec.json.encode(params).decode()
+    endpoints = re.findall(r"http://[^\s\";,]*", text, re.IGNORECASE)
+    if not all(map(is_safe_url, endpoints)):
+        raise ConfigurationError(
+            "batch_config.storage.params must not have an http endpoint, except on localhost"
+        )
+    if '"use_ssl":false' in text and not endpoints:
+        raise ConfigurationError("batch_config.storage.params must not turn use_ssl off")
 
 
 def write_batch_files(

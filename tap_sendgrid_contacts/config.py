@@ -115,7 +115,7 @@ def normalize(config: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(ids, list) and all(isinstance(each, str) for each in ids):
             normalized[key] = list(dict.fromkeys(map(_normalize_id, ids)))
     if isinstance(normalized.get("batch_config"), dict):
-        normalized["batch_config"] = _without_nulls(normalized["batch_config"])
+        normalized["batch_config"] = _with_root(_without_nulls(normalized["batch_config"]))
     for key in ("on_behalf_of", "hash_key", "batch_config"):
         if key in normalized and not normalized[key]:
             del normalized[key]
@@ -142,6 +142,14 @@ def _normalize_url(url: str) -> str:
 def _normalize_id(text: str) -> str:
     text = text.strip()
     return text.lower() if _UUID.fullmatch(text) else text
+
+
+def _with_root(batch_config: dict[str, Any]) -> dict[str, Any]:
+    """Return `batch_config` with an empty root if it has none; a run replaces it by a folder."""
+    storage = batch_config.get("storage", {})
+    if not batch_config or not isinstance(storage, dict):
+        return batch_config
+    return {**batch_config, "storage": {"root": "", **storage}}
 
 
 def _without_nulls(settings: dict[str, Any]) -> dict[str, Any]:

@@ -194,15 +194,16 @@ SETTINGS_SCHEMA: dict[str, Any] = th.PropertiesList(
             th.Property(
                 "storage",
                 th.ObjectType(
-                    th.Property("root", th.StringType, required=True),
+                    th.Property("root", th.StringType),
                     th.Property("prefix", th.StringType),
+                    th.Property("params", th.ObjectType()),
                 ),
-                required=True,
             ),
             th.Property("batch_size", th.IntegerType(minimum=1, maximum=_MAX_BATCH_SIZE)),
         ),
         title="Batch configuration",
         description="Write contacts to files and emit BATCH messages: encoding (format jsonl, "
-        "parquet or arrow; compression), storage (root, prefix) and batch_size.",
+        "parquet or arrow; compression), storage (root, prefix, params) and batch_size. Without "
+        "a root, they go to a new folder in the system's temp folder.",
     ),
 ).to_dict()

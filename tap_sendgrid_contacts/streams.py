@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from tap_sendgrid_contacts import outputs
 from tap_sendgrid_contacts.api.export import PollBudget
-from tap_sendgrid_contacts.batches import is_columnar, validate_batch_config
+from tap_sendgrid_contacts.batches import is_columnar, make_folder, validate_batch_config
 from tap_sendgrid_contacts.checkpoint import (
     COLUMNS_KEY,
     CheckpointStore,
@@ -188,6 +188,8 @@ class ContactsStream(Stream):
                 f"batch_config.encoding.format {batch_config.encoding.format} does not support "
                 "stream maps and flattening; use jsonl"
             )
+        if not batch_config.storage.root:
+            batch_config.storage.root = make_folder()
         read = partial(self._read_batches, batch_config)
         for manifest in self._sync_exports(read):
             yield batch_config.encoding, manifest

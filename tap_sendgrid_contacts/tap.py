@@ -229,6 +229,7 @@ class TapSendGridContacts(Tap):
         # The SDK makes the SCHEMAs here: the columns that are always selected must be by then.
         stream = self.streams[ContactsStream.name]
         super().setup_mapper()
+        stream.get_batch_config(self.config)  # raises for an invalid one
         entry = self.catalog[stream.tap_stream_id]
         mask = entry.metadata.resolve_selection()
         columns = [name for name in entry.schema.properties or () if mask["properties", name]]

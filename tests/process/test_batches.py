@@ -275,12 +275,31 @@ def test_columnar_files_require_pyarrow(
     assert sandbox.exports_created == 0
 
 
-@pytest.mark.parametrize("part", ["encoding", "storage"])
-def test_incomplete_config(
-    start_sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path, part: str
+def test_encoding_alone_is_complete(
+    monkeypatch: pytest.MonkeyPatch,
+    start_sandbox: Callable[..., Sandbox],
+    tap: Tap,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    sandbox = start_sandbox("--contacts", "5")
+    config = {"encoding": {"format": "jsonl"}, "storage": {"prefix": "load-"}}
+    runs = [tap(sandbox, batch_config=config) for _ in range(2)]
+    assert [[*map(len, batches_of(run))] for run in runs] == [[5], [5]]
+    folders = {path_of(message).parent for run in runs for message in run.of_type("BATCH")}
+    assert {folder.parent for folder in folders} == {tmp_path}
+    # A new one in each run, and none for one that writes nothing.
+    assert len(folders) == len([path for path in tmp_path.iterdir() if path in folders]) == 2
+    before = set(tmp_path.iterdir())
+    assert tap(sandbox, "--test", batch_config=config).code == 0
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_config_without_encoding(
+    start_sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path
 ) -> None:
     config = batch_config(tmp_path)
-    del config[part]
+    del config["encoding"]
     run = tap(start_sandbox("--contacts", "5"), batch_config=config)
     assert run.code == 1
     assert "batch_config" in run.error
@@ -293,7 +312,8 @@ def test_incomplete_config(
         ("encoding", {"format": "parquet", "compression": "gzip"}, "zstd, none for parquet"),
         ("encoding", {"format": "arrow", "compression": "zstd"}, "none for arrow"),
         ("storage", {"root": "gs://contacts"}, "gcsfs"),
-        ("storage", {"root": "no://x"}, "no"),
+        ("storage", {"root": "no://x"}, "file:///path"),
+        ("storage", {"root": "memory://x"}, "file:///path"),
     ],
 )
 def test_unsupported_config(

@@ -16,7 +16,12 @@ from singer_sdk.exceptions import ConfigurationError, FatalSyncError
 from singer_sdk.helpers._batch import BatchConfig
 from typing_extensions import Buffer, override
 
-from tap_sendgrid_contacts.batches import Chunk, validate_batch_config, write_batch_files
+from tap_sendgrid_contacts.batches import (
+    Chunk,
+    make_folder,
+    validate_batch_config,
+    write_batch_files,
+)
 from tap_sendgrid_contacts.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -168,6 +173,37 @@ def test_batch_config_is_valid(tmp_path: Path, file_format: str, compressions: l
         validate_batch_config(batch_config(tmp_path, encoding=encoding))
 
 
+@pytest.mark.parametrize(
+    ("root", "params"),
+    [
+        ("", {}),
+        ("out", {}),
+        ("/out", {}),
+        ("file:///out", {"auto_mkdir": True}),
+        ("s3://contacts/daily", {"endpoint_url": "http://127.0.0.1:9000", "use_ssl": False}),
+        ("s3://contacts", {"client_kwargs": {"endpoint_url": "http://[::1]:9000/"}}),
+        ("s3://contacts", {"s3_additional_kwargs": {"ServerSideEncryption": "aws:kms"}}),
+    ],
+)
+def test_storage_is_valid(
+    monkeypatch: pytest.MonkeyPatch, root: str, params: dict[str, Any]
+) -> None:
+    # Without the extra of an object store.
+    monkeypatch.setattr("fsspec.get_filesystem_class", lambda _: None)
+    storage = {"root": root, "params": params}
+    validate_batch_config(batch_config(Path("/"), storage=storage))
+
+
+def test_folder_of_a_run_is_new_and_private() -> None:
+    folders = [Path(urlsplit(make_folder()).path) for _ in range(2)]
+    try:
+        assert folders[0] != folders[1]
+        assert [folder.stat().st_mode & 0o777 for folder in folders] == [0o700] * 2
+    finally:
+        for folder in folders:
+            folder.rmdir()
+
+
 def test_columnar_files_require_pyarrow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tap_sendgrid_contacts.batches.find_spec", lambda _: None)
     validate_batch_config(batch_config(tmp_path))
@@ -189,8 +225,23 @@ def test_columnar_files_require_pyarrow(monkeypatch: pytest.MonkeyPatch, tmp_pat
         ("batch_size", {"batch_size": 0}),
         ("storage.root", {"storage": {"root": "gs://contacts"}}),
         ("storage.root", {"storage": {"root": "no-such-protocol://x"}}),
-        ("storage.root", {"storage": {"root": ""}}),
-        ("storage.root", {"storage": {"root": "file://"}}),
+        *(
+            ("storage.root", {"storage": {"root": root}})
+            for root in (
+                *("file://", "s3://", "memory://contacts", "memory:", "MEMORY://x", "data:,x"),
+                *("http://127.0.0.1/x", "https://example.com/x", "ftp://example.com", "sftp://x"),
+                *("simplecache::s3://contacts", "s3://a::file:///b", "s3:contacts", "file:/x"),
+            )
+        ),
+        *(
+            ("storage.params", {"storage": {"root": "/x", "params": params}})
+            for params in (
+                {"endpoint_url": "http://minio:9000"},
+                {"client_kwargs": {"endpoint_url": "HTTP://minio.example.com"}},
+                {"connection_string": "BlobEndpoint=http://blob.example.com/a;"},
+                {"client_kwargs": {"use_ssl": False}},
+            )
+        ),
     ],
 )
 def test_invalid_batch_config_names_the_setting(

@@ -97,10 +97,14 @@ INVALID: list[tuple[str, dict[str, Any]]] = [
     ("batch_config.encoding", {"batch_config": {"storage": BATCH_STORAGE}}),
     ("batch_config.encoding", {"batch_config": {"encoding": None, "storage": BATCH_STORAGE}}),
     ("batch_config.encoding.format", {"batch_config": {"encoding": {}, "storage": BATCH_STORAGE}}),
-    ("batch_config.storage", {"batch_config": {"encoding": BATCH_ENCODING}}),
+    ("batch_config.storage", {"batch_config": {"encoding": BATCH_ENCODING, "storage": "secret"}}),
     (
-        "batch_config.storage.root",
-        {"batch_config": {"encoding": BATCH_ENCODING, "storage": {"prefix": "secret"}}},
+        "batch_config.storage.params",
+        {"batch_config": {"encoding": BATCH_ENCODING, "storage": {"params": "secret"}}},
+    ),
+    (
+        "batch_config.batch_size",
+        {"batch_config": {"encoding": BATCH_ENCODING, "batch_size": 10**9}},
     ),
     ("batch_config.encoding", {"batch_config": {"batch_size": 5}}),
     # What it was to hide would be emitted as it is.
@@ -134,6 +138,7 @@ def test_invalid_setting_is_named_without_its_value(
         {"file_type": "csv", "max_file_size": 1, "notify_email": True},
         {"on_invalid_value": "null", "max_shrink_percent": 100},
         {"hash_columns": ["email"], "hash_key": "secret\n"},
+        {"batch_config": {"encoding": BATCH_ENCODING}},
         {"start_date": "2024-01-31"},
         {"start_date": "2024-01-31T00:00:00Z"},
         {"flattening_enabled": True, "flattening_max_depth": 1},
@@ -204,6 +209,8 @@ def test_defaults_are_added(schema: dict[str, Any]) -> None:
 
 # --- normalize ------------------------------------------------------------------------------
 
+ROOT_AND_PREFIX = {"root": "", "prefix": "a"}
+
 
 @pytest.mark.parametrize(
     "url",
@@ -267,8 +274,12 @@ def test_id_that_is_not_a_uuid_is_named_without_its_value() -> None:
         ({"api_key": 5, "other": 0}, {"api_key": 5, "other": 0}),
         ({"batch_config": {"encoding": {"format": None}, "storage": {"root": None}}}, {}),
         (
-            {"batch_config": {"encoding": {"format": "jsonl", "compression": None}, "storage": {}}},
-            {"batch_config": {"encoding": {"format": "jsonl"}, "storage": {}}},
+            {"batch_config": {"encoding": {"format": "jsonl", "compression": None}}},
+            {"batch_config": {"encoding": {"format": "jsonl"}, "storage": {"root": ""}}},
+        ),
+        (
+            {"batch_config": {"encoding": {"format": "jsonl"}, "storage": {"prefix": "a"}}},
+            {"batch_config": {"encoding": {"format": "jsonl"}, "storage": ROOT_AND_PREFIX}},
         ),
     ],
 )
