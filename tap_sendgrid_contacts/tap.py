@@ -230,7 +230,9 @@ class TapSendGridContacts(Tap):
         stream = self.streams[ContactsStream.name]
         super().setup_mapper()
         stream.get_batch_config(self.config)  # raises for an invalid one
-        entry = self.catalog[stream.tap_stream_id]
+        entry = self.catalog.get_stream(stream.tap_stream_id)
+        if entry is None:
+            return
         mask = entry.metadata.resolve_selection()
         columns = [name for name in entry.schema.properties or () if mask["properties", name]]
         stream_maps = self.config.get("stream_maps", {})
