@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sendgrid_sandbox.account import Account
-    from sendgrid_sandbox.server import Settings
+    from sendgrid_sandbox.settings import Settings
 
 TAP = [sys.executable, "-m", "tap_sendgrid_contacts"]
 SANDBOX = [sys.executable, "-m", "sendgrid_sandbox"]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sendgrid_sandbox.exports import ExportJobs
     from sendgrid_sandbox.faults import Faults, Stage
     from sendgrid_sandbox.responses import Handler
-    from sendgrid_sandbox.spec import EmptyArrays
+    from sendgrid_sandbox.settings import Settings
 
 _MAX_PAGE_SIZE = 1000
 _OK = 200
@@ -34,27 +34,16 @@ class Api:
     Args:
         account: Account to serve.
         jobs: Export jobs of the account.
-        api_key: API key that clients must send.
-        null_collections: Whether to send null instead of empty collections.
-        empty_arrays: What an empty array of ids in a create request does.
+        settings: Settings of the sandbox.
         faults: Faults to inject.
     """
 
     def __init__(
-        self,
-        account: Account,
-        jobs: ExportJobs,
-        *,
-        api_key: str,
-        null_collections: bool,
-        empty_arrays: EmptyArrays,
-        faults: Faults,
+        self, account: Account, jobs: ExportJobs, settings: Settings, faults: Faults
     ) -> None:
         self._account = account
         self._jobs = jobs
-        self._api_key = api_key
-        self._empty_collection: list[object] | None = None if null_collections else []
-        self._empty_arrays = empty_arrays
+        self._settings = settings
         self._faults = faults
 
     def routes(self) -> list[web.RouteDef]:
@@ -77,7 +66,7 @@ class Api:
         """Check the API key, then inject faults."""
         if not request.path.startswith("/v3/"):
             return await handler(request)
-        key = f"Bearer {self._api_key}".encode()
+        key = f"Bearer {self._settings.api_key}".encode()
         if not hmac.compare_digest(request.headers.get("Authorization", "").encode(), key):
             return self._with_text_faults(request, error_response(401, "authorization required"))
         stages: list[Stage] = ["api", "post" if request.method == "POST" else "get"]
@@ -96,7 +85,7 @@ class Api:
         try:
             text = await request.text()
             body = json.loads(text) if text else {}
-            spec = parse_export_spec(body, self._account, self._empty_arrays)
+            spec = parse_export_spec(body, self._account)
         except (TypeError, ValueError) as error:
             return error_response(400, str(error))
         except LookupError as error:
@@ -219,4 +208,4 @@ class Api:
         return response
 
     def _collection(self, items: Iterable[object]) -> list[object] | None:
-        return list(items) or self._empty_collection
+        return list(items) or (None if self._settings.null_collections else [])

@@ -16,10 +16,10 @@ from typing import Any
 import click
 
 from sendgrid_sandbox.account import Account
-from sendgrid_sandbox.encoders import FileFormat
 from sendgrid_sandbox.faults import FAULTS, STAGE_TITLES, parse_fault
 from sendgrid_sandbox.fields import MAX_CUSTOM_FIELDS
-from sendgrid_sandbox.server import Settings, run_server
+from sendgrid_sandbox.server import run_server
+from sendgrid_sandbox.settings import FileFormat, Settings
 
 _FAKE_API_KEY = "SG.sandbox-0000000000000.not-a-key-of-anyone-00000000000000000000000"
 _EXIT_COMMAND_NOT_FOUND, _EXIT_SIGNAL_BASE = 127, 128
@@ -109,19 +109,13 @@ _OPTIONS = (
         "Content-Encoding of files; plain-gzip: gzip without the header.",
     ),
     _option("--gzip-members", "gzip members per file.", type=_COUNT),
-    _choice(
-        "--number-format",
-        "number text exponent decimal",
-        "Number fields: JSON numbers, or text as 1500, 1.5e3 or 1500.0.",
-    ),
+    _choice("--number-format", "number text", "Number fields: JSON numbers, or text."),
     _choice(
         "--date-format",
-        "rfc3339 iso us space fraction offset go epoch",
+        "rfc3339 iso us go epoch",
         "Date fields; all but iso and us apply to created_at and updated_at, too.",
     ),
-    _choice(
-        "--alternate-emails", "json comma semicolon space", "Several addresses in one CSV cell."
-    ),
+    _choice("--alternate-emails", "json comma", "Several addresses in one CSV cell."),
     _choice("--header-case", "original upper", "Custom field names in the CSV header."),
     _option("--bom", "Start each file with a byte order mark.", is_flag=True),
     _choice("--part-headers", "all first", "CSV header in all parts, or in the first alone."),
@@ -134,11 +128,6 @@ _OPTIONS = (
         "--empty-export",
         "header file none",
         "Export without contacts: files with a CSV header alone, empty files, or no files.",
-    ),
-    _choice(
-        "--empty-arrays",
-        "ignore reject nobody",
-        "Create request with an empty list_ids or segment_ids: no effect, 400, or no contacts.",
     ),
     _option("--null-collections", "API sends null instead of empty collections.", is_flag=True),
     click.option(

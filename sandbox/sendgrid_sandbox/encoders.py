@@ -9,18 +9,17 @@ contacts contains; these are options here or vary from contact to contact.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from sendgrid_sandbox.formats import format_date, format_number, format_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from sendgrid_sandbox.contacts import GeneratedContact
     from sendgrid_sandbox.fields import Field
-    from sendgrid_sandbox.formats import DateFormat, NumberFormat
+    from sendgrid_sandbox.settings import FileFormat
 
 UNDEFINED_FIELD = "not_in_the_definitions"
 
@@ -31,24 +30,6 @@ _CSV_HEAD = (
 )
 _CSV_TAIL = ("PHONE_NUMBER_ID", "EXTERNAL_ID", "ANONYMOUS_ID")
 _CHARACTERS_ESCAPED_BY_GO = "<>&\u2028\u2029"
-_SEPARATORS = {"comma": ",", "semicolon": ";", "space": " "}
-
-
-@dataclass(frozen=True)
-class FileFormat:
-    """Format of exported files where SendGrid's is unknown or may change."""
-
-    parts: int = 1
-    gzip_members: int = 1
-    compression: Literal["x-gzip", "gzip", "plain-gzip", "none"] = "x-gzip"
-    number_format: NumberFormat = "number"
-    date_format: DateFormat = "rfc3339"
-    alternate_emails: Literal["json", "comma", "semicolon", "space"] = "json"
-    header_case: Literal["original", "upper"] = "original"
-    duplicates: Literal["drop", "keep"] = "drop"
-    bom: bool = False
-    part_headers: Literal["all", "first"] = "all"
-    empty_export: Literal["header", "file", "none"] = "header"
 
 
 class JsonlEncoder:
@@ -56,21 +37,21 @@ class JsonlEncoder:
 
     header = b""
 
-    def __init__(self, file_format: FileFormat) -> None:
+    def __init__(
+        self, file_format: FileFormat, _fields: list[Field], _faults: frozenset[str]
+    ) -> None:
         self._format = file_format
         self._encode = _json_encoder(ensure_ascii=False)
         self._encode_ascii = _json_encoder(ensure_ascii=True)
 
     def encode(self, contact: GeneratedContact) -> bytes:
         """Return the line of a contact, including its line end."""
-        values = contact.values
         document: dict[str, object] = {
-            **values,
+            column: format_time(value, self._format.date_format)
+            if isinstance(value, datetime)
+            else value
+            for column, value in contact.values.items()
         }
-        for column in ("created_at", "updated_at"):
-            value = values[column]
-            if isinstance(value, datetime):
-                document[column] = format_time(value, self._format.date_format)
         if contact.custom:
             document["custom_fields"] = {
                 name: value if isinstance(value, str) else self._custom_value(value)
@@ -100,9 +81,7 @@ class JsonlEncoder:
     def _custom_value(self, value: float | datetime) -> str | float:
         if isinstance(value, datetime):
             return format_date(value, self._format.date_format)
-        if self._format.number_format == "number":
-            return value
-        return format_number(value, self._format.number_format)
+        return format_number(value) if self._format.number_format == "text" else value
 
 
 class CsvEncoder:
@@ -148,12 +127,15 @@ class CsvEncoder:
             return str(format_time(value, self._format.date_format))
         if self._format.alternate_emails == "json":
             return json.dumps(value, separators=(",", ":"))
-        return _SEPARATORS[self._format.alternate_emails].join(value)
+        return ",".join(value)
 
     def _custom_text(self, value: float | datetime) -> str:
         if isinstance(value, datetime):
             return str(format_date(value, self._format.date_format))
-        return format_number(value, self._format.number_format)
+        return format_number(value)
+
+
+ENCODERS: Mapping[str, type[JsonlEncoder | CsvEncoder]] = {"json": JsonlEncoder, "csv": CsvEncoder}
 
 
 def _json_encoder(*, ensure_ascii: bool) -> Callable[[object], str]:

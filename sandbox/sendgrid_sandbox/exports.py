@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sendgrid_sandbox.account import Account, ContactGroup
     from sendgrid_sandbox.faults import Faults
     from sendgrid_sandbox.files import ExportFile, ExportFiles, ExportWriter
+    from sendgrid_sandbox.settings import Settings
     from sendgrid_sandbox.spec import ExportSpec
     from sendgrid_sandbox.storage import Storage
 
@@ -68,9 +69,7 @@ class ExportJobs:
         account: Account to export.
         writer: Writer of the files.
         storage: Storage that serves the files.
-        pending_polls: Number of status requests answered with `pending` per export.
-        limit_exports: Number of exports that may be pending at the same time, if limited. An
-            export is pending until a status response reports its end.
+        settings: Settings of the sandbox.
         faults: Faults to inject.
     """
 
@@ -79,16 +78,13 @@ class ExportJobs:
         account: Account,
         writer: ExportWriter,
         storage: Storage,
-        *,
-        pending_polls: int,
-        limit_exports: int | None,
+        settings: Settings,
         faults: Faults,
     ) -> None:
         self._account = account
         self._writer = writer
         self._storage = storage
-        self._pending_polls = pending_polls
-        self._limit_exports = limit_exports
+        self._settings = settings
         self._faults = faults
         self._exports: dict[str, Export] = {}
         self._written: dict[tuple[ExportSpec, frozenset[str]], asyncio.Task[ExportFiles]] = {}
@@ -103,7 +99,8 @@ class ExportJobs:
             The export, or None if too many exports are pending.
         """
         pending = sum(export.status == "pending" for export in self._exports.values())
-        if self._limit_exports is not None and pending >= self._limit_exports:
+        limit = self._settings.limit_exports
+        if limit is not None and pending >= limit:
             return None
         data_faults = self._faults.active_faults("data")
         files = self._written.get((spec, data_faults))
@@ -174,7 +171,7 @@ class ExportJobs:
         await asyncio.gather(*self._written.values(), return_exceptions=True)
 
     async def _is_complete(self, export: Export) -> bool:
-        if "never-ready" in export.faults or export.polls <= self._pending_polls:
+        if "never-ready" in export.faults or export.polls <= self._settings.pending_polls:
             return False
         await asyncio.wait([export.files], timeout=_WRITE_TIMEOUT)
         return export.files.done()

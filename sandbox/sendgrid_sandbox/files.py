@@ -11,13 +11,13 @@ from threading import Event
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from sendgrid_sandbox.corruption import corrupt_gzip, corrupt_lines
-from sendgrid_sandbox.encoders import CsvEncoder, JsonlEncoder
+from sendgrid_sandbox.encoders import ENCODERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sendgrid_sandbox.account import Account
-    from sendgrid_sandbox.encoders import FileFormat
+    from sendgrid_sandbox.settings import FileFormat
     from sendgrid_sandbox.spec import ExportSpec
 
 _LINES_PER_WRITE = 500
@@ -71,15 +71,11 @@ class ExportWriter:
         """
         repeats = self._format.duplicates == "keep"
         ids = spec.list_ids, spec.segment_ids
-        is_empty = "empty-once" in faults or spec.is_nobody
+        is_empty = "empty-once" in faults
         total = 0 if is_empty else self._account.count(*ids, repeats=repeats)
         contacts = iter(()) if is_empty else self._account.members(*ids, repeats=repeats)
         fields = self._account.fields
-        encoder = (
-            CsvEncoder(self._format, fields, faults)
-            if spec.file_type == "csv"
-            else JsonlEncoder(self._format)
-        )
+        encoder = ENCODERS[spec.file_type](self._format, fields, faults)
         lines: Iterator[bytes] = map(encoder.encode, contacts)
         if faults:
             lines = corrupt_lines(contacts, total // 2, encoder, fields, faults)

@@ -6,14 +6,12 @@ import asyncio
 import socket
 import tempfile
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from sendgrid_sandbox.api import Api
-from sendgrid_sandbox.encoders import FileFormat
 from sendgrid_sandbox.exports import ExportJobs
 from sendgrid_sandbox.faults import Faults
 from sendgrid_sandbox.files import ExportWriter
@@ -26,44 +24,13 @@ from sendgrid_sandbox.responses import (
 from sendgrid_sandbox.storage import Storage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable
 
     from aiohttp.typedefs import Middleware
 
     from sendgrid_sandbox.account import Account
     from sendgrid_sandbox.responses import Handler
-    from sendgrid_sandbox.spec import EmptyArrays
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Settings of a sandbox.
-
-    Attributes:
-        api_key: API key that clients must send.
-        host: Interface to listen on.
-        port: Port to listen on; 0 for any free port.
-        pending_polls: Number of status requests answered with `pending` per export.
-        limit_exports: Number of exports that may be pending at the same time, if limited.
-        url_ttl: Lifetime of a signed URL in seconds.
-        throttle: MB per second of one download, if limited.
-        null_collections: Whether the API sends null instead of empty collections.
-        empty_arrays: What an empty array of ids in a create request does.
-        file_format: Format of the exported files.
-        faults: How often each fault is to occur.
-    """
-
-    api_key: str
-    host: str = "127.0.0.1"
-    port: int = 0
-    pending_polls: int = 1
-    limit_exports: int | None = None
-    url_ttl: int = 300
-    throttle: float | None = None
-    null_collections: bool = False
-    empty_arrays: EmptyArrays = "ignore"
-    file_format: FileFormat = field(default_factory=FileFormat)
-    faults: Mapping[str, int] = field(default_factory=dict)
+    from sendgrid_sandbox.settings import Settings
 
 
 @asynccontextmanager
@@ -83,34 +50,11 @@ async def run_server(
     faults = Faults(settings.faults, log)
     with tempfile.TemporaryDirectory(prefix="sendgrid-sandbox-") as folder:
         writer = ExportWriter(account, settings.file_format, Path(folder))
-        storage = Storage(
-            settings.url_ttl,
-            settings.throttle,
-            compression=settings.file_format.compression,
-            faults=faults,
-        )
-        jobs = ExportJobs(
-            account,
-            writer,
-            storage,
-            pending_polls=settings.pending_polls,
-            limit_exports=settings.limit_exports,
-            faults=faults,
-        )
-        api = Api(
-            account,
-            jobs,
-            api_key=settings.api_key,
-            null_collections=settings.null_collections,
-            empty_arrays=settings.empty_arrays,
-            faults=faults,
-        )
+        storage = Storage(settings, faults)
+        jobs = ExportJobs(account, writer, storage, settings, faults)
+        api = Api(account, jobs, settings, faults)
         app = web.Application(
-            middlewares=[
-                _request_log_middleware(log),
-                _leak_middleware(log),
-                api.auth_middleware,
-            ]
+            middlewares=[_log_requests(log), _detect_leaks(log), api.auth_middleware]
         )
         app.add_routes(api.routes() + storage.routes())
         sockets = [socket.create_server((settings.host, port)) for port in (settings.port, 0)]
@@ -132,7 +76,7 @@ async def run_server(
             await jobs.close()
 
 
-def _request_log_middleware(log: Callable[[str], None]) -> Middleware:
+def _log_requests(log: Callable[[str], None]) -> Middleware:
     @web.middleware
     async def log_request(request: web.Request, handler: Handler) -> web.StreamResponse:
         path = f"{request.path}?…" if "X-Amz-Signature" in request.query else request.path_qs
@@ -161,7 +105,7 @@ def _request_log_middleware(log: Callable[[str], None]) -> Middleware:
     return log_request
 
 
-def _leak_middleware(log: Callable[[str], None]) -> Middleware:
+def _detect_leaks(log: Callable[[str], None]) -> Middleware:
     @web.middleware
     async def detect_leak(request: web.Request, handler: Handler) -> web.StreamResponse:
         """On the port of redirects, serve only parts and log whether the API key arrives."""

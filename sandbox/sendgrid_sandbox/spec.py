@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+from sendgrid_sandbox.encoders import ENCODERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sendgrid_sandbox.account import Account, ContactGroup
 
-EmptyArrays = Literal["ignore", "reject", "nobody"]  # GUESS: what SendGrid does is unknown
-
 _DEFAULT_MAX_FILE_SIZE = 5000
 _KEYS = {"list_ids", "segment_ids", "notifications", "file_type", "max_file_size"}
 
 
 class ExportSpec(NamedTuple):
-    """What a client can choose about an export; `is_nobody`: none of the contacts."""
+    """What a client can choose about an export."""
 
     file_type: str
     list_ids: tuple[str, ...]
     segment_ids: tuple[str, ...]
     max_file_size: int
-    is_nobody: bool = False
 
 
-def parse_export_spec(body: object, account: Account, empty_arrays: EmptyArrays) -> ExportSpec:
+def parse_export_spec(body: object, account: Account) -> ExportSpec:
     """Validate a request body; stricter than SendGrid may be, to detect mistakes of clients.
 
     Args:
         body: Decoded JSON.
         account: Account with the lists and segments that exist.
-        empty_arrays: What an empty `list_ids` or `segment_ids` does: it is an error, or has no
-            effect, or selects nobody unless the other has ids.
 
     Returns:
         The specification.
@@ -47,7 +44,7 @@ def parse_export_spec(body: object, account: Account, empty_arrays: EmptyArrays)
     if unknown := body.keys() - _KEYS:
         raise ValueError(f"unknown field {sorted(unknown)}")
     file_type = body.get("file_type", "csv")
-    if file_type not in ("csv", "json"):
+    if file_type not in ENCODERS:
         raise ValueError("file_type must be csv or json")
     size = body.get("max_file_size", _DEFAULT_MAX_FILE_SIZE)
     if type(size) is not int or size < 1:
@@ -62,12 +59,8 @@ def parse_export_spec(body: object, account: Account, empty_arrays: EmptyArrays)
         for key, audiences in (("list_ids", account.lists), ("segment_ids", account.segments))
         if key in body
     }
-    if empty_arrays == "reject" and not all(ids.values()):
-        raise ValueError(f"{' and '.join(ids)} must not be empty")
-    is_nobody = empty_arrays == "nobody" and bool(ids) and not any(ids.values())
-    return ExportSpec(
-        file_type, ids.get("list_ids", ()), ids.get("segment_ids", ()), size, is_nobody
-    )
+    # GUESS: an empty array is as none.
+    return ExportSpec(file_type, ids.get("list_ids", ()), ids.get("segment_ids", ()), size)
 
 
 def _parse_ids(ids: object, key: str, audiences: Sequence[ContactGroup]) -> tuple[str, ...]:

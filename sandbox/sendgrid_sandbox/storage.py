@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from sendgrid_sandbox.faults import Fault, Faults
     from sendgrid_sandbox.files import ExportFile
+    from sendgrid_sandbox.settings import Settings
 
 _CHUNK_SIZE = 1 << 18
 # GUESS: other clients of these files behave as if the header were x-gzip.
@@ -36,18 +37,12 @@ class Storage:
     """Serves parts to clients with a valid signed URL.
 
     Args:
-        ttl: Lifetime of a URL in seconds.
-        throttle: MB per second of one download, if limited.
-        compression: Content-Encoding to send, unless it is `plain-gzip` or `none`.
+        settings: Settings of the sandbox.
         faults: Faults to inject.
     """
 
-    def __init__(
-        self, ttl: int, throttle: float | None, *, compression: str, faults: Faults
-    ) -> None:
-        self._ttl = ttl
-        self._throttle = throttle
-        self._content_encoding = compression if compression in _CONTENT_ENCODINGS else None
+    def __init__(self, settings: Settings, faults: Faults) -> None:
+        self._settings = settings
         self._faults = faults
         self._secret = secrets.token_bytes()
         self._parts: dict[tuple[str, str | None], ExportFile] = {}
@@ -70,7 +65,7 @@ class Storage:
             "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
             "X-Amz-Credential": "ASIASANDBOX/20260101/us-east-1/s3/aws4_request",
             "X-Amz-Date": (datetime.now(timezone.utc) - age).strftime(_DATE_FORMAT),
-            "X-Amz-Expires": str(self._ttl),
+            "X-Amz-Expires": str(self._settings.url_ttl),
             "X-Amz-Security-Token": secrets.token_urlsafe(96),
             "X-Amz-SignedHeaders": "host",
             **query,
@@ -122,8 +117,8 @@ class Storage:
             del headers["ETag"]
         elif request.headers.get("If-Match", etag) not in (etag, "*"):
             return _s3_error(412, "PreconditionFailed", "A pre-condition did not hold")
-        if self._content_encoding:
-            headers["Content-Encoding"] = self._content_encoding
+        if self._settings.file_format.compression in _CONTENT_ENCODINGS:
+            headers["Content-Encoding"] = self._settings.file_format.compression
 
         start, end, status = 0, part.size, 200
         byte_range = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", ""))
@@ -166,7 +161,7 @@ class Storage:
     ) -> None:
         request[BYTES_SENT] = 0
         chunk_size = 1 if drips else _CHUNK_SIZE
-        bytes_per_second = 1 if drips else (self._throttle or 0) * 1_000_000
+        bytes_per_second = 1 if drips else (self._settings.throttle or 0) * 1_000_000
         for offset in range(start, end, chunk_size):
             chunk = await asyncio.to_thread(_read, part, offset, min(chunk_size, end - offset))
             await response.write(chunk)

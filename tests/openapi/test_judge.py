@@ -93,7 +93,7 @@ def tap_traffic(tmp_path_factory: pytest.TempPathFactory) -> list[Exchange]:
 @pytest.fixture(scope="module")
 def error_traffic() -> list[Exchange]:
     """Each error status of each operation."""
-    with run_sandbox("--contacts", "30", "--empty-arrays", "reject") as sandbox:
+    with run_sandbox("--contacts", "30") as sandbox:
         send_all(sandbox, key="another")
         for fault in ("forbidden", "rate-limit:0", "rate-limit-reset:0", "error-500:0"):
             sandbox.inject(fault)
@@ -101,7 +101,7 @@ def error_traffic() -> list[Exchange]:
                 sandbox.inject("post-500:0")
             send_all(sandbox)
             sandbox.end_faults()
-        send(sandbox, CREATE, json={"list_ids": []})
+        send(sandbox, CREATE, json={"max_file_size": 0})
         send(sandbox, CREATE, json={"list_ids": [UNKNOWN_ID]})
         send(sandbox, STATUS)
         send(sandbox, LISTS, params={"page_token": "?"})

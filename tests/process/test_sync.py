@@ -54,16 +54,10 @@ def request_body(sandbox: Sandbox) -> dict[str, Any]:
         ("--compression", "plain-gzip"),
         ("--compression", "none", "--bom"),
         ("--number-format", "text", "--date-format", "iso", "--alternate-emails", "comma"),
-        ("--date-format", "us", "--alternate-emails", "semicolon"),
-        ("--alternate-emails", "space", "--fault", "chunked"),
-        ("--header-case", "upper"),
-        ("--date-format", "space"),
-        ("--date-format", "fraction"),
-        ("--date-format", "offset"),
-        ("--date-format", "go"),
-        # Not with edge cases: large numbers are rounded, the year 9999 is no epoch seconds.
-        ("--date-format", "epoch", "--number-format", "exponent", "--no-edge-cases"),
-        ("--number-format", "decimal", "--no-edge-cases"),
+        ("--date-format", "us", "--fault", "chunked"),
+        ("--date-format", "go", "--header-case", "upper"),
+        # Not with edge cases: the year 9999 is no epoch seconds.
+        ("--date-format", "epoch", "--no-edge-cases"),
     ],
     ids=" ".join,
 )

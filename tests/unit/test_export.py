@@ -344,9 +344,7 @@ def test_poll_timeout_ends_with_a_last_poll(
     requests_mock: Mocker, job: ExportJob, clock: Clock, response: dict[str, Any]
 ) -> None:
     requests_mock.get(STATUS, [response])
-    with pytest.raises(
-        PollTimeoutError, match=r"^Export e1 .*: timed out after 100 s"
-    ):
+    with pytest.raises(PollTimeoutError, match=r"^Export e1 .*: timed out after 100 s"):
         wait_until_ready(job, poll_timeout=100)
     assert sum(clock.sleeps) == job.seconds_waited == 100
     assert requests_mock.call_count == len(clock.sleeps) + 1
