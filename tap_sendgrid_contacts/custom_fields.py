@@ -78,8 +78,10 @@ def plan_columns(
     unlisted = [each for each in fields or () if each.name.lower() not in known]
     gone = [name for name in schema["properties"] if name not in properties and is_selected(name)]
     retired = _find_retired(loaded, fields)
-    plan = ColumnPlan(
-        {
+    mentioned = {*gone, *new_names, *new_names.values()}
+    vanished = sorted(name for name in retired - mentioned if not loaded[name].retired)
+    return ColumnPlan(
+        schema={
             **schema,
             "properties": {
                 new_names.get(name, name): definition
@@ -87,42 +89,22 @@ def plan_columns(
                 if name in new_names or not is_custom(name)
             },
         },
-        [
+        ignored=[
             *(each for each in custom if not each.is_selected),
             *(
                 Column(column_name(each), each.name, is_custom=True, type="text", is_selected=False)
                 for each in unlisted
             ),
         ],
-        update_loaded_columns(
+        loaded=update_loaded_columns(
             loaded, (each._replace(name=new_names[each.name]) for each in emitted), retired
         ),
-        [],
+        warnings=[
+            *_explain_changes(gone, [each.name for each in unlisted], vanished),
+            *_explain_new_names(emitted, new_names, loaded),
+            *(() if is_intact else ["Ignoring damaged entries of columns in the state"]),
+        ],
     )
-    mentioned = {*gone, *new_names, *new_names.values()}
-    vanished = [name for name in retired - mentioned if not loaded[name].retired]
-    if not is_intact:
-        plan.warnings.append(
-            "Ignoring columns in the state that are not as a run of this tap saves them"
-        )
-    if gone:
-        plan.warnings.append(
-            f"Not emitting columns {quote_names(gone)} of the catalog: their custom fields no "
-            "longer exist (deleted, renamed or created again), and null would overwrite what the "
-            f"target has; {REFRESH}"
-        )
-    if unlisted:
-        plan.warnings.append(
-            f"Ignoring custom fields {quote_names(each.name for each in unlisted)} (not in "
-            f"catalog). To get their columns, {REFRESH}"
-        )
-    if vanished:
-        plan.warnings.append(
-            f"The custom fields of columns {quote_names(sorted(vanished))} are no longer in the "
-            "account; the columns keep their values in the target"
-        )
-    plan.warnings.extend(_explain_new_names(emitted, new_names, loaded))
-    return plan
 
 
 def _match_fields(
@@ -169,6 +151,28 @@ def _find_retired(
             else names.isdisjoint({name, name.removesuffix(f"_{each.type}")})
         )
     }
+
+
+def _explain_changes(
+    gone: Sequence[str], unlisted: Sequence[str], vanished: Sequence[str]
+) -> Iterator[str]:
+    """Yield a warning for each kind of columns that are not emitted."""
+    if gone:
+        yield (
+            f"Not emitting columns {quote_names(gone)} of the catalog: their custom fields no "
+            "longer exist (deleted, renamed or created again), and null would overwrite what the "
+            f"target has; {REFRESH}"
+        )
+    if unlisted:
+        yield (
+            f"Ignoring custom fields {quote_names(unlisted)} (not in catalog). To get their "
+            f"columns, {REFRESH}"
+        )
+    if vanished:
+        yield (
+            f"The custom fields of columns {quote_names(vanished)} are no longer in the account; "
+            "the columns keep their values in the target"
+        )
 
 
 def _explain_new_names(

@@ -197,7 +197,7 @@ def test_damaged_columns_are_ignored_with_a_warning(account: Account, saved: obj
     account.state = saved
     assert account.run(PLAN) == ["custom_plan"]
     (warning,) = account.warnings
-    assert warning.startswith("Ignoring columns in the state")
+    assert warning.startswith("Ignoring damaged entries of columns")
     assert account.state == [{"name": "custom_plan", "type": "text", "id": "e1_T"}]
 
 
