@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sendgrid_sandbox.account import Account
+from tests import snapshot
 from tests.expected import expected
 from tests.harness import SANDBOX, TAP, both_file_types, complete_state, run_in_process
 
@@ -58,10 +59,12 @@ def test_error(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
 
 
 def test_discover(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
-    sandbox = start_sandbox("--contacts", "5")
+    sandbox = start_sandbox(*snapshot.OPTIONS)
     command = [*TAP, *tap.arguments(sandbox, "--discover")]
     done = subprocess.run(command, capture_output=True, check=True)
     assert json.loads(done.stdout) == tap.discover(sandbox)
+    # If the catalog was meant to change: python -m tests.snapshot
+    assert snapshot.render(tap.discover(sandbox)) == snapshot.FILE.read_text(encoding="utf-8")
     assert sandbox.exports_created == 0
 
 
