@@ -130,6 +130,8 @@ class SendGridClient:
     Attributes:
         request_timeout: As above.
         retry: As above.
+        allows_http: Whether parts may be downloaded over `http` on the loopback interface: only
+            if the API is there, too.
         clock_offset: SendGrid's clock minus this machine's, according to its last response.
     """
 
@@ -145,6 +147,7 @@ class SendGridClient:
     ) -> None:
         self.request_timeout = request_timeout
         self.retry = retry or RetryPolicy()
+        self.allows_http = not api_url.lower().startswith("https:")
         self.clock_offset = timedelta()
         self._base_url = api_url.rstrip("/")
         self._api_key = api_key

@@ -103,8 +103,9 @@ def iter_parts(
 class _AnonymousSession(Session):
     """A session that sends no credentials, whatever ~/.netrc contains."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, allow_http: bool) -> None:
         super().__init__(url)
+        self._allow_http = allow_http
         self.auth = lambda request: request
 
     @override
@@ -114,7 +115,9 @@ class _AnonymousSession(Session):
     @override
     def get_redirect_target(self, resp: requests.Response) -> str | None:
         target = super().get_redirect_target(resp)
-        if target is not None and not is_safe_url(urljoin(resp.url, target)):
+        if target is None:
+            return None
+        if not is_safe_url(urljoin(resp.url, target), allow_http=self._allow_http):
             raise FatalAPIError("The storage redirects to a non-HTTPS URL; not following it")
         return target
 
@@ -139,6 +142,7 @@ class _PrefetchWorker:
             for number, name in enumerate(job.part_names, 1)
         }
         self._timeout = client.request_timeout
+        self._allow_http = client.allows_http
         self._retry = dataclasses.replace(client.retry, wait=self._wait)
         # A daemon: the process does not wait at exit for a server that has stopped sending.
         self._thread = threading.Thread(target=self._run, name="download", daemon=True)
@@ -234,7 +238,7 @@ class _PrefetchWorker:
 
     def _stream_to_file(self, url: str, part_file: PartFile) -> None:
         label = part_file.label
-        self._session = self._session or _AnonymousSession(url)
+        self._session = self._session or _AnonymousSession(url, allow_http=self._allow_http)
         with (
             map_transport_errors(f"{label}: download"),
             self._session.get(

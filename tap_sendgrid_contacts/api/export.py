@@ -333,7 +333,7 @@ class ExportJob:
                 f"(expected {len(self.part_names)}, found {len(self._urls)})"
             )
         url = self._urls[part_name]
-        if not is_safe_url(url):
+        if not is_safe_url(url, allow_http=self._client.allows_http):
             number = self.part_names.index(part_name) + 1
             raise FatalAPIError(f"{self}: refusing non-HTTPS URL of part {number}")
         return url
