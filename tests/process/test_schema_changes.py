@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from sendgrid_sandbox.account import Account
 from tests.expected import RESERVED, expected
-from tests.harness import both_file_types, column_types, contacts_read, deselect
+from tests.harness import both_file_types, column_types, contacts_read, deselect, incremental
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.harness import Run, Sandbox, Tap
 
@@ -109,6 +111,119 @@ def test_deleted_field_is_no_column(
     assert custom_columns(run) == list(ORIGINAL)[:2]
     # Its column still has that type.
     assert column_types(run.state) == ORIGINAL
+
+
+def test_deleted_field_is_reported_once(
+    original: Sandbox, start_sandbox: Callable[..., Sandbox], tap: Tap
+) -> None:
+    state = tap(original).state
+    smaller = start_sandbox("--contacts", "9", "--custom-fields", "4")
+    first = tap(smaller, state=state)
+    (warning,) = first.lines("WARNING")
+    assert "'custom_lifetimevalue' are no longer in the account" in warning
+    again = tap(smaller, state=first.state)
+    assert again.lines("WARNING") == []
+    assert again.state == first.state
+
+
+# --- catalogs that are older than the fields ----------------------------------------------------
+
+
+@pytest.fixture
+def yesterday(original: Sandbox, tap: Tap) -> Callable[..., dict[str, Any]]:
+    """Discover a catalog before the fields change; Meltano keeps it."""
+    return lambda **config: tap.discover(original, **config)
+
+
+OUTPUTS: dict[str, dict[str, Any]] = {
+    "records": {},
+    "sdk": {"stream_maps": {"contacts": {"orders": "custom_num_orders"}}},
+    "batches": {"batch_config": {"encoding": {"format": "jsonl", "compression": "none"}}},
+    "separate": {"separate_exports": True},
+}
+
+
+@both_file_types
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_column_of_a_deleted_field_is_left_out(
+    start_sandbox: Callable[..., Sandbox],
+    tap: Tap,
+    tmp_path: Path,
+    yesterday: Callable[..., dict[str, Any]],
+    file_type: str,
+    output: str,
+) -> None:
+    config = OUTPUTS[output] | {"file_type": file_type}
+    if "batch_config" in config:
+        root = {"storage": {"root": tmp_path.as_uri()}}
+        config["batch_config"] = config["batch_config"] | root
+    smaller = start_sandbox("--contacts", str(CONTACTS), "--custom-fields", "2")
+    run = tap(smaller, catalog=yesterday(**OUTPUTS[output]), **config)
+    assert run.code == 0, run.log
+    (warning,) = run.lines("WARNING")
+    assert "'custom_dob', 'custom_plan', 'custom_lifetimevalue' of the catalog" in warning
+    records = run.records or [
+        json.loads(line)
+        for file in tmp_path.glob("*.jsonl")
+        for line in file.read_bytes().splitlines()
+    ]
+    kept = list(ORIGINAL)[:2]
+    assert [name for name in run.schema["properties"] if "custom_" in name] == kept
+    assert all([name for name in each if "custom_" in name] == kept for each in records)
+    assert len(records) >= CONTACTS
+    assert any(each["custom_num_orders"] for each in records)
+
+
+@both_file_types
+@pytest.mark.parametrize("change", ["rename", "retype"])
+def test_columns_of_other_fields_are_left_out(
+    start_sandbox: Callable[..., Sandbox],
+    tap: Tap,
+    yesterday: Callable[..., dict[str, Any]],
+    file_type: str,
+    change: str,
+) -> None:
+    changed = start_sandbox("--contacts", str(CONTACTS), "--field-changes", change)
+    state = {"bookmarks": {"contacts": {"columns": ORIGINAL}}}
+    run = tap(changed, catalog=yesterday(), state=state, file_type=file_type)
+    assert custom_columns(run) == []
+    gone, new = run.lines("WARNING")
+    assert all(f"'{name}'" in gone for name in ORIGINAL)
+    # Once: the files have these fields too.
+    assert "(not in catalog)" in new
+    assert column_types(run.state) == ORIGINAL
+    # A new catalog has them.
+    run = tap(changed, catalog=tap.discover(changed), state=run.state, file_type=file_type)
+    assert not set(custom_columns(run)) & ORIGINAL.keys()
+    assert len(custom_columns(run)) == len(ORIGINAL)
+
+
+def test_stale_column_in_incremental_runs_and_stream_maps(
+    start_sandbox: Callable[..., Sandbox], tap: Tap, yesterday: Callable[..., dict[str, Any]]
+) -> None:
+    smaller = start_sandbox("--contacts", str(CONTACTS), "--custom-fields", "2")
+    maps = {"contacts": {"custom_dob": "__NULL__", "orders": "custom_num_orders"}}
+    run = tap(smaller, catalog=incremental(yesterday()), stream_maps=maps)
+    assert run.code == 0, run.log
+    assert not {"custom_dob", "custom_plan"} & run.records[0].keys()
+    assert run.state["bookmarks"]["contacts"]["replication_key_value"]
+
+    maps["contacts"]["orders"] = "str(custom_dob)"
+    run = tap(smaller, catalog=yesterday(), stream_maps=maps)
+    assert run.code == 1
+    assert "unknown name 'custom_dob'" in run.error
+    assert smaller.exports_created == 1
+
+
+def test_type_that_the_tap_cannot_emit_is_an_error(original: Sandbox, tap: Tap) -> None:
+    catalog = tap.discover(original)
+    properties = catalog["streams"][0]["schema"]["properties"]
+    properties["custom_num_orders"]["type"] = ["boolean", "null"]
+    run = tap(original, catalog=catalog)
+    assert run.code == 1
+    assert "'custom_num_orders' is not of type" in run.error
+    assert "boolean" in run.error
+    assert original.exports_created == 0
 
 
 def test_without_state_columns_have_the_names_of_their_fields(
