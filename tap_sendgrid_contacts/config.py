@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from fnmatch import fnmatch
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -17,8 +16,10 @@ from urllib.parse import urlsplit
 from singer_sdk.plugin_base import JSONSchemaValidator
 
 from tap_sendgrid_contacts.api.urls import is_safe_url
+from tap_sendgrid_contacts.columns import PRIMARY_KEY
 from tap_sendgrid_contacts.dates import parse_date
-from tap_sendgrid_contacts.maps import find_syntax_errors
+from tap_sendgrid_contacts.maps import find_malformed
+from tap_sendgrid_contacts.schema import SOURCE_KEY
 from tap_sendgrid_contacts.settings import INSTEAD_OF
 
 if TYPE_CHECKING:
@@ -234,18 +235,15 @@ def _validate_values(config: dict[str, Any], stream_name: str) -> Iterator[str]:
         yield "start_date is not a valid date; write it as 2024-01-31T00:00:00Z"
     if config["hash_columns"] and "hash_key" not in config:
         yield "hash_columns requires hash_key"
+    for key in {PRIMARY_KEY, SOURCE_KEY}.intersection(config["hash_columns"]):
+        yield f"hash_columns must not contain {key}, which is part of the key"
     if config.get("flattening_enabled") and "flattening_max_depth" not in config:
         yield "flattening_enabled requires flattening_max_depth"
     stream_maps = config.get("stream_maps", {})
     uses_faker = re.search(r"\bfake\.\w+\(", json.dumps(stream_maps, default=str))
     if uses_faker and not find_spec("faker"):
         yield "stream_maps uses Faker: install the tap with the extra 'faker'"
-    yield from find_syntax_errors(stream_maps)
-    for name, rules in stream_maps.items():
-        source = rules.get("__source__", name) if isinstance(rules, dict) else name
-        if name != "__else__" and not fnmatch(stream_name, source):
-            # The SDK would ignore it, and emit what it is meant to hide.
-            yield f"stream_maps references unknown stream '{source}'"
+    yield from find_malformed(stream_maps, stream_name)
 
 
 def _format_validation_error(error: ValidationError) -> str:

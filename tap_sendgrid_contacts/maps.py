@@ -1,4 +1,4 @@
-"""Check the expressions of stream maps before an export: the SDK evaluates them for each record.
+"""Check stream maps before an export: the SDK finds most mistakes with the first record.
 
 No message contains an expression, which may contain a secret.
 """
@@ -10,16 +10,30 @@ import datetime as dt
 import difflib
 import json
 from decimal import Decimal
+from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
 from singer_sdk.mapper import CustomStreamMap
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from singer_sdk.mapper import StreamMap
 
-_OPTIONS = {"__alias__", "__else__", "__key_properties__", "__source__"}
+_REMOVED = (None, "__NULL__")
+# Options of a stream that are not expressions: what is valid, in words.
+_OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "__alias__": (lambda value: isinstance(value, str), "a string"),
+    "__else__": (lambda value: value in _REMOVED, "null or __NULL__"),
+    "__key_properties__": (
+        lambda value: (
+            value is None
+            or (isinstance(value, list) and all(isinstance(each, str) for each in value))
+        ),
+        "an array of strings or null",
+    ),
+    "__source__": (lambda value: isinstance(value, str), "a string"),
+}
 _RECORD_NAMES = ("record", "_")
 
 # What a value in an expression can be.
@@ -35,14 +49,46 @@ _ATTRIBUTES = {name for each in _TYPES for name in dir(each) if not name.startsw
 }
 
 
-def find_syntax_errors(stream_maps: Mapping[str, Any]) -> Iterator[str]:
-    """Yield an error for each expression that does not parse."""
-    for setting, _, expression in _expressions(stream_maps):
-        try:
-            _parse(expression)
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            place = f" at character {error.offset}" if isinstance(error, SyntaxError) else ""
-            yield f"{setting} is not a valid expression{place}"
+def find_malformed(stream_maps: Mapping[str, Any], stream_name: str) -> Iterator[str]:
+    """Yield an error for each part of the setting that the SDK could not read.
+
+    Args:
+        stream_maps: The setting.
+        stream_name: The only stream there is.
+    """
+    for stream, rules in stream_maps.items():
+        setting = f"stream_maps.{_printable(stream)}"
+        if stream.startswith("__"):
+            if stream != "__else__" or rules not in _REMOVED:
+                yield f"{setting}: the only option here is __else__, null or __NULL__"
+            continue
+        source: object = stream
+        if isinstance(rules, dict):
+            for key, value in rules.items():
+                if problem := _find_problem_of_rule(key, value):
+                    yield f"{setting}.{_printable(key)} {problem}"
+            source = rules.get("__source__", stream)
+        elif rules not in _REMOVED:
+            yield f"{setting} must be an object, null or __NULL__"
+        if isinstance(source, str) and not fnmatch(stream_name, source):
+            # The SDK would ignore it, and emit what it is meant to hide.
+            yield f"stream_maps references unknown stream '{_printable(source)}'"
+
+
+def _find_problem_of_rule(key: str, value: object) -> str | None:
+    if key in _OPTIONS:
+        is_valid, expected = _OPTIONS[key]
+        return None if is_valid(value) else f"must be {expected}"
+    if value is None or (value == "__NULL__" and key != "__filter__"):
+        return None
+    if not isinstance(value, str):
+        return "must be an expression, null or __NULL__"
+    try:
+        _parse(value)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        place = f" at character {error.offset}" if isinstance(error, SyntaxError) else ""
+        return f"is not a valid expression{place}"
+    return None
 
 
 def find_unknown_names(
@@ -110,16 +156,19 @@ def _find_problem(
 def _show(name: str, known: Collection[str]) -> str:
     closest = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean '{closest[0]}'?" if closest else ""
-    return f"{name[:63]!a}{hint}"
+    return f"'{_printable(name)}'{hint}"
+
+
+def _printable(name: str) -> str:
+    return ascii(name)[1:-1][:63]
 
 
 def _expressions(stream_maps: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Yield setting, column and expression."""
     for stream, rules in stream_maps.items():
-        for column, expression in rules.items() if isinstance(rules, dict) else ():
-            is_expression = isinstance(expression, str) and expression != "__NULL__"
-            if is_expression and column not in _OPTIONS:
-                yield f"stream_maps.{stream[:63]}.{column[:63]}", column, expression
+        for column, value in rules.items() if isinstance(rules, dict) else ():
+            if column not in _OPTIONS and value not in _REMOVED:
+                yield f"stream_maps.{_printable(stream)}.{_printable(column)}", column, value
 
 
 def _parse(expression: str) -> ast.expr:

@@ -206,4 +206,13 @@ SETTINGS_SCHEMA: dict[str, Any] = th.PropertiesList(
         "parquet or arrow; compression), storage (root, prefix, params) and batch_size. Without "
         "a root, they go to a new folder in the system's temp folder.",
     ),
+    # Instead of the SDK's own declaration, which makes the validator raise an AttributeError for
+    # some values; `maps` validates it.
+    th.Property(
+        "stream_maps",
+        th.ObjectType(),
+        title="Stream Maps",
+        description="Config object for stream maps capability. For more information check out "
+        "[Stream Maps](https://sdk.meltano.com/en/latest/stream_maps.html).",
+    ),
 ).to_dict()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 from singer_sdk import Tap, metrics
-from singer_sdk.exceptions import ConfigurationError
+from singer_sdk.exceptions import ConfigurationError, SingerSDKError
 from singer_sdk.helpers._classproperty import classproperty
 from singer_sdk.mapper import RemoveRecordTransform
 from singer_sdk.plugin_base import _ConfigInput
@@ -228,7 +228,14 @@ class TapSendGridContacts(Tap):
             raise ConfigurationError("; ".join(errors))
         # The SDK makes the SCHEMAs here: the columns that are always selected must be by then.
         stream = self.streams[ContactsStream.name]
-        super().setup_mapper()
+        try:
+            super().setup_mapper()
+        except SingerSDKError:
+            raise
+        except Exception as error:
+            # Expressions of aliases, and settings of Faker, can raise anything.
+            reason = type(error).__name__
+            raise ConfigurationError(f"stream_maps cannot be applied: {reason}") from error
         stream.get_batch_config(self.config)  # raises for an invalid one
         entry = self.catalog.get_stream(stream.tap_stream_id)
         if entry is None:

@@ -86,6 +86,7 @@ INVALID: list[tuple[str, dict[str, Any]]] = [
     ("hash_columns", {"hash_columns": ["email"]}),
     ("hash_columns", {"hash_columns": ["email"], "hash_key": " \n"}),
     ("hash_columns[0]", {"hash_columns": [" "], "hash_key": "very-secret"}),
+    ("hash_columns", {"hash_columns": ["contact_id"], "hash_key": "very-secret"}),
     ("hash_key", {"hash_key": 5}),
     ("on_invalid_value", {"on_invalid_value": "ignore"}),
     ("start_date", {"start_date": "yesterday"}),

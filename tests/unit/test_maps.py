@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from singer_sdk.mapper import PluginMapper
 
-from tap_sendgrid_contacts.maps import find_syntax_errors, find_unknown_names
+from tap_sendgrid_contacts.maps import find_malformed, find_unknown_names
 
 TEXT = {"type": ["string", "null"]}
 COLUMNS: dict[str, Any] = {
@@ -30,7 +30,7 @@ CONFIG = {"salt": "very-secret"}
 
 def errors_of(rules: dict[str, Any]) -> list[str]:
     stream_maps = {"contacts": rules}
-    if errors := list(find_syntax_errors(stream_maps)):
+    if errors := list(find_malformed(stream_maps, "contacts")):
         return errors
     config: dict[str, Any] = {"stream_maps": stream_maps, "stream_map_config": CONFIG}
     mapper = PluginMapper(config, logging.getLogger("test"))
@@ -115,3 +115,28 @@ def test_column_that_is_removed_can_be_read() -> None:
 def test_what_is_not_one_expression_is_named(expression: str) -> None:
     (error,) = errors_of({"email": expression})
     assert error.startswith("stream_maps.contacts.email is not a valid expression")
+
+
+@pytest.mark.parametrize(
+    ("stream_maps", "error"),
+    [
+        ({"contacts": []}, "stream_maps.contacts must be an object, null or __NULL__"),
+        ({"contacts": "very-secret"}, "stream_maps.contacts must be an object, null or __NULL__"),
+        ({"contacts": {"email": 5}}, "stream_maps.contacts.email must be an expression, null"),
+        ({"contacts": {"email": []}}, "stream_maps.contacts.email must be an expression, null"),
+        ({"contacts": {"__else__": []}}, "stream_maps.contacts.__else__ must be null or __NULL__"),
+        ({"contacts": {"__alias__": 5}}, "stream_maps.contacts.__alias__ must be a string"),
+        ({"contacts": {"__source__": None}}, "stream_maps.contacts.__source__ must be a string"),
+        ({"contacts": {"__key_properties__": "a"}}, "stream_maps.contacts.__key_properties__ must"),
+        ({"contacts": {"__filter__": {}}}, "stream_maps.contacts.__filter__ must be an expression"),
+        ({"__else__": "very-secret"}, "stream_maps.__else__: the only option here is __else__"),
+        ({"__other__": None}, "stream_maps.__other__: the only option here is __else__"),
+        ({"people": {}}, "stream_maps references unknown stream 'people'"),
+        ({"a": {"__source__": "people"}}, "stream_maps references unknown stream 'people'"),
+        ({"a\n": None}, "stream_maps references unknown stream 'a\\n'"),
+    ],
+)
+def test_malformed_setting_is_named(stream_maps: dict[str, Any], error: str) -> None:
+    (found,) = find_malformed(stream_maps, "contacts")
+    assert found.startswith(error)
+    assert "secret" not in found
