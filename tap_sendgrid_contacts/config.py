@@ -235,7 +235,7 @@ def _validate_values(config: dict[str, Any], stream_name: str) -> Iterator[str]:
         yield "start_date is not a valid date; write it as 2024-01-31T00:00:00Z"
     if config["hash_columns"] and "hash_key" not in config:
         yield "hash_columns requires hash_key"
-    for key in {PRIMARY_KEY, SOURCE_KEY}.intersection(config["hash_columns"]):
+    for key in sorted({PRIMARY_KEY, SOURCE_KEY}.intersection(config["hash_columns"])):
         yield f"hash_columns must not contain {key}, which is part of the key"
     if config.get("flattening_enabled") and "flattening_max_depth" not in config:
         yield "flattening_enabled requires flattening_max_depth"
