@@ -106,10 +106,15 @@ class Sandbox:
 
 
 @contextlib.contextmanager
-def run_sandbox(*options: str) -> Iterator[Sandbox]:
+def run_sandbox(*options: str, judged: bool = True) -> Iterator[Sandbox]:
     """Run a sandbox in a thread; exports are ready at once unless `--pending-polls` is given.
 
-    At its end, all traffic must be as SendGrid's own description says.
+    Args:
+        options: Options of `sendgrid-sandbox serve`.
+        judged: Whether all traffic must be as SendGrid's own description says.
+
+    Yields:
+        The sandbox.
     """
     if "--pending-polls" not in options:
         options = ("--pending-polls", "0", *options)
@@ -148,7 +153,8 @@ def run_sandbox(*options: str) -> Iterator[Sandbox]:
         loop.call_soon_threadsafe(stopped.set)
         thread.join(30)
         loop.close()
-    check_traffic(exchanges, sandbox.exempt)
+    if judged:
+        check_traffic(exchanges, sandbox.exempt)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

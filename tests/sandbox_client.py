@@ -1,39 +1,42 @@
-"""A client of the sandbox: requests and the standard library, nothing of the tap."""
+"""A client of the sandbox that is not the tap."""
 
 from __future__ import annotations
 
 import gzip
-import os
-import re
-import signal
-import subprocess
-import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import requests
 
+from tests.harness import run_sandbox
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
-SANDBOX = [sys.executable, "-m", "sendgrid_sandbox"]
+    from typing_extensions import Self
+
 EXPORTS = "/v3/marketing/contacts/exports"
 TIMEOUT = 20
 
 
 class SandboxClient:
-    def __init__(self, url: str, key: str, log: Path) -> None:
+    def __init__(self, url: str, api_key: str, log: list[str]) -> None:
         self.url = url
-        self.api_key = key
+        self.api_key = api_key
         self.session = requests.Session()
-        self.session.headers["Authorization"] = f"Bearer {key}"
+        self.session.headers["Authorization"] = f"Bearer {api_key}"
         self._log = log
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.session.close()
 
     @property
     def log(self) -> str:
-        return self._log.read_text()
+        return "\n".join(self._log)
 
     def get(self, path: str, **options: Any) -> requests.Response:
         return self.session.get(self.url + path, timeout=TIMEOUT, **options)
@@ -75,37 +78,14 @@ def get_raw(url: str, **headers: str) -> requests.Response:
 
 
 @contextmanager
-def start_sandbox(tmp_path: Path, *options: object) -> Iterator[SandboxClient]:
-    log = tmp_path / "sandbox.log"
+def serve(*options: object, faults: str = "") -> Iterator[SandboxClient]:
+    """Run a sandbox, to which also what is not as SendGrid describes it may be sent."""
+    arguments = [*map(str, options), *(f"--fault={name}" for name in faults.split())]
     with (
-        log.open("w") as stderr,
-        subprocess.Popen(
-            [*SANDBOX, "serve", *map(str, options)],
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            env={**os.environ, "TMPDIR": str(tmp_path)},
-        ) as process,
+        run_sandbox(*arguments, judged=False) as sandbox,
+        SandboxClient(sandbox.url, sandbox.api_key, sandbox.log) as client,
     ):
-        assert process.stdout
-        ready = re.fullmatch(
-            r"sandbox ready: (http://127\.0\.0\.1:\d+) api_key=(SG\.\S+)\n",
-            process.stdout.readline(),
-        )
-        assert ready, log.read_text()
-        sandbox = SandboxClient(ready[1], ready[2], log)
-        try:
-            with sandbox.session:
-                yield sandbox
-        finally:
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(TIMEOUT) == 0
-    assert "Traceback" not in sandbox.log
-    assert not list(tmp_path.glob("sendgrid-sandbox-*"))
-
-
-def fault_options(*names: str) -> list[str]:
-    return [word for name in names for word in ("--fault", name)]
+        yield client
 
 
 def part_paths(status: dict[str, Any]) -> list[str]:
