@@ -68,12 +68,13 @@ def adapt_options(options: Iterable[Parameter]) -> None:
         if not isinstance(option, click.Option):
             continue
         if option.name == "config":
+            option.metavar = "FILE"
             option.help = (
                 "A file with settings, or ENV for environment variables. Can be repeated: later "
                 "files override earlier ones, the environment overrides files."
             )
         elif option.name in {"catalog", "state"}:
-            option.type, option.callback = click.STRING, _open_json
+            option.type, option.metavar, option.callback = click.STRING, "FILE", _open_json
         elif option.name == "test":
             option.type = click.Choice(["all", "schema", "records", "disabled"])
             option.metavar = "[all|schema|records]"
