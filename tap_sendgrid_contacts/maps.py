@@ -86,7 +86,8 @@ def _find_problem_of_rule(key: str, value: object) -> str | None:
     try:
         _parse(value)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        place = f" at character {error.offset}" if isinstance(error, SyntaxError) else ""
+        offset = getattr(error, "offset", None)
+        place = f" at character {offset}" if offset else ""
         return f"is not a valid expression{place}"
     return None
 

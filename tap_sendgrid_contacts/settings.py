@@ -40,7 +40,7 @@ SETTINGS_SCHEMA: dict[str, Any] = th.PropertiesList(
         default=[],
         title="List IDs",
         description="IDs (UUIDs) of the lists to export. If list_ids and segment_ids are both "
-        "empty, all contacts are exported.",
+        "empty, all contacts are exported. --test shows the IDs.",
     ),
     th.Property(
         "segment_ids",
@@ -69,8 +69,8 @@ SETTINGS_SCHEMA: dict[str, Any] = th.PropertiesList(
         "max_file_size",
         th.IntegerType(minimum=1, maximum=_MAX_FILE_SIZE_MB),
         title="Max file size (MB)",
-        description="Maximum size of one part in MB. SendGrid splits a larger export into "
-        "several parts.",
+        description="Maximum size of one part in MB; SendGrid's own default is 5000. SendGrid "
+        "splits a larger export into several parts.",
     ),
     th.Property(
         "notify_email",
@@ -84,7 +84,8 @@ SETTINGS_SCHEMA: dict[str, Any] = th.PropertiesList(
         th.StringType,
         default="https://api.sendgrid.com",
         title="API URL",
-        description="Base URL of the API: https, or http on the loopback interface (sandbox).",
+        description="Base URL of the API: https, or http on the loopback interface (sandbox). EU: "
+        "https://api.eu.sendgrid.com.",
     ),
     th.Property(
         "on_behalf_of",
@@ -106,8 +107,8 @@ SETTINGS_SCHEMA: dict[str, Any] = th.PropertiesList(
         th.IntegerType(minimum=1, maximum=7 * _DAY),
         default=3600,
         title="Poll timeout",
-        description="Maximum seconds to wait for an export in one run, retries included. The "
-        "next run resumes polling the same export.",
+        description="Maximum seconds to wait for SendGrid in one run, everything included. The "
+        "next run resumes the same exports.",
     ),
     th.Property(
         "request_timeout",
@@ -162,7 +163,8 @@ SETTINGS_SCHEMA: dict[str, Any] = th.PropertiesList(
         "start_date",
         th.DateTimeType,
         title="Start date",
-        description="With INCREMENTAL replication, the earliest updated_at to emit.",
+        description="With INCREMENTAL replication, the earliest updated_at to emit. Otherwise it "
+        "is ignored, with a warning.",
     ),
     th.Property(
         "emit_activate_version_messages",

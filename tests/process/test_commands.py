@@ -100,7 +100,7 @@ def test_about_shows_descriptions_and_defaults() -> None:
     assert text.count("    Description: ") == text.count("    Type: ") == text.count("  - Name: ")
     assert (
         "  - Name: poll_timeout\n"
-        "    Description: Maximum seconds to wait for an export in one run, retries included."
+        "    Description: Maximum seconds to wait for SendGrid in one run, everything included."
     ) in text
     assert "    Default: 3600\n" in text
     assert "    Environment Variable: TAP_SENDGRID_CONTACTS_POLL_TIMEOUT\n" in text
