@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from singer_sdk.exceptions import ConfigurationError
+
 from tap_sendgrid_contacts.catalog import REFRESH, quote_names
 from tap_sendgrid_contacts.columns import Column
 from tap_sendgrid_contacts.owners import (
@@ -15,6 +17,7 @@ from tap_sendgrid_contacts.owners import (
     update_loaded_columns,
 )
 from tap_sendgrid_contacts.schema import (
+    CUSTOM_PREFIX,
     allowed_types,
     column_name,
     columns_from_schema,
@@ -119,10 +122,15 @@ def _match_fields(
     by_name = {each.name.lower(): each for each in fields or ()}
     by_column = {column_name(each): each for each in fields or ()}
     for name, definition in properties.items():
+        described, id_ = described_field(definition)
+        if id_ and not is_custom(name):
+            raise ConfigurationError(
+                f"{quote_names([name])} in the catalog is the column of a custom field, whose "
+                f"name begins with {CUSTOM_PREFIX}; to load it under another name, use stream_maps"
+            )
         if fields is None or not is_custom(name):
             yield name, definition
             continue
-        described, id_ = described_field(definition)
         if id_:
             field = by_id.get(id_)
             is_renamed = field is not None and field.name.lower() != described.lower()

@@ -50,7 +50,7 @@ SOURCE_COLUMNS = ("source_type", SOURCE_KEY, "source_name")
 FORBIDDEN_NAME_CHARS = re.compile(r'["\\\x00-\x1f\ud800-\udfff]')
 """Characters msgspec rejects in field names; SendGrid does not allow them either."""
 
-_CUSTOM_PREFIX = "custom_"
+CUSTOM_PREFIX = "custom_"
 
 # PostgreSQL truncates longer identifiers, and two truncated ones may be equal.
 _MAX_IDENTIFIER_BYTES = 63
@@ -248,7 +248,7 @@ def columns_from_schema(schema: dict[str, Any], is_selected: Callable[[str], boo
 
 def is_custom(name: str) -> bool:
     """Return whether a column is of a custom field."""
-    return name.startswith(_CUSTOM_PREFIX)
+    return name.startswith(CUSTOM_PREFIX)
 
 
 def source_field(name: str, definition: Mapping[str, Any]) -> str:
@@ -256,12 +256,12 @@ def source_field(name: str, definition: Mapping[str, Any]) -> str:
     if not is_custom(name):
         return name
     title = definition.get("title") or described_field(definition)[0]
-    return str(title or name.removeprefix(_CUSTOM_PREFIX))
+    return str(title or name.removeprefix(CUSTOM_PREFIX))
 
 
 def column_name(field: FieldDefinition) -> str:
     """Return the name of a custom field's column, as long as no other field has had it."""
-    full_name = _CUSTOM_PREFIX + field.name.lower()
+    full_name = CUSTOM_PREFIX + field.name.lower()
     name = re.sub(r"[^a-z0-9_]", "_", full_name)
     return limit_length(name, field.id) if name == full_name else end_in_digest(name, field.id)
 

@@ -142,3 +142,34 @@ def test_scheduled_run_resumes_the_export_of_a_killed_run(tmp_path: Path, projec
         assert sandbox.exports_created == 2
         assert database.rows(columns) == stored_rows(database, rows, columns)
         assert meltano.state(state_id) == complete_state(schema)
+
+
+def test_cached_catalog_overwrites_nothing(tmp_path: Path, project: Path) -> None:
+    database = DuckDb(tmp_path)
+    env = {
+        "TARGET_DUCKDB_FILEPATH": str(tmp_path / "contacts.duckdb"),
+        "TAP_SENDGRID_CONTACTS__USE_CACHED_CATALOG": "true",
+        # Meltano keeps nothing else of the column's definition.
+        "TAP_SENDGRID_CONTACTS__SCHEMA": '{"contacts": {"custom_dob": {"type": ["string"]}}}',
+    }
+    rows: dict[str, Row] = {}
+    port = 0
+    for custom_fields in (CUSTOM_FIELDS, 3):
+        options = ("--contacts", str(CONTACTS), "--custom-fields", str(custom_fields))
+        with run_sandbox(*options, "--port", str(port)) as sandbox:
+            port = urlsplit(sandbox.url).port or 0
+            meltano = Meltano(project, sandbox)
+            log = meltano("run", "--state-id-suffix=cached", "load-contacts", env=env)
+            requests = sandbox.count("GET /v3/marketing/field_definitions")
+            schema = Tap(tmp_path).discover(sandbox)["streams"][0]["schema"]
+        del schema["properties"]["custom_dob"]["format"]
+        new = expected_rows(Account(CONTACTS, custom_fields), schema)
+        rows = {key: {**rows.get(key, {}), **row} for key, row in new.items()}
+        if custom_fields == CUSTOM_FIELDS:
+            columns = column_types(schema)
+            assert requests == 2
+        else:
+            # Only by the run: the catalog is Meltano's.
+            assert requests == 1
+            assert "'custom_plan'" in re.findall("Not emitting columns .*", log)[0]
+        assert database.rows(columns) == stored_rows(database, rows, columns)

@@ -175,6 +175,28 @@ def test_no_change_of_custom_fields_ends_a_load(
     assert len(columns) == len(RESERVED) + 6 + 3 + 3
 
 
+@pytest.mark.parametrize("kind", [Postgres, DuckDb], ids=lambda kind: kind.__name__)
+def test_catalog_of_yesterday_overwrites_nothing(
+    tmp_path: Path, target: MakeTarget, kind: type[Database]
+) -> None:
+    tap, loaded = Tap(tmp_path), target(kind)
+    catalog: dict[str, Any] | None = None
+    state: dict[str, Any] | None = None
+    days = []
+    for custom_fields in (6, 2):
+        with run_sandbox("--contacts", "60", "--custom-fields", str(custom_fields)) as sandbox:
+            catalog = catalog or tap.discover(sandbox)
+            run = tap(sandbox, catalog=catalog, state=state)
+        days.append(Day(Account(60, custom_fields), run))
+        state = loaded.load(days[-1].messages)
+    first, second = days
+    rows = {key: {**first.rows[key], **row} for key, row in second.rows.items()}
+    columns = column_types(first.schema)
+    assert len(columns) == len(column_types(second.schema)) + 4
+    assert loaded.rows(columns) == stored_rows(loaded, rows, columns)
+    assert {name for row in rows.values() for name in row if row[name] is not None} == {*columns}
+
+
 # --- INCREMENTAL ----------------------------------------------------------------------------
 
 

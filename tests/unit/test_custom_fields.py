@@ -136,6 +136,20 @@ def test_title_in_the_users_words_is_no_other_field() -> None:
     assert plan.schema == CATALOG
 
 
+def test_column_of_a_custom_field_needs_the_name_of_one() -> None:
+    # Else it would be null in every record.
+    schema = edited(plan=CATALOG["properties"]["custom_plan"], custom_plan=None)
+    for fields in (FIELDS, None):
+        with pytest.raises(ConfigurationError, match=r"'plan' in the .*begins with custom_"):
+            plan_columns(schema, fields, select_all)
+    # Any other name will do.
+    schema = edited(custom_tier=CATALOG["properties"]["custom_plan"], custom_plan=None)
+    plan = plan_columns(schema, FIELDS, select_all)
+    assert set(custom_columns(plan)) == {"custom_tier", "custom_seats", "custom_since"}
+    assert {each["name"]: each["id"] for each in plan.loaded}["custom_tier"] == "e1_T"
+    assert plan.warnings == []
+
+
 # --- types ----------------------------------------------------------------------------------
 
 
