@@ -94,7 +94,10 @@ def _normalize_stream(stream: _Stream) -> tuple[dict[str, Any], list[str]]:
     root = next((each.metadata for each in metadata if not each.breadcrumb), _Metadata())
     keys = [each for each in (stream.key_properties, root.table_key_properties) if each]
     if len(keys) > 1 and set(keys[0]) != set(keys[1]):
-        raise ConfigurationError("The catalog's key_properties and table-key-properties differ")
+        raise ConfigurationError(
+            f"The catalog has two keys: {quote_names(keys[0])} in key_properties, and "
+            f"{quote_names(keys[1])} in table-key-properties; {REFRESH}"
+        )
     method, replication_key, warnings = _replication(stream, root)
     return {
         "tap_stream_id": _STREAM,

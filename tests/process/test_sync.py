@@ -318,6 +318,57 @@ def test_invalid_replication(
     assert sandbox.exports_created == 0
 
 
+def test_catalog_by_hand(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
+    sandbox = start_sandbox("--contacts", "5")
+    catalog = tap.discover(sandbox)
+    (stream,) = catalog["streams"]
+    del stream["key_properties"], stream["stream"]
+    (root,) = (each for each in stream["metadata"] if not each["breadcrumb"])
+    root["metadata"]["forced-replication-method"] = "INCREMENTAL"
+    run = tap(sandbox, catalog=catalog)
+    assert run.code == 0, run.log
+    (schema,) = run.of_type("SCHEMA")
+    assert schema["stream"] == "contacts"
+    assert schema["key_properties"] == ["contact_id"]
+    assert schema["bookmark_properties"] == ["updated_at"]
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"stream": "people"}, "renames stream 'contacts'"),
+        ({"tap_stream_id": "people", "stream": "people"}, "no stream 'contacts', but 'people'"),
+        ({"key_properties": ["email"]}, "two keys: 'email' in key_properties"),
+        ({"key_properties": ["email"], "metadata": []}, "key ('email') is not that of stream"),
+        ({"schema": None}, "--catalog: Expected `object`, got `null` - at `$.streams[0].schema`"),
+    ],
+)
+def test_invalid_catalog(
+    start_sandbox: Callable[..., Sandbox], tap: Tap, change: dict[str, Any], error: str
+) -> None:
+    sandbox = start_sandbox("--contacts", "5")
+    catalog = tap.discover(sandbox)
+    catalog["streams"][0] |= change
+    run = tap(sandbox, catalog=catalog)
+    assert run.code == 1
+    assert error in run.error
+    assert run.out == b""
+    assert sandbox.exports_created == 0
+
+
+@pytest.mark.parametrize("key", ["value", "singer_state"])
+def test_state_that_is_ignored_is_a_warning(
+    start_sandbox: Callable[..., Sandbox], tap: Tap, key: str
+) -> None:
+    sandbox = start_sandbox("--contacts", "5")
+    run = tap(sandbox, state={"type": "STATE", key: tap(sandbox).state})
+    assert run.code == 0, run.log
+    assert len(run.records) == 5
+    (warning,) = run.lines("WARNING")
+    assert "Ignoring --state, which has no bookmarks" in warning
+    assert key in warning
+
+
 class TestForbiddenFieldDefinitions:
     """Without the permission custom columns would silently go stale."""
 
