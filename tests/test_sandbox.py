@@ -297,7 +297,8 @@ def test_files_are_deterministic(tmp_path: Path) -> None:
     writer = ExportWriter(Account(300), FileFormat(parts=3), tmp_path)
     later = writer.write(ExportSpec("csv", (), (), 5000), frozenset(), "later").parts
     assert first == again == [part.path.read_bytes() for part in later]
-    assert Account(seed=1).contact(0) != Account(seed=0).contact(0) == Account().contact(0)
+    other, same, default = map(next, map(iter, (Account(seed=1), Account(seed=0), Account())))
+    assert other != same == default
     heads = [gzip.decompress(part).partition(b"\n")[0] for part in first]
     assert len(heads) == 3
     assert len({*heads}) == 1
@@ -387,7 +388,6 @@ def test_days() -> None:
             != after.segments[0].contains(number, after.day)
             for number in kept - changed
         )
-        assert after.contact(next(iter(old.keys() - new.keys()))) is None
 
 
 def test_field_changes() -> None:

@@ -149,13 +149,6 @@ class Account:
             for _, _, repetitions in self._select(list_ids, segment_ids)
         )
 
-    def contact(self, number: int) -> GeneratedContact | None:
-        """Return one contact, or None if it does not exist on this day."""
-        if number >= self._total:
-            return None
-        revision = self._revision(number)
-        return self._make_contact(number, revision) if revision else None
-
     @property
     def _total(self) -> int:
         """The number of contacts ever created."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sendgrid_sandbox.account import Account
     from sendgrid_sandbox.exports import ExportJobs
-    from sendgrid_sandbox.faults import Faults, Stage
+    from sendgrid_sandbox.faults import Faults
     from sendgrid_sandbox.responses import Handler
     from sendgrid_sandbox.settings import Settings
 
@@ -69,7 +69,7 @@ class Api:
         key = f"Bearer {self._settings.api_key}".encode()
         if not hmac.compare_digest(request.headers.get("Authorization", "").encode(), key):
             return self._with_text_faults(request, error_response(401, "authorization required"))
-        stages: list[Stage] = ["api", "post" if request.method == "POST" else "get"]
+        stages = ["api", "post" if request.method == "POST" else "get"]
         if request.path.endswith("/field_definitions"):
             stages.append("fields")
         elif "id" in request.match_info:

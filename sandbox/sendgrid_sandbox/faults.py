@@ -3,51 +3,20 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from sendgrid_sandbox.responses import (
-    after_processing,
-    forbidden,
-    hang,
-    html,
-    huge_gzip_json,
-    huge_json,
-    rate_limit,
-    rate_limit_reset,
-    redirect,
-    redirect_empty,
-    redirect_loop,
-    redirect_relative,
-    reset,
-    respond,
-    retry_after_date,
-    retry_after_seconds,
-    slow,
-)
+from sendgrid_sandbox import responses
+from sendgrid_sandbox.responses import after
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from sendgrid_sandbox.responses import Action
 
-Stage = Literal[
-    "api",
-    "text",
-    "get",
-    "post",
-    "fields",
-    "lists",
-    "status",
-    "lookup",
-    "export",
-    "data",
-    "part",
-    "storage",
-]
-
 ALWAYS = 0
 
-STAGE_TITLES: dict[Stage, str] = {
+# What faults affect.
+STAGE_TITLES = {
     "api": "Any API request",
     "text": "Text in API responses",
     "get": "Any GET request of the API",
@@ -79,70 +48,37 @@ class Fault(NamedTuple):
     action: Action | None = None
 
 
-FAULTS: dict[Stage, tuple[Fault, ...]] = {
+FAULTS = {
     "api": (
-        Fault("rate-limit", 1, "429 without any delay header", rate_limit()),
-        Fault("rate-limit-seconds", 1, "429 with Retry-After: 1", rate_limit(retry_after_seconds)),
-        Fault(
-            "rate-limit-date",
-            1,
-            "429 with Retry-After as a date 2 s ahead",
-            rate_limit(retry_after_date),
-        ),
-        Fault(
-            "rate-limit-reset",
-            1,
-            "429 with X-RateLimit-Reset 2 s ahead",
-            rate_limit(rate_limit_reset),
-        ),
-        Fault("html", 1, "200 with an HTML page instead of JSON", html),
-        Fault("reset", 1, "connection reset (TCP RST) instead of a response", reset),
-        Fault("hang", 1, "no response", hang),
-        Fault("slow", 1, "response after 1 s", slow),
-        Fault("forbidden", ALWAYS, "403 for every request", forbidden),
-        Fault(
-            "redirect-api",
-            ALWAYS,
-            "307 to another port, which logs LEAK when it receives the API key",
-            redirect,
-        ),
+        Fault("rate-limit", 1, "429 without any delay header", responses.rate_limit),
+        Fault("rate-limit-seconds", 1, "429 with Retry-After: 1", responses.rate_limit_seconds),
+        Fault("rate-limit-date", 1, "429, Retry-After in 2 s as a date", responses.rate_limit_date),
+        Fault("rate-limit-reset", 1, "429, X-RateLimit-Reset in 2 s", responses.rate_limit_reset),
+        Fault("html", 1, "200 with an HTML page instead of JSON", responses.html),
+        Fault("reset", 1, "connection reset (TCP RST) instead of a response", responses.reset),
+        Fault("hang", 1, "no response", responses.hang),
+        Fault("slow", 1, "response after 1 s", responses.slow),
+        Fault("forbidden", ALWAYS, "403 for every request", responses.forbidden),
+        Fault("redirect-api", ALWAYS, "307 to where the API key logs LEAK", responses.redirect),
     ),
     "text": (
-        Fault(
-            "control-characters",
-            ALWAYS,
-            "control characters in error messages, export ids, list and segment names",
-        ),
-        Fault(
-            "leaky-messages",
-            ALWAYS,
-            "error messages with the API key, an e-mail address and a signed URL",
-        ),
+        Fault("control-characters", ALWAYS, "control characters in messages, names, export ids"),
+        Fault("leaky-messages", ALWAYS, "API key, e-mail address and signed URL in messages"),
         Fault("long-messages", ALWAYS, "error messages of 90 KB, full of ://"),
     ),
     "get": (Fault("error-CODE", 1, "this status for a GET"),),
     "post": (
-        Fault("forbidden-post", ALWAYS, "403 for the POST: the key may only read", forbidden),
+        Fault("forbidden-post", ALWAYS, "403: the key may only read", responses.forbidden),
         Fault("post-CODE", 1, "this status for the POST, no export created"),
-        Fault("post-lost-reset", 1, "POST reset, no export created", reset),
-        Fault("post-accepted-reset", 1, "POST reset, export created", after_processing(reset)),
-        Fault(
-            "post-accepted-hang",
-            1,
-            "no response to the POST, export created",
-            after_processing(hang),
-        ),
-        Fault(
-            "post-accepted-500",
-            1,
-            "500 for the POST, export created",
-            after_processing(respond(500)),
-        ),
+        Fault("post-lost-reset", 1, "POST reset, no export created", responses.reset),
+        Fault("post-accepted-reset", 1, "POST reset, export created", after(responses.reset)),
+        Fault("post-accepted-hang", 1, "no response, export created", after(responses.hang)),
+        Fault("post-accepted-500", 1, "500, export created", after(responses.respond(500))),
     ),
     "fields": (
-        Fault("forbidden-fields", ALWAYS, "403 for the field definitions", forbidden),
-        Fault("huge-response", ALWAYS, "64 MiB of field definitions, chunked", huge_json),
-        Fault("huge-gzip-response", ALWAYS, "64 MiB of field definitions in gzip", huge_gzip_json),
+        Fault("forbidden-fields", ALWAYS, "403 for them", responses.forbidden),
+        Fault("huge-response", ALWAYS, "64 MiB of them, chunked", responses.huge_json),
+        Fault("huge-gzip-response", ALWAYS, "64 MiB of them in gzip", responses.huge_gzip_json),
     ),
     "lists": (
         Fault("null-name", ALWAYS, "the first list of a page has no name"),
@@ -150,8 +86,8 @@ FAULTS: dict[Stage, tuple[Fault, ...]] = {
     ),
     "status": (
         Fault("status-CODE", 1, "this status for a status request"),
-        Fault("status-html", 1, "200 with an HTML page for a status request", html),
-        Fault("status-reset", 1, "connection reset (TCP RST) for a status request", reset),
+        Fault("status-html", 1, "200 with an HTML page for a status request", responses.html),
+        Fault("status-reset", 1, "connection reset for a status request", responses.reset),
     ),
     "lookup": (Fault("export-not-found", 1, "404 for the export from its next status request on"),),
     "export": (
@@ -164,29 +100,13 @@ FAULTS: dict[Stage, tuple[Fault, ...]] = {
         Fault("count-low", ALWAYS, "contact_count is one less than the files hold"),
         Fault("count-missing", ALWAYS, "no contact_count"),
         Fault("part-missing", ALWAYS, "a URL is missing from the second ready status on"),
-        Fault(
-            "vanished-part",
-            ALWAYS,
-            "the last part becomes a copy of the first from the second ready status on",
-        ),
+        Fault("vanished-part", ALWAYS, "likewise, the last part becomes a copy of the first"),
         Fault("repeated-part", ALWAYS, "the first part is listed twice, the last part never"),
         Fault("copied-part", ALWAYS, "the last part has the contents of the first"),
         Fault("shuffled-parts", ALWAYS, "order of the URLs changes with every ready status"),
-        Fault(
-            "same-path",
-            ALWAYS,
-            "URLs differ only in partNumber=N; their order changes with every ready status",
-        ),
-        Fault(
-            "renamed-parts",
-            ALWAYS,
-            "paths and order of all parts change with every ready status",
-        ),
-        Fault(
-            "changing-query",
-            ALWAYS,
-            "URLs have an unknown parameter that changes with every ready status",
-        ),
+        Fault("same-path", ALWAYS, "likewise, and URLs differ only in partNumber=N"),
+        Fault("renamed-parts", ALWAYS, "likewise, and the paths change as well"),
+        Fault("changing-query", ALWAYS, "URLs have a parameter that changes with every status"),
     ),
     "data": (
         Fault("empty-once", 1, "export without contacts: contact_count 0 and empty files"),
@@ -208,15 +128,10 @@ FAULTS: dict[Stage, tuple[Fault, ...]] = {
         Fault("part-expired", 1, "403: the signed URL has already expired"),
         Fault("part-CODE", 1, "this status for a part"),
         Fault("drip", 1, "a part that comes byte by byte, one per second"),
-        Fault("redirect-part", 1, "307 for a part, to another port", redirect),
-        Fault("redirect-loop-part", ALWAYS, "302 for a part, to the same URL", redirect_loop),
-        Fault("redirect-empty-part", ALWAYS, "302 for a part, without Location", redirect_empty),
-        Fault(
-            "redirect-relative-part",
-            ALWAYS,
-            "302 for a part, to //other-host:port/... without scheme",
-            redirect_relative,
-        ),
+        Fault("redirect-part", 1, "307, to another port", responses.redirect),
+        Fault("redirect-loop-part", ALWAYS, "302, to the same URL", responses.redirect_loop),
+        Fault("redirect-empty-part", ALWAYS, "302, without Location", responses.redirect_empty),
+        Fault("redirect-relative-part", ALWAYS, "302, to //host:port/...", responses.redirect_host),
     ),
     "storage": (
         Fault("no-range", ALWAYS, "Range is ignored: 200 and the complete part"),
@@ -240,7 +155,7 @@ def find_fault(name: str) -> Fault:
     kind, _, code = name.rpartition("-")
     if not re.fullmatch(r"[45]\d\d", code):
         raise KeyError(name)
-    return BY_NAME[f"{kind}-CODE"]._replace(action=respond(int(code)))
+    return BY_NAME[f"{kind}-CODE"]._replace(action=responses.respond(int(code)))
 
 
 def parse_fault(text: str) -> tuple[str, int]:
@@ -293,7 +208,7 @@ class Faults:
         """Return whether a fault would occur now, without counting it."""
         return bool(self._remaining.get(name))
 
-    def next_fault(self, *stages: Stage) -> Fault | None:
+    def next_fault(self, *stages: str) -> Fault | None:
         """Return the fault that occurs now, if any; only one at a time does."""
         candidates = {fault.name for stage in stages for fault in FAULTS[stage]}
         for name in self._remaining:
@@ -302,7 +217,7 @@ class Faults:
                 return fault
         return None
 
-    def active_faults(self, *stages: Stage) -> frozenset[str]:
+    def active_faults(self, *stages: str) -> frozenset[str]:
         """Return the names of all faults that occur now."""
         candidates = [fault.name for stage in stages for fault in FAULTS[stage]]
         return frozenset(name for name in candidates if self.consume(name))

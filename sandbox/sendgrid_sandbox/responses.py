@@ -97,7 +97,7 @@ def respond(status: int) -> Action:
     return act
 
 
-def rate_limit(make_headers: Callable[[], Mapping[str, str]] = dict) -> Action:
+def _rate_limit(make_headers: Callable[[], Mapping[str, str]]) -> Action:
     """Return an action that responds 429 with these headers."""
 
     async def act(_request: web.Request, _handler: Handler) -> web.StreamResponse:
@@ -108,23 +108,21 @@ def rate_limit(make_headers: Callable[[], Mapping[str, str]] = dict) -> Action:
     return act
 
 
-def retry_after_seconds() -> dict[str, str]:
-    """Return the headers of a delay in seconds."""
-    return {"Retry-After": "1"}
-
-
-def retry_after_date() -> dict[str, str]:
-    """Return the headers of a delay as an HTTP date."""
-    return {"Retry-After": formatdate(time.time() + _RATE_LIMIT_SECONDS, usegmt=True)}
-
-
-def rate_limit_reset() -> dict[str, str]:
-    """Return the documented rate-limit headers."""
+def _rate_limit_headers() -> dict[str, str]:
+    """Return the documented headers."""
     return {
         "X-RateLimit-Limit": "600",
         "X-RateLimit-Remaining": "0",
         "X-RateLimit-Reset": str(int(time.time()) + _RATE_LIMIT_SECONDS),
     }
+
+
+rate_limit = _rate_limit(dict)
+rate_limit_seconds = _rate_limit(lambda: {"Retry-After": "1"})
+rate_limit_date = _rate_limit(
+    lambda: {"Retry-After": formatdate(time.time() + _RATE_LIMIT_SECONDS, usegmt=True)}
+)
+rate_limit_reset = _rate_limit(_rate_limit_headers)
 
 
 async def html(_request: web.Request, _handler: Handler) -> web.StreamResponse:
@@ -192,14 +190,14 @@ async def redirect_empty(_request: web.Request, _handler: Handler) -> web.Stream
     return web.Response(status=302)
 
 
-async def redirect_relative(request: web.Request, _handler: Handler) -> web.StreamResponse:
+async def redirect_host(request: web.Request, _handler: Handler) -> web.StreamResponse:
     """Redirect to the sandbox's other port with a location that has a host but no scheme."""
     port = request.app[REDIRECT_ORIGIN].rpartition(":")[2]
     location = f"//{_OTHER_HOST}:{port}{request.path_qs}"
     return web.Response(status=302, headers={"Location": location})
 
 
-def after_processing(action: Action) -> Action:
+def after(action: Action) -> Action:
     """Return an action that runs after the request has been processed."""
 
     async def act(request: web.Request, handler: Handler) -> web.StreamResponse:
