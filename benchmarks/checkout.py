@@ -84,5 +84,5 @@ def find_checkout(text: str, data_dir: Path) -> Checkout:
     root = data_dir / "commits" / commit
     archive = subprocess.run([*git, "archive", commit, PACKAGE], capture_output=True, check=True)
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
-        files.extractall(root)  # noqa: S202 - of this repository
+        files.extractall(root, filter="data")
     return Checkout(root)
