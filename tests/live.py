@@ -91,14 +91,14 @@ class Api:
         options: Any = {"json": body, "auth": self._auth, "allow_redirects": False}
         try:
             response = requests.request(method, self._url + path, timeout=_TIMEOUT, **options)
+            content = response.json() if response.text.startswith("{") else {}
         except (requests.RequestException, ValueError) as error:
             # The chain of exceptions has the URL, or the key.
             raise SystemExit(f"{method} {self._url}: {type(error).__name__}") from None
         if response.status_code == requests.codes.unauthorized:
             raise SystemExit("API key rejected (HTTP 401)")
         self.header_names |= {*response.headers}
-        is_json = response.text.startswith("{")
-        return response.status_code, response.json() if is_json else {}
+        return response.status_code, content
 
     def collect(self, path: str, key: str) -> tuple[list[dict[str, Any]], str]:
         """Return the items of a collection, and its facts."""
