@@ -92,20 +92,23 @@ def _find_problem_of_rule(key: str, value: object) -> str | None:
     return None
 
 
-def find_unknown_names(
+def find_mistakes(
     stream_maps: Mapping[str, Any], columns: Collection[str], mappers: Sequence[StreamMap]
 ) -> Iterator[str]:
-    """Yield an error for each name in an expression that no contact would have.
+    """Yield an error for each name in an expression that no contact has, and for such an alias.
 
     Args:
         stream_maps: The setting; its expressions parse.
         columns: The selected columns.
         mappers: What the SDK has made of it.
     """
+    aliases: list[object] = [each.stream_alias for each in mappers]
+    if not all(isinstance(alias, str) and alias for alias in aliases):
+        yield "stream_maps: __alias__ is not a name"
     mapper = next((each for each in mappers if isinstance(each, CustomStreamMap)), None)
     if mapper is None:
         return
-    supported = tuple(mapper.expr_evaluator.nodes)
+    supported = mapper.expr_evaluator.nodes
     names = {*columns, *mapper.functions, *_RECORD_NAMES, "config"}
     names |= {"__stream_name__", "__original_stream_name__"}
     if mapper.fake:
@@ -131,7 +134,7 @@ def _find_problem(
     node: ast.AST,
     names: Collection[str],
     keys: Mapping[str, Collection[str]],
-    supported: tuple[type[ast.AST], ...],
+    supported: Collection[type[ast.AST]],
 ) -> str | None:
     """Return what is wrong with one node of an expression.
 
@@ -141,7 +144,7 @@ def _find_problem(
         keys: Keys of the names that stand for objects.
         supported: Types of nodes that the SDK evaluates.
     """
-    if isinstance(node, ast.expr) and not isinstance(node, supported):
+    if isinstance(node, ast.expr) and type(node) not in supported:
         return f"{type(node).__name__} is not supported in expressions"
     if isinstance(node, ast.Name) and node.id not in names:
         return f"unknown name {_show(node.id, names)}"

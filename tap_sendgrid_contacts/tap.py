@@ -38,7 +38,7 @@ from tap_sendgrid_contacts.config import (
     validate,
 )
 from tap_sendgrid_contacts.custom_fields import plan_columns
-from tap_sendgrid_contacts.maps import find_unknown_names
+from tap_sendgrid_contacts.maps import find_mistakes
 from tap_sendgrid_contacts.messages import MessageWriter
 from tap_sendgrid_contacts.options import adapt_options, read_json_object
 from tap_sendgrid_contacts.schema import build_schema, columns_from_schema
@@ -243,7 +243,7 @@ class TapSendGridContacts(Tap):
         mask = entry.metadata.resolve_selection()
         columns = [name for name in entry.schema.properties or () if mask["properties", name]]
         stream_maps = self.config.get("stream_maps", {})
-        if errors := list(find_unknown_names(stream_maps, columns, stream.stream_maps)):
+        if errors := list(find_mistakes(stream_maps, columns, stream.stream_maps)):
             raise ConfigurationError("; ".join(errors))
         if all(isinstance(each, RemoveRecordTransform) for each in stream.stream_maps):
             self.logger.warning("stream_maps removes stream '%s'; nothing to sync", stream.name)

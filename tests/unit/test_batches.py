@@ -230,7 +230,7 @@ def test_columnar_files_require_pyarrow(monkeypatch: pytest.MonkeyPatch, tmp_pat
             for root in (
                 *("file://", "s3://", "memory://contacts", "memory:", "MEMORY://x", "data:,x"),
                 *("http://127.0.0.1/x", "https://example.com/x", "ftp://example.com", "sftp://x"),
-                *("simplecache::s3://contacts", "s3://a::file:///b", "s3:contacts", "file:/x"),
+                *("simplecache::s3://contacts", "file:///a::s3://b", "s3:contacts", "file:/x"),
             )
         ),
         *(

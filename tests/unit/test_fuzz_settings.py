@@ -15,7 +15,7 @@ from unittest import mock
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from singer_sdk.exceptions import SingerSDKError
+from singer_sdk.exceptions import ConfigurationError, SingerSDKError
 
 from tap_sendgrid_contacts.api.client import SendGridClient
 from tap_sendgrid_contacts.config import from_environment
@@ -199,6 +199,12 @@ def check(config: dict[str, Any]) -> None:
 
 def test_start_is_valid() -> None:
     TapSendGridContacts(config=copy.deepcopy(VALID))
+
+
+def test_whatever_an_alias_raises_names_the_setting() -> None:
+    config = {"api_key": "SG.key", "stream_maps": {"contacts": {"__alias__": "1 / 0"}}}
+    with pytest.raises(ConfigurationError, match="stream_maps cannot be applied: ZeroDivision"):
+        TapSendGridContacts(config=config)
 
 
 @fuzz

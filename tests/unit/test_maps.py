@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from singer_sdk.mapper import PluginMapper
 
-from tap_sendgrid_contacts.maps import find_malformed, find_unknown_names
+from tap_sendgrid_contacts.maps import find_malformed, find_mistakes
 
 TEXT = {"type": ["string", "null"]}
 COLUMNS: dict[str, Any] = {
@@ -36,7 +36,7 @@ def errors_of(rules: dict[str, Any]) -> list[str]:
     mapper = PluginMapper(config, logging.getLogger("test"))
     schema = {"properties": dict(COLUMNS)}
     mapper.register_raw_stream_schema("contacts", schema, ["contact_id"])
-    errors = list(find_unknown_names(stream_maps, RECORD, mapper.stream_maps["contacts"]))
+    errors = list(find_mistakes(stream_maps, RECORD, mapper.stream_maps["contacts"]))
     if not errors:
         # What has no error here has none with a contact.
         mapper.stream_maps["contacts"][0].transform(RECORD)
@@ -103,6 +103,11 @@ def test_filter_is_checked() -> None:
     assert error.startswith("stream_maps.contacts.__filter__: unknown name 'emial'")
     options = {"__else__": None, "__alias__": "people", "contact_id": "contact_id"}
     assert errors_of({"__filter__": "bool(email)", **options}) == []
+
+
+@pytest.mark.parametrize("alias", ["1 + 1", "''", "[]"])
+def test_alias_that_is_not_a_name(alias: str) -> None:
+    assert errors_of({"__alias__": alias}) == ["stream_maps: __alias__ is not a name"]
 
 
 def test_column_that_is_removed_can_be_read() -> None:
