@@ -91,7 +91,12 @@ def normalize_catalog(catalog: object) -> tuple[dict[str, Any], list[str]]:
 
 def _normalize_stream(stream: _Stream) -> tuple[dict[str, Any], list[str]]:
     metadata = stream.metadata or []
-    root = next((each.metadata for each in metadata if not each.breadcrumb), _Metadata())
+    root = next((each.metadata for each in metadata if not each.breadcrumb), None)
+    if root is None:
+        root = _Metadata(selected=True)
+        if metadata:
+            # Without it, the SDK selects the stream, but none of the columns with metadata.
+            metadata.append(_MetadataEntry([], root))
     keys = [each for each in (stream.key_properties, root.table_key_properties) if each]
     if len(keys) > 1 and set(keys[0]) != set(keys[1]):
         raise ConfigurationError(

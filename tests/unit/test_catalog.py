@@ -22,6 +22,8 @@ from tap_sendgrid_contacts.tap import TapSendGridContacts
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tap_sendgrid_contacts.streams import ContactsStream
+
 FIELDS = [FieldDefinition("e1_T", "Plan", "Text"), FieldDefinition("e2_N", "seats", "Number")]
 ROOT: dict[str, Any] = {
     "inclusion": "available",
@@ -51,6 +53,23 @@ def normalize(catalog: object) -> tuple[dict[str, Any], list[str]]:
     normalized, warnings = normalize_catalog(catalog)
     (stream,) = normalized["streams"]
     return stream, warnings
+
+
+def loaded(
+    catalog: Any,  # noqa: ANN401 - any JSON
+    state: Any = None,  # noqa: ANN401 - any JSON
+    **config: Any,
+) -> list[ContactsStream]:
+    """Return the streams of a tap, as it is when it starts to sync them."""
+    with (
+        mock.patch.object(SendGridClient, "list_field_definitions", return_value=FIELDS),
+        mock.patch.object(TapSendGridContacts, "_setup_signal_handlers"),
+    ):
+        tap = TapSendGridContacts(
+            config={"api_key": "SG.x", **config}, catalog=catalog, state=state
+        )
+    tap._reset_state_progress_markers()  # noqa: SLF001 - as `sync_all` does
+    return list(tap.streams.values())  # type: ignore[arg-type]
 
 
 # --- replication ----------------------------------------------------------------------------
@@ -250,6 +269,21 @@ def test_catalog_of_the_wrong_shape_is_an_error(
         normalize_catalog(catalog)
 
 
+def selected_columns(metadata: list[dict[str, Any]] | None) -> set[str]:
+    (stream,) = loaded(make_catalog(metadata=metadata))
+    return {each.name for each in stream._columns if each.is_selected}  # noqa: SLF001
+
+
+@pytest.mark.parametrize("selected", [True, None])
+def test_columns_without_metadata_of_their_stream_are_selected(*, selected: bool | None) -> None:
+    everything = selected_columns(None)
+    assert everything == selected_columns([]) >= {"email", "custom_plan"}
+    email = {"breadcrumb": ["properties", "email"], "metadata": {"selected": selected}}
+    assert selected_columns([email]) == everything
+    email["metadata"] = {"selected": False}
+    assert selected_columns([email]) == everything - {"email"}
+
+
 # --- states -----------------------------------------------------------------------------------
 
 STATE: dict[str, Any] = {
@@ -361,16 +395,8 @@ def edited(draw: st.DrawFn, document: dict[str, Any]) -> dict[str, Any]:
 
 def load(config: dict[str, Any], catalog: Any, state: Any) -> None:  # noqa: ANN401 - any JSON
     """Do all that a run does with its files before the first request of an export."""
-    with (
-        mock.patch.object(SendGridClient, "list_field_definitions", return_value=FIELDS),
-        mock.patch.object(TapSendGridContacts, "_setup_signal_handlers"),
-    ):
-        tap = TapSendGridContacts(
-            config={"api_key": "SG.x", **config}, catalog=catalog, state=state
-        )
-    tap._reset_state_progress_markers()  # noqa: SLF001 - as `sync_all` does
-    for stream in tap.streams.values():
-        columns = stream._columns  # type: ignore[attr-defined]  # noqa: SLF001
+    for stream in loaded(catalog, state, **config):
+        columns = stream._columns  # noqa: SLF001
         assert columns[0].name == "contact_id"
         names = [each.name for each in columns]
         assert len(set(names)) == len(names)
