@@ -30,9 +30,9 @@ import backoff._sync
 import click
 import pytest
 
-from sendgrid_sandbox import server
 from sendgrid_sandbox.cli import sandbox_options
 from sendgrid_sandbox.faults import Faults, parse_fault
+from sendgrid_sandbox.server import run_server
 from tap_sendgrid_contacts import cli, progress
 from tap_sendgrid_contacts.api import export
 from tap_sendgrid_contacts.api.http import RetryPolicy
@@ -121,33 +121,25 @@ def run_sandbox(*options: str, judged: bool = True) -> Iterator[Sandbox]:
     account, settings = _parse_options(options)
     log: list[str] = []
     ready: list[str] = []
-    made: list[Faults] = []
     exchanges: list[Exchange] = []
-
-    def make_faults(*arguments: Any) -> Faults:
-        made.append(Faults(*arguments))
-        return made[-1]
-
+    faults = Faults(settings.faults, log.append)
+    recorder = make_recorder(exchanges)
     started = threading.Event()
     loop = asyncio.new_event_loop()
     stopped = asyncio.Event()
 
     async def run() -> None:
-        async with server.run_server(account, settings, log.append) as url:
+        async with run_server(account, settings, faults, log.append, recorder) as url:
             ready.append(url)
             started.set()
             await stopped.wait()
 
     thread = threading.Thread(target=loop.run_until_complete, args=(run(),), daemon=True)
     try:
-        with (
-            mock.patch.object(server, "Faults", make_faults),
-            mock.patch.object(server, "Api", make_recorder(exchanges)),
-        ):
-            thread.start()
-            assert started.wait(30)
+        thread.start()
+        assert started.wait(30)
         exempt = {word.removeprefix("--").partition(":")[0] for word in options}
-        sandbox = Sandbox(ready[0], settings.api_key, log, made[0], exchanges, exempt)
+        sandbox = Sandbox(ready[0], settings.api_key, log, faults, exchanges, exempt)
         yield sandbox
     finally:
         loop.call_soon_threadsafe(stopped.set)
@@ -170,7 +162,7 @@ def _parse_options(options: tuple[str, ...]) -> tuple[Account, Settings]:
 
     @click.command()
     @sandbox_options
-    def parse(sandbox: tuple[Account, Settings, Any]) -> None:
+    def parse(sandbox: tuple[Account, Settings, Any, Any]) -> None:
         parsed.append(sandbox[:2])
 
     parse.main([*options], standalone_mode=False)

@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from sendgrid_sandbox.account import Account
-from sendgrid_sandbox.faults import FAULTS, STAGE_TITLES, parse_fault
+from sendgrid_sandbox.faults import FAULTS, STAGE_TITLES, Faults, parse_fault
 from sendgrid_sandbox.fields import MAX_CUSTOM_FIELDS
 from sendgrid_sandbox.server import run_server
 from sendgrid_sandbox.settings import FileFormat, Settings
@@ -24,7 +24,7 @@ from sendgrid_sandbox.settings import FileFormat, Settings
 _FAKE_API_KEY = "SG.sandbox-0000000000000.not-a-key-of-anyone-00000000000000000000000"
 _EXIT_COMMAND_NOT_FOUND, _EXIT_SIGNAL_BASE = 127, 128
 
-ServerArguments = tuple[Account, Settings, Callable[[str], None]]
+ServerArguments = tuple[Account, Settings, Faults, Callable[[str], None]]
 
 
 def _fault_table() -> str:
@@ -167,7 +167,8 @@ def sandbox_options(command: Callable[..., None]) -> Callable[..., None]:
                 "not encrypted and has an API key that everybody knows, unless you set one"
             )
         try:
-            command((account, settings, _log_nothing if quiet else _log), **options)
+            log = _log_nothing if quiet else _log
+            command((account, settings, Faults(settings.faults, log), log), **options)
         except OSError as error:
             raise click.ClickException(str(error)) from error
 
@@ -189,7 +190,7 @@ def main() -> None:
 @sandbox_options
 def serve(sandbox: ServerArguments) -> None:
     """Serve until interrupted."""
-    account, settings, _ = sandbox
+    account, settings, *_ = sandbox
 
     async def serve_until_signal() -> None:
         stopped = asyncio.Event()

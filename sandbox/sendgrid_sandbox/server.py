@@ -13,7 +13,6 @@ from aiohttp import web
 
 from sendgrid_sandbox.api import Api
 from sendgrid_sandbox.exports import ExportJobs
-from sendgrid_sandbox.faults import Faults
 from sendgrid_sandbox.files import ExportWriter
 from sendgrid_sandbox.responses import (
     BYTES_SENT,
@@ -29,32 +28,43 @@ if TYPE_CHECKING:
     from aiohttp.typedefs import Middleware
 
     from sendgrid_sandbox.account import Account
+    from sendgrid_sandbox.faults import Faults
     from sendgrid_sandbox.responses import Handler
     from sendgrid_sandbox.settings import Settings
 
 
 @asynccontextmanager
 async def run_server(
-    account: Account, settings: Settings, log: Callable[[str], None]
+    account: Account,
+    settings: Settings,
+    faults: Faults,
+    log: Callable[[str], None],
+    *middlewares: Middleware,
 ) -> AsyncIterator[str]:
     """Serve an account.
 
     Args:
         account: Account to serve.
         settings: Settings of the sandbox.
-        log: Called with a line for each request and each fault.
+        faults: Faults to inject.
+        log: Called with a line for each request.
+        middlewares: What else sees requests and responses, all faults included.
 
     Yields:
         The URL of the API.
     """
-    faults = Faults(settings.faults, log)
     with tempfile.TemporaryDirectory(prefix="sendgrid-sandbox-") as folder:
         writer = ExportWriter(account, settings.file_format, Path(folder))
         storage = Storage(settings, faults)
         jobs = ExportJobs(account, writer, storage, settings, faults)
         api = Api(account, jobs, settings, faults)
         app = web.Application(
-            middlewares=[_log_requests(log), _detect_leaks(log), api.auth_middleware]
+            middlewares=[
+                _log_requests(log),
+                _detect_leaks(log),
+                *middlewares,
+                api.auth_middleware,
+            ]
         )
         app.add_routes(api.routes() + storage.routes())
         sockets = [socket.create_server((settings.host, port)) for port in (settings.port, 0)]

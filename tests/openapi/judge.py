@@ -21,14 +21,14 @@ from openapi_core import OpenAPI
 from openapi_core.datatypes import RequestParameters
 from openapi_core.validation.request.exceptions import InvalidParameter
 from openapi_core.validation.schemas.exceptions import InvalidSchemaValue
-from typing_extensions import override
 
-from sendgrid_sandbox.api import Api
 from sendgrid_sandbox.responses import IS_CLOSED
 from tests.openapi.excerpt import FOLDER, OPERATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
+
+    from aiohttp.typedefs import Middleware
 
     from sendgrid_sandbox.responses import Handler
 
@@ -186,27 +186,23 @@ class Exchange(NamedTuple):
     response: Response | None
 
 
-def make_recorder(exchanges: list[Exchange]) -> type[Api]:
-    """Return the API of the sandbox, which adds its exchanges to a list."""
+def make_recorder(exchanges: list[Exchange]) -> Middleware:
+    """Return a middleware of the sandbox that adds the exchanges with its API to a list."""
 
-    class RecordingApi(Api):
-        @override
-        @web.middleware
-        async def auth_middleware(
-            self, request: web.Request, handler: Handler
-        ) -> web.StreamResponse:
-            response: web.StreamResponse | None = None
-            try:
-                response = await super().auth_middleware(request, handler)
-            except web.HTTPException as error:
-                response = error
-                raise
-            finally:
-                if request.path.startswith("/v3/") and request.path != _NOT_JUDGED:
-                    exchanges.append(await _read_exchange(request, response))
-            return response
+    @web.middleware
+    async def record(request: web.Request, handler: Handler) -> web.StreamResponse:
+        response: web.StreamResponse | None = None
+        try:
+            response = await handler(request)
+        except web.HTTPException as error:
+            response = error
+            raise
+        finally:
+            if request.path.startswith("/v3/") and request.path != _NOT_JUDGED:
+                exchanges.append(await _read_exchange(request, response))
+        return response
 
-    return RecordingApi
+    return record
 
 
 async def _read_exchange(request: web.Request, response: web.StreamResponse | None) -> Exchange:
