@@ -16,7 +16,7 @@ from singer_sdk.exceptions import ConfigurationError, SingerSDKError
 from singer_sdk.helpers._classproperty import classproperty
 from singer_sdk.mapper import RemoveRecordTransform
 from singer_sdk.plugin_base import _ConfigInput
-from singer_sdk.singerlib import Schema, SelectionMask
+from singer_sdk.singerlib import Catalog, Schema, SelectionMask
 from typing_extensions import override
 
 from tap_sendgrid_contacts.account import AccountReport
@@ -74,6 +74,8 @@ class TapSendGridContacts(Tap):
         **options: Any,
     ) -> None:
         self._catalog_warnings: list[str] = []
+        if isinstance(catalog, Catalog):
+            catalog = catalog.to_dict()
         if isinstance(catalog, dict):
             catalog, self._catalog_warnings = normalize_catalog(catalog)
         super().__init__(catalog=catalog, setup_mapper=False, **options)

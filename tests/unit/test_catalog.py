@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from singer_sdk.exceptions import ConfigurationError
+from singer_sdk.singerlib import Catalog
 
 from tap_sendgrid_contacts.api.client import FieldDefinition, SendGridClient
 from tap_sendgrid_contacts.catalog import normalize_catalog, resolve_key
@@ -204,6 +205,13 @@ def test_one_name_is_enough(missing: str) -> None:
     stream, warnings = normalize(catalog)
     assert stream["tap_stream_id"] == stream["stream"] == "contacts"
     assert warnings == []
+
+
+def test_catalog_as_an_object_of_the_sdk() -> None:
+    catalog = make_catalog({"forced-replication-method": "INCREMENTAL"}, key_properties=None)
+    (stream,) = loaded(Catalog.from_dict(catalog))
+    assert stream.replication_method == "INCREMENTAL"
+    assert stream.primary_keys == ["contact_id"]
 
 
 @pytest.mark.parametrize("name", ["tap_stream_id", "stream"])
