@@ -38,7 +38,7 @@ _RECORD_NAMES = ("record", "_")
 
 # What a value in an expression can be.
 _TYPES: tuple[Any, ...] = (
-    *(str, int, float, bool, Decimal, list, tuple, set, dict),
+    *(str, bytes, int, float, bool, Decimal, list, tuple, set, dict),
     *(dt.datetime, dt.date, dt.time, dt.timedelta, dt, json),
 )
 # The evaluator refuses private attributes, and these methods.

@@ -61,6 +61,7 @@ def errors_of(rules: dict[str, Any]) -> list[str]:
         "json.dumps(alternate_emails)",
         "__stream_name__ + __original_stream_name__",
         "email[0:3]",
+        "email.encode().decode('ascii')",
         "-custom_orders",
         "__NULL__",
     ],
