@@ -118,8 +118,12 @@ def _validate_params(params: Mapping[str, Any]) -> None:
         raise ConfigurationError(
             "batch_config.storage.params must not have an http endpoint, except on localhost"
         )
-    if '"use_ssl":false' in text and not endpoints:
-        raise ConfigurationError("batch_config.storage.params must not turn use_ssl off")
+    # 0 and null turn it off too.
+    turned_off = re.search(
+        r'"use_ssl":(?!true)|DefaultEndpointsProtocol=http\b', text, re.IGNORECASE
+    )
+    if turned_off and not endpoints:
+        raise ConfigurationError("batch_config.storage.params must not turn TLS off")
 
 
 def write_batch_files(

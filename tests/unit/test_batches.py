@@ -183,6 +183,7 @@ def test_batch_config_is_valid(tmp_path: Path, file_format: str, compressions: l
         ("s3://contacts/daily", {"endpoint_url": "http://127.0.0.1:9000", "use_ssl": False}),
         ("s3://contacts", {"client_kwargs": {"endpoint_url": "http://[::1]:9000/"}}),
         ("s3://contacts", {"s3_additional_kwargs": {"ServerSideEncryption": "aws:kms"}}),
+        ("s3://contacts", {"use_ssl": True}),
     ],
 )
 def test_storage_is_valid(
@@ -239,7 +240,8 @@ def test_columnar_files_require_pyarrow(monkeypatch: pytest.MonkeyPatch, tmp_pat
                 {"endpoint_url": "http://minio:9000"},
                 {"client_kwargs": {"endpoint_url": "HTTP://minio.example.com"}},
                 {"connection_string": "BlobEndpoint=http://blob.example.com/a;"},
-                {"client_kwargs": {"use_ssl": False}},
+                *({"client_kwargs": {"use_ssl": off}} for off in (False, 0, None, "")),
+                {"connection_string": "DefaultEndpointsProtocol=http;AccountName=a"},
             )
         ),
     ],
