@@ -26,14 +26,13 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-import backoff._sync
 import click
 import pytest
 
 from sendgrid_sandbox.cli import sandbox_options
 from sendgrid_sandbox.faults import Faults, parse_fault
 from sendgrid_sandbox.server import run_server
-from tap_sendgrid_contacts import cli, progress
+from tap_sendgrid_contacts import cli, progress, stopping
 from tap_sendgrid_contacts.api import export
 from tap_sendgrid_contacts.api.http import RetryPolicy
 from tap_sendgrid_contacts.tap import TapSendGridContacts
@@ -488,8 +487,9 @@ def run_in_process(arguments: list[str], env: dict[str, str], *, parse: bool = T
 @contextlib.contextmanager
 def _patch_clock(clock: SkippingClock) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
-        for module in (progress, export, backoff._sync):  # noqa: SLF001
+        for module in (progress, export):
             stack.enter_context(mock.patch.object(module, "time", clock))
+        stack.enter_context(mock.patch.object(stopping, "sleep", clock.sleep))
         yield
 
 
