@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from singer_sdk.exceptions import ConfigurationError
 
-from tap_sendgrid_contacts.api.http import ForbiddenError, sanitize_message
+from tap_sendgrid_contacts.api.http import ForbiddenError
+from tap_sendgrid_contacts.redaction import sanitize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -76,8 +77,7 @@ class AccountReport:
         custom = [column for column in columns if column.is_custom]
         yield f"Custom fields: {len(custom):,}"
         yield from (
-            f"  {sanitize_message(column.field)}: column {column.name}, {column.type}"
-            for column in custom
+            f"  {sanitize(column.field)}: column {column.name}, {column.type}" for column in custom
         )
         yield f"A run would export: {self._describe_request()}"
         yield "API key valid. Permissions: " + ", ".join(
@@ -109,7 +109,7 @@ class AccountReport:
             matches = difflib.get_close_matches(id_.lower(), by_text, n=len(by_text) or 1, cutoff=0)
             closest = dict.fromkeys(_describe(by_text[match]) for match in matches)
             suggestions = "; ".join([*closest][:_SUGGESTIONS]) or "none"
-            yield f"{setting}[{i}] {sanitize_message(id_)} not found; closest: {suggestions}"
+            yield f"{setting}[{i}] {sanitize(id_)} not found; closest: {suggestions}"
 
     def _describe_request(self) -> str:
         request = self._request
@@ -118,7 +118,7 @@ class AccountReport:
             names.get(id_.lower(), id_) for id_ in (*request.list_ids, *request.segment_ids)
         ]
         everything = "each list" if self._separate_exports else "all contacts"
-        what = ", ".join(map(sanitize_message, selected)) or everything
+        what = ", ".join(map(sanitize, selected)) or everything
         how = ", one export each" if self._separate_exports else ""
         return f"{what} ({request.file_type}{how})"
 
@@ -126,4 +126,4 @@ class AccountReport:
 def _describe(audience: Audience) -> str:
     count = audience.contact_count
     contacts = "" if count is None else f" ({count:,} contacts)"
-    return f"{sanitize_message(audience.id)} {sanitize_message(audience.name)}{contacts}"
+    return f"{sanitize(audience.id)} {sanitize(audience.name)}{contacts}"

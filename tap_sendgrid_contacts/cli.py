@@ -19,6 +19,7 @@ from typing_extensions import override
 
 from tap_sendgrid_contacts.api.export import ExportUnavailableError
 from tap_sendgrid_contacts.decode.lines import MAX_ROW_BYTES
+from tap_sendgrid_contacts.redaction import silence_libraries
 from tap_sendgrid_contacts.streams import ContactsStream
 from tap_sendgrid_contacts.tap import TapSendGridContacts
 
@@ -41,8 +42,7 @@ def configure_process() -> None:
     """Set what is global to a Python process."""
     # Python's limit of 128 KiB is less than a text can have.
     csv.field_size_limit(MAX_ROW_BYTES)
-    # urllib3 logs whole signed URLs. A filter, since a logging configuration can reset the level.
-    logging.getLogger("urllib3.connectionpool").addFilter(lambda _: False)
+    silence_libraries()
     TapSendGridContacts.logger.getChild(ContactsStream.name).addFilter(_SdkErrorFilter())
     # Meltano sets PYTHONWARNINGS=once; Click leaves the files of its options open on an error.
     warnings.simplefilter("ignore", ResourceWarning)

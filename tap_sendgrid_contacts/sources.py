@@ -14,8 +14,8 @@ from tap_sendgrid_contacts.api.http import (
     ForbiddenError,
     TransientError,
     UnauthorizedError,
-    sanitize_message,
 )
+from tap_sendgrid_contacts.redaction import sanitize
 from tap_sendgrid_contacts.schema import SOURCE_COLUMNS, SOURCE_KEY
 from tap_sendgrid_contacts.sync import NotStartedError, RepeatedPartError
 
@@ -63,8 +63,8 @@ class Source(NamedTuple):
 
     @override
     def __str__(self) -> str:
-        name = f" ({sanitize_message(self.name)})" if self.name else ""
-        return f"{self.type} {sanitize_message(self.id)}{name}" if self.type else ""
+        name = f" ({sanitize(self.name)})" if self.name else ""
+        return f"{self.type} {sanitize(self.id)}{name}" if self.type else ""
 
     @property
     def context(self) -> dict[str, str] | None:

@@ -516,6 +516,7 @@ def _restore_logging() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _restore_process() -> Iterator[None]:
+    factory = logging.getLogRecordFactory()
     signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     hook, limit = sys.excepthook, csv.field_size_limit()
     with warnings.catch_warnings():
@@ -524,6 +525,7 @@ def _restore_process() -> Iterator[None]:
         finally:
             sys.excepthook = hook
             csv.field_size_limit(limit)
+            logging.setLogRecordFactory(factory)
             for number, handler in signals.items():
                 signal.signal(number, handler)
 

@@ -19,10 +19,10 @@ from tap_sendgrid_contacts.api.http import (
     map_transport_errors,
     parse_http_date,
     raise_for_status,
-    sanitize_message,
 )
 from tap_sendgrid_contacts.api.session import Session, read_body
 from tap_sendgrid_contacts.dates import utc_now
+from tap_sendgrid_contacts.redaction import hide, sanitize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -150,7 +150,7 @@ class SendGridClient:
         self.allows_http = not api_url.lower().startswith("https:")
         self.clock_offset = timedelta()
         self._base_url = api_url.rstrip("/")
-        self._api_key = api_key
+        hide(api_key)
         self._session = Session(api_url)
         # An auth object, not a header: requests replaces the header by ~/.netrc, and sends it
         # along on redirects.
@@ -240,7 +240,7 @@ class SendGridClient:
         hints: Mapping[int, str] = _NO_HINTS,
         **options: Any,
     ) -> T:
-        description = f"{method} {path.replace('{id}', sanitize_message(resource_id))}"
+        description = f"{method} {path.replace('{id}', sanitize(resource_id))}"
         timeout = min(self.request_timeout, timeout or self.request_timeout)
         url = self._base_url + path.replace("{id}", quote(resource_id, safe=""))
 
@@ -276,7 +276,7 @@ class SendGridClient:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             errors = []
         api_message = "; ".join(error.message for error in errors)
-        api_message = sanitize_message(api_message.replace(self._api_key, "***"))
+        api_message = sanitize(api_message)
         hint = hints.get(status) or _STATUS_HINTS.get(status)
         if requests.codes.multiple_choices <= status < requests.codes.bad_request:
             hint = "Redirects are not followed; check api_url"

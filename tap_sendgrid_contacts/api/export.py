@@ -23,10 +23,10 @@ from tap_sendgrid_contacts.api.http import (
     NotFoundError,
     RequestNotProcessedError,
     TransientError,
-    sanitize_message,
 )
 from tap_sendgrid_contacts.api.urls import is_safe_url, url_lifetime, urls_by_part_name
 from tap_sendgrid_contacts.dates import parse_date, utc_now
+from tap_sendgrid_contacts.redaction import sanitize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -167,7 +167,7 @@ def find_matching_export(
     if not matches:
         return None
     _, export_id = min(matches)
-    logger.info("Create request was accepted; adopting export %s", sanitize_message(export_id))
+    logger.info("Create request was accepted; adopting export %s", sanitize(export_id))
     return export_id
 
 
@@ -260,7 +260,7 @@ class ExportJob:
     @override
     def __str__(self) -> str:
         label = f" of {self._label}" if self._label else ""
-        return f"Export {sanitize_message(self.id)}{label}"
+        return f"Export {sanitize(self.id)}{label}"
 
     def wait_until_ready(
         self,
@@ -353,12 +353,12 @@ class ExportJob:
                 ) from None
             raise ExportUnavailableError(f"{self} no longer exists (HTTP 404)") from None
         if status.status == "failure":
-            message = sanitize_message(status.message or "no reason given")
+            message = sanitize(status.message or "no reason given")
             raise ExportUnavailableError(f"{self} failed: {message}")
         if status.status == "pending":
             return False
         if status.status != "ready":
-            raise FatalAPIError(f"{self}: unknown export status {status.status[:50]!a}")
+            raise FatalAPIError(f"{self}: unknown export status '{sanitize(status.status)}'")
         self._set_ready(status)
         return True
 

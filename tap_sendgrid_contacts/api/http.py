@@ -40,7 +40,6 @@ TOO_MANY_FILES_HINT = "Raise the limit of open files (ulimit -n)"
 
 # A server that asks for a longer wait than this is polled again earlier.
 _MAX_RETRY_AFTER = 300.0
-_MAX_MESSAGE_LENGTH = 300
 
 
 class TransientError(RetriableAPIError):
@@ -119,15 +118,6 @@ class RetryPolicy:
 
 
 NO_RETRY = RetryPolicy(())
-
-# C0 and C1 controls, and what reorders or hides text: log lines must not be forged with them.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
-
-
-def sanitize_message(text: str) -> str:
-    """Return a server's text on one line: no URL queries, no control characters, not too long."""
-    text = " ".join(re.sub(r"(://[^\s?]*)\?\S*", r"\1", text).split())
-    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)[:_MAX_MESSAGE_LENGTH]
 
 
 def raise_for_status(response: requests.Response, description: str, detail: str = "") -> None:

@@ -10,8 +10,6 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 import urllib3
-from hypothesis import given
-from hypothesis import strategies as st
 from singer_sdk.exceptions import FatalAPIError, RetriableAPIError
 from urllib3.exceptions import (
     ConnectTimeoutError,
@@ -33,7 +31,6 @@ from tap_sendgrid_contacts.api.http import (
     map_transport_errors,
     parse_http_date,
     raise_for_status,
-    sanitize_message,
 )
 from tap_sendgrid_contacts.api.urls import is_loopback, is_safe_url
 from tests.unit.conftest import NO_WAIT, causes
@@ -431,34 +428,3 @@ def test_host_is_loopback(host: str) -> None:
 @pytest.mark.parametrize("host", ["", "0.0.0.0", "::", "localhost.example", "10.0.0.1"])  # noqa: S104 - not bound
 def test_host_is_not_loopback(host: str) -> None:
     assert not is_loopback(host)
-
-
-# --- messages -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("plain", "plain"),
-        ("", ""),
-        ("two\nlines\r\nand\ttabs  ", "two lines and tabs"),
-        ("see https://x/1?signature=secret, sorry", "see https://x/1 sorry"),
-        ("https://x/1?a=secret https://x/2?b=secret", "https://x/1 https://x/2"),
-        ("is it?", "is it?"),
-        ("\x1b[31mred", "\\x1b[31mred"),
-        ("a\0b\x7f\x9b", "a\\x00b\\x7f\\x9b"),
-        ("a\u202eb\u200b\ufeff", "a\\u202eb\\u200b\\ufeff"),
-        ("Ünïcödé", "Ünïcödé"),
-        ("x" * 1000, "x" * 300),
-    ],
-)
-def test_message_is_sanitized(text: str, message: str) -> None:
-    assert sanitize_message(text) == message
-
-
-@given(st.text())
-def test_sanitized_message_is_one_short_line_without_control_characters(text: str) -> None:
-    message = sanitize_message(text)
-    assert len(message) <= 300
-    assert len(message.splitlines()) <= 1
-    assert not any(char < " " or "\x7f" <= char <= "\x9f" for char in message)

@@ -1,0 +1,96 @@
+"""Keep secrets, contacts' data and control characters out of logs and error messages.
+
+Texts of a server pass `sanitize` wherever they are shown. What libraries log is not shown at all.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import unicodedata
+from typing import Any
+
+_MAX_LENGTH = 300
+
+# Longer than what is shown, since it shrinks; short enough for any expression below.
+_CUT_LENGTH = 1000
+
+# A secret of a few characters would be found in any text.
+_MIN_SECRET_LENGTH = 8
+
+# Controls, formats that hide or reorder text, line and paragraph separators, surrogates, private
+# use: a line of the log must not be forged with them.
+_HIDDEN_CATEGORIES = {"Cc", "Cf", "Zl", "Zp", "Cs", "Co"}
+
+_REDACTIONS = (
+    # Query, fragment and user info of a URL; the query of one without a scheme.
+    (re.compile(r"(://)[^\s/?#@]*@"), r"\1"),
+    (re.compile(r"(://[^\s?#]*)[?#]\S*"), r"\1"),
+    (re.compile(r"\?[^\s?=]*=\S*"), ""),
+    # What signs a URL or a request, quoted alone: `X-Amz-Signature=…`, `Authorization: Bearer …`.
+    (
+        re.compile(
+            r"""((?:\bx-(?:amz|goog)-[\w-]+|signature|token|secret|password|credential|policy
+            |key-pair-id|access-?key-?id|accessid|api[_-]?key|\bsig)
+            ["']?\s*(?:=|%3D|:\s?(?=["']))\s*["']?|\bx-(?:amz|goog)-[\w-]+:\s*)
+            [^\s&,;"']+""",
+            re.IGNORECASE | re.VERBOSE,
+        ),
+        r"\1***",
+    ),
+    (re.compile(r"(\bbearer|authorization\W{1,3}basic)\s+[^\s,;\"']+", re.IGNORECASE), r"\1 ***"),
+    # API keys, and e-mail addresses, percent-encoded or not.
+    (re.compile(r"SG\.[\w.-]+"), "***"),
+    (re.compile(r"[^\s<>()\"',;:=/&]+(?:@|%40)[^\s<>()\"',;:/&]+", re.IGNORECASE), "***"),
+)
+
+# Loggers of the tap and the SDK. Libraries log URLs with their signatures, headers and
+# credentials, and nobody knows all their loggers.
+_SHOWN_LOGGERS = {"tap_sendgrid_contacts", "tap-sendgrid-contacts", "singer_sdk", "py.warnings"}
+
+_secrets: set[str] = set()
+
+
+def hide(secret: str) -> None:
+    """Have `sanitize` replace a secret from now on."""
+    if len(secret) >= _MIN_SECRET_LENGTH:
+        _secrets.add(secret)
+
+
+def sanitize(text: str) -> str:
+    """Return a server's text as it may be logged: short, on one line, without secrets.
+
+    Secrets are API keys and what signs URLs; contacts' e-mail addresses are replaced as well. The
+    time it takes is linear in the length of the text.
+    """
+    is_cut = len(text) > _CUT_LENGTH
+    text = "".join(
+        " " if char.isspace() else char
+        for char in text[:_CUT_LENGTH]
+        if char.isspace() or unicodedata.category(char) not in _HIDDEN_CATEGORIES
+    )
+    if is_cut:
+        # The last word may be the start of a secret that no longer looks like one.
+        text = text.rpartition(" ")[0]
+    for secret in _secrets:
+        text = text.replace(secret, "***")
+    for pattern, replacement in _REDACTIONS:
+        text = pattern.sub(replacement, text)
+    return " ".join(text.split())[:_MAX_LENGTH].rstrip()
+
+
+def silence_libraries() -> None:
+    """Drop what libraries log, at any level.
+
+    A logging configuration can replace handlers, filters and levels, but not the factory of
+    records. Loggers that are created later are covered, too.
+    """
+    logging.setLogRecordFactory(_make_record)
+
+
+def _make_record(name: str | None, *args: Any, **options: Any) -> logging.LogRecord:
+    # `logging.makeLogRecord` has no name yet: it copies a record.
+    if not name or name.partition(".")[0] in _SHOWN_LOGGERS:
+        return logging.LogRecord(name or "", *args, **options)
+    # No handler has a level so low; if one had, there would be nothing to show.
+    return logging.LogRecord(name, -1, "", 0, "", (), None)
