@@ -270,7 +270,7 @@ def _parse_retry_after(response: requests.Response) -> float:
     elif retry_at := parse_http_date(retry_after):
         seconds = retry_at - server_time
     elif (reset := headers.get("X-RateLimit-Reset", "")).isdecimal():
-        seconds = int(reset) - server_time
+        seconds = float(reset) - server_time
     else:
         seconds = 0.0
     return min(max(seconds, 0.0), _MAX_RETRY_AFTER)
@@ -282,3 +282,4 @@ def parse_http_date(text: str | None) -> float | None:
         return parsedate_to_datetime(text).timestamp() if text else None
     except (ValueError, TypeError, OverflowError):
         return None
+    # As floats: Python refuses to convert thousands of digits to an integer.

@@ -17,6 +17,8 @@ from tap_sendgrid_contacts.api.http import TOO_MANY_FILES_HINT
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+_MAX_SIZE_DIGITS = 18
+
 
 def check_temp_dir() -> None:
     """Check that parts can be stored.
@@ -91,7 +93,9 @@ class PartFile:
         else:
             size = response.headers.get("Content-Length", "")
             self.reset()
-        self._expected_size = int(size) if size.isdecimal() else None
+        # Python refuses to convert thousands of digits, and no part has a size of so many.
+        is_size = size.isdecimal() and len(size) <= _MAX_SIZE_DIGITS
+        self._expected_size = int(size) if is_size else None
         self._etag = response.headers.get("ETag", "")
 
     def reset(self) -> None:

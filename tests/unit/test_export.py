@@ -623,7 +623,7 @@ def signed(number: int, *, expires: str = "300") -> str:
 
 
 @pytest.mark.parametrize(
-    ("expires", "seconds"), [("300", 60), ("100", 50), ("7", 3.5), ("86400", 60)]
+    ("expires", "seconds"), [("300", 60), ("100", 50), ("7", 3.5), ("86400", 60), ("9" * 5000, 60)]
 )
 def test_signed_url_is_reused_for_60_s_or_half_of_its_lifetime(
     requests_mock: Mocker, job: ExportJob, clock: Clock, expires: str, seconds: float

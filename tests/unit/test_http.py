@@ -101,6 +101,8 @@ def test_error_detail_follows_the_status() -> None:
         ({"X_RateLimit_Reset": str(DATE_EPOCH - 30)}, 0),
         ({"X_RateLimit_Reset": "9" * 30}, 300),
         ({"X_RateLimit_Reset": "soon"}, 0),
+        ({"X_RateLimit_Reset": "9" * 5000}, 300),
+        ({"Retry_After": "9" * 5000}, 300),
         ({"Retry_After": "7", "X_RateLimit_Reset": str(DATE_EPOCH + 30)}, 7),
         ({"Retry_After": "soon", "X_RateLimit_Reset": str(DATE_EPOCH + 30)}, 30),
         ({}, 0),
