@@ -246,7 +246,7 @@ class SendGridClient:
 
         def send() -> tuple[requests.Response, bytes]:
             with (
-                map_transport_errors(description),
+                map_transport_errors(description, url, "api_url"),
                 self._session.request(
                     method, url, timeout=timeout, allow_redirects=False, stream=True, **options
                 ) as response,

@@ -240,7 +240,7 @@ class _PrefetchWorker:
         label = part_file.label
         self._session = self._session or _AnonymousSession(url, allow_http=self._allow_http)
         with (
-            map_transport_errors(f"{label}: download"),
+            map_transport_errors(f"{label}: download", url, "storage"),
             self._session.get(
                 url, headers=part_file.range_headers(), timeout=self._timeout, stream=True
             ) as response,

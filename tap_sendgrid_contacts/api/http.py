@@ -18,6 +18,7 @@ import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from urllib.parse import urlsplit
 
 import backoff
 import requests
@@ -25,9 +26,10 @@ import urllib3.exceptions
 from singer_sdk.exceptions import FatalAPIError, RetriableAPIError
 
 from tap_sendgrid_contacts import stopping
+from tap_sendgrid_contacts.redaction import sanitize
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from backoff.types import Details
 
@@ -152,11 +154,13 @@ _STATUS_ERRORS = {401: UnauthorizedError, 403: ForbiddenError, 404: NotFoundErro
 
 
 @contextlib.contextmanager
-def map_transport_errors(description: str) -> Iterator[None]:
+def map_transport_errors(description: str, url: str, origin: str) -> Iterator[None]:
     """Map the exceptions of `requests` and `urllib3` to errors without a URL.
 
     Args:
         description: Method and endpoint, or the part, for the error message.
+        url: What is requested; the message has its host and port.
+        origin: What the URL comes from, such as a setting, for the message.
 
     Raises:
         RequestNotProcessedError: If no connection was made.
@@ -166,59 +170,73 @@ def map_transport_errors(description: str) -> Iterator[None]:
     try:
         yield
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        error_type, cause = _classify(error)
+        # After a redirect, the host is another one.
+        request = getattr(error, "request", None)
+        peer = f"{_host_and_port(getattr(request, 'url', None) or url)} ({origin})"
+        error_type, cause = _classify(error, peer)
         # Not chained: the text of the original contains the URL.
         raise error_type(f"{description}: {cause}") from None
 
 
 # By the first type that is among the causes, from the most to the least specific.
 _TRANSPORT_ERRORS: tuple[tuple[type[BaseException], type[Exception], str], ...] = (
-    (ssl.SSLError, TransientError, "TLS connection failed"),
-    (socket.gaierror, RequestNotProcessedError, "host name not found"),
-    (ConnectionRefusedError, RequestNotProcessedError, "connection refused"),
+    (ssl.SSLError, TransientError, "TLS connection to {} failed"),
+    (socket.gaierror, RequestNotProcessedError, "host name not found: {}"),
+    (ConnectionRefusedError, RequestNotProcessedError, "connection refused by {}"),
     # Derived from ConnectTimeoutError, so it comes first.
-    (urllib3.exceptions.NewConnectionError, RequestNotProcessedError, "connection failed"),
+    (
+        urllib3.exceptions.NewConnectionError,
+        RequestNotProcessedError,
+        "connection to {} failed",
+    ),
     (
         urllib3.exceptions.ConnectTimeoutError,
         RequestNotProcessedError,
-        "connection timed out (request_timeout)",
+        "connection to {} timed out (request_timeout)",
     ),
-    (requests.TooManyRedirects, FatalAPIError, "too many redirects"),
-    (TimeoutError, TransientError, "read timed out (request_timeout)"),
-    (requests.Timeout, TransientError, "read timed out (request_timeout)"),
-    (urllib3.exceptions.TimeoutError, TransientError, "read timed out (request_timeout)"),
-    (ConnectionResetError, TransientError, "connection reset"),
+    (requests.TooManyRedirects, FatalAPIError, "too many redirects by {}"),
+    *(
+        (error, TransientError, "read from {} timed out (request_timeout)")
+        for error in (TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError)
+    ),
+    (ConnectionResetError, TransientError, "connection reset by {}"),
+    (BaseException, TransientError, "connection to {} broken"),
 )
 
 
-def _classify(error: Exception) -> tuple[type[Exception], str]:
+def _classify(error: Exception, peer: str) -> tuple[type[Exception], str]:
+    """Return type and message of the error that an exception is mapped to."""
     # requests derives its errors of invalid URLs, headers and proxies from ValueError.
     if isinstance(error, ValueError):
         return FatalAPIError, "invalid URL, header or proxy setting"
     causes = tuple(_iter_causes(error))
+    is_proxy = any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in causes)
+    if is_proxy:
+        peer = _describe_proxy()
+        status = next((match[1] for cause in causes if (match := _TUNNEL.search(str(cause)))), "")
+        if status:
+            is_rejected = status.startswith("4")
+            message = f"{peer}: HTTP {status}"
+            return FatalAPIError if is_rejected else RequestNotProcessedError, message
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return FatalAPIError, _describe_certificate_error(cause, causes)
+            return FatalAPIError, _describe_certificate_error(cause, peer)
         if isinstance(cause, OSError) and cause.errno in {errno.EMFILE, errno.ENFILE}:
             return FatalAPIError, f"{cause.strerror}. {TOO_MANY_FILES_HINT}"
-    if any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in causes):
-        return _classify_proxy_error(causes)
-    for cause_type, error_type, message in _TRANSPORT_ERRORS:
-        if any(isinstance(cause, cause_type) for cause in causes):
-            return error_type, message
-    return TransientError, "connection broken"
+    error_type, message = next(
+        (error_type, message)
+        for cause_type, error_type, message in _TRANSPORT_ERRORS
+        if any(isinstance(cause, cause_type) for cause in causes)
+    )
+    return RequestNotProcessedError if is_proxy else error_type, message.format(peer)
 
 
-def _describe_certificate_error(
-    error: ssl.SSLCertVerificationError, causes: Sequence[BaseException]
-) -> str:
-    is_proxy = any(isinstance(cause, urllib3.exceptions.ProxyError) for cause in causes)
-    owner = f" of the proxy ({_proxy_variable()})" if is_proxy else ""
+def _describe_certificate_error(error: ssl.SSLCertVerificationError, peer: str) -> str:
     reason, hint = _CERTIFICATE_ERRORS.get(
         getattr(error, "verify_code", 0),
         (getattr(error, "verify_message", "unknown reason"), ""),
     )
-    return f"TLS certificate verification failed{owner}: {reason}{hint}"
+    return f"TLS certificate of {peer} not verified: {reason}{hint}"
 
 
 # By OpenSSL's verification result, X509_V_ERR_*.
@@ -232,23 +250,25 @@ _CERTIFICATE_ERRORS = {
     64: ("not valid for the IP address", ""),
 }
 
-
-def _classify_proxy_error(causes: Sequence[BaseException]) -> tuple[type[Exception], str]:
-    """Return error type and message of a failed proxy connection."""
-    status = next((match[1] for cause in causes if (match := _TUNNEL.search(str(cause)))), "")
-    reason = f"HTTP {status}" if status else "connection failed"
-    message = f"proxy ({_proxy_variable()}): {reason}"
-    if status.startswith("4"):
-        return FatalAPIError, message
-    return RequestNotProcessedError, message
-
-
 _TUNNEL = re.compile(r"Tunnel connection failed: ([0-9]{3})")
 
 
-def _proxy_variable() -> str:
+def _describe_proxy() -> str:
     names = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
-    return next((name for name in names if os.environ.get(name)), "HTTPS_PROXY")
+    name = next((name for name in names if os.environ.get(name)), "HTTPS_PROXY")
+    url = os.environ.get(name, "")
+    return f"proxy {_host_and_port(url if '://' in url else f'http://{url}')} ({name})"
+
+
+def _host_and_port(url: str) -> str:
+    """Return host and port of a URL, and nothing else of it."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        return "an invalid URL"
+    host = sanitize(parts.hostname or "")
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _iter_causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -265,6 +285,7 @@ def _parse_retry_after(response: requests.Response) -> float:
     headers = response.headers
     retry_after = headers.get("Retry-After", "")
     server_time = parse_http_date(headers.get("Date")) or time.time()
+    # As floats: Python refuses to convert thousands of digits to an integer.
     if retry_after.isdecimal():
         seconds = float(retry_after)
     elif retry_at := parse_http_date(retry_after):
@@ -282,4 +303,3 @@ def parse_http_date(text: str | None) -> float | None:
         return parsedate_to_datetime(text).timestamp() if text else None
     except (ValueError, TypeError, OverflowError):
         return None
-    # As floats: Python refuses to convert thousands of digits to an integer.

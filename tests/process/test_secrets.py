@@ -139,5 +139,5 @@ def test_proxy_password(tap: Tap) -> None:
     proxy = {"HTTPS_PROXY": "http://user:very-secret@127.0.0.1:9", "NO_PROXY": "", "no_proxy": ""}
     run = tap(None, env={**proxy, **DEBUG}, **config)
     assert run.code == 1
-    assert "proxy (HTTPS_PROXY): connection failed" in run.error
+    assert "refused by proxy 127.0.0.1:9 (HTTPS_PROXY)" in run.error
     assert "very-secret" not in run.log

@@ -386,7 +386,9 @@ def test_connection_refused_message() -> None:
     client = SendGridClient(API_KEY, api_url=f"http://127.0.0.1:{port}")
     with pytest.raises(RequestNotProcessedError) as raised:
         client.create_export({})
-    assert str(raised.value) == "POST /v3/marketing/contacts/exports: connection refused"
+    assert str(raised.value) == (
+        f"POST /v3/marketing/contacts/exports: connection refused by 127.0.0.1:{port} (api_url)"
+    )
 
 
 # --- server time ----------------------------------------------------------------------------

@@ -1,7 +1,8 @@
-"""HTTP rules: error mapping, retries and their waits, safe URLs, sanitized messages."""
+"""HTTP rules: error mapping, retries and their waits, safe URLs."""
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 from typing import TYPE_CHECKING
@@ -100,9 +101,9 @@ def test_error_detail_follows_the_status() -> None:
         ({"X_RateLimit_Reset": str(DATE_EPOCH + 30)}, 30),
         ({"X_RateLimit_Reset": str(DATE_EPOCH - 30)}, 0),
         ({"X_RateLimit_Reset": "9" * 30}, 300),
-        ({"X_RateLimit_Reset": "soon"}, 0),
         ({"X_RateLimit_Reset": "9" * 5000}, 300),
         ({"Retry_After": "9" * 5000}, 300),
+        ({"X_RateLimit_Reset": "soon"}, 0),
         ({"Retry_After": "7", "X_RateLimit_Reset": str(DATE_EPOCH + 30)}, 7),
         ({"Retry_After": "soon", "X_RateLimit_Reset": str(DATE_EPOCH + 30)}, 30),
         ({}, 0),
@@ -157,65 +158,68 @@ def not_connected(cause: OSError) -> Exception:
         pytest.param(
             not_connected(ConnectionRefusedError()),
             RequestNotProcessedError,
-            "connection refused",
+            "connection refused by {}",
             id="refused",
         ),
         pytest.param(
             not_connected(socket.gaierror(-2)),
             RequestNotProcessedError,
-            "host name not found",
+            "host name not found: {}",
             id="host name",
         ),
         pytest.param(
             not_connected(OSError(URL)),
             RequestNotProcessedError,
-            "connection failed",
+            "connection to {} failed",
             id="no connection",
         ),
         pytest.param(
             failed_connection(ConnectTimeoutError(None, URL)),
             RequestNotProcessedError,
-            "connection timed out (request_timeout)",
+            "connection to {} timed out (request_timeout)",
             id="connect timeout",
         ),
         pytest.param(
             failed_connection(ProxyError(URL, OSError())),
             RequestNotProcessedError,
-            "proxy (HTTPS_PROXY): connection failed",
+            "connection to proxy proxy.example:3128 (HTTPS_PROXY) broken",
             id="proxy",
         ),
         pytest.param(
             requests.ReadTimeout(URL),
             TransientError,
-            "read timed out (request_timeout)",
+            "read from {} timed out (request_timeout)",
             id="read timeout",
         ),
         pytest.param(
             ReadTimeoutError(None, URL, URL),  # type: ignore[arg-type]
             TransientError,
-            "read timed out (request_timeout)",
+            "read from {} timed out (request_timeout)",
             id="read timeout of urllib3",
         ),
         pytest.param(
             failed_connection(ConnectionResetError(URL)),
             TransientError,
-            "connection reset",
+            "connection reset by {}",
             id="reset",
         ),
         pytest.param(
             failed_connection(ssl.SSLError(1, URL)),
             TransientError,
-            "TLS connection failed",
+            "TLS connection to {} failed",
             id="TLS",
         ),
         pytest.param(
             failed_connection(ssl.SSLCertVerificationError(1, URL)),
             FatalAPIError,
-            "TLS certificate verification failed: unknown reason",
+            "TLS certificate of {} not verified: unknown reason",
             id="certificate",
         ),
         pytest.param(
-            requests.TooManyRedirects(URL), FatalAPIError, "too many redirects", id="redirects"
+            requests.TooManyRedirects(URL),
+            FatalAPIError,
+            "too many redirects by {}",
+            id="redirects",
         ),
         pytest.param(
             requests.exceptions.InvalidURL(URL),
@@ -226,28 +230,57 @@ def not_connected(cause: OSError) -> Exception:
         pytest.param(
             requests.exceptions.ChunkedEncodingError(URL),
             TransientError,
-            "connection broken",
+            "connection to {} broken",
             id="body",
         ),
-        pytest.param(ProtocolError(URL), TransientError, "connection broken", id="protocol"),
+        pytest.param(ProtocolError(URL), TransientError, "connection to {} broken", id="protocol"),
         pytest.param(
-            requests.ConnectionError(URL), TransientError, "connection broken", id="unknown"
+            requests.ConnectionError(URL), TransientError, "connection to {} broken", id="unknown"
         ),
     ],
 )
 def test_transport_error_is_mapped_without_its_url(
-    error: Exception, mapped: type[Exception], words: str
+    error: Exception, mapped: type[Exception], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises((FatalAPIError, TransientError)) as raised, map_transport_errors("GET /x"):
-        raise error
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:secret@proxy.example:3128")
+    with pytest.raises((FatalAPIError, TransientError)) as raised:  # noqa: SIM117 - the code under test
+        with map_transport_errors("GET /x", URL, "storage"):
+            raise error
     assert type(raised.value) is mapped
-    assert str(raised.value) == f"GET /x: {words}"
+    assert str(raised.value) == "GET /x: " + words.format("storage.example:443 (storage)")
     assert "secret" not in "".join(map(repr, causes(raised.value)))
 
 
 def test_other_errors_are_not_mapped() -> None:
-    with pytest.raises(LookupError), map_transport_errors("GET /x"):
+    with pytest.raises(LookupError), map_transport_errors("GET /x", URL, "storage"):
         raise LookupError
+
+
+@pytest.mark.parametrize(
+    ("url", "peer"),
+    [
+        ("http://127.0.0.1:9/x", "127.0.0.1:9"),
+        ("http://storage.example", "storage.example:80"),
+        ("https://user:secret@[::1]/x?secret", "[::1]:443"),
+        ("https://host:secret", "an invalid URL"),
+        ("https://[secret", "an invalid URL"),
+    ],
+)
+def test_transport_error_names_the_peer(url: str, peer: str) -> None:
+    with (
+        pytest.raises(TransientError, match=f"refused by {re.escape(peer)} "),
+        map_transport_errors("GET /x", url, "api_url"),
+    ):
+        raise not_connected(ConnectionRefusedError())
+
+
+def test_transport_error_after_a_redirect_names_the_last_host() -> None:
+    error = requests.ReadTimeout(request=requests.Request("GET", "https://other.example/x"))
+    with (
+        pytest.raises(TransientError, match=r"read from other\.example:443 \(storage\)"),
+        map_transport_errors("GET /x", URL, "storage"),
+    ):
+        raise error
 
 
 # --- retries --------------------------------------------------------------------------------
