@@ -67,7 +67,10 @@ def loaded(
         mock.patch.object(TapSendGridContacts, "_setup_signal_handlers"),
     ):
         tap = TapSendGridContacts(
-            config={"api_key": "SG.x", **config}, catalog=catalog, state=state
+            config={"api_key": "SG.x", **config},
+            # A run changes its state.
+            catalog=copy.deepcopy(catalog),
+            state=copy.deepcopy(state),
         )
     tap._reset_state_progress_markers()  # noqa: SLF001 - as `sync_all` does
     return list(tap.streams.values())  # type: ignore[arg-type]
