@@ -227,6 +227,12 @@ def find_invalid_ids(config: Mapping[str, Any]) -> Iterator[str]:
 
 def _validate_values(config: dict[str, Any], stream_name: str) -> Iterator[str]:
     """Validate what the schema cannot express."""
+    for key, value in config.items():
+        try:
+            json.dumps(value, ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError:
+            # It could be sent to no API, and saved in no state.
+            yield f"{key} has half of a surrogate pair"
     if not is_safe_url(config["api_url"]):
         yield "api_url must be an https URL, or http on localhost, without user name and password"
     elif re.search(r"[\s?#]", config["api_url"]):

@@ -95,11 +95,14 @@ class TapSendGridContacts(Tap):
     def _validate_config(self, *, raise_errors: bool = True) -> list[str]:
         """Validate every setting before any request, without quoting a value."""
         self.append_builtin_config(self.config_jsonschema)
-        self._config = normalize(self._config)
-        errors = [
-            *find_misnamed(self._config, self.config_jsonschema),
-            *validate(self._config, self.config_jsonschema, ContactsStream.name),
-        ]
+        try:
+            self._config = normalize(self._config)
+            errors = [
+                *find_misnamed(self._config, self.config_jsonschema),
+                *validate(self._config, self.config_jsonschema, ContactsStream.name),
+            ]
+        except RecursionError:
+            raise ConfigurationError("Settings are nested too deeply") from None
         if errors and raise_errors:
             raise ConfigurationError("; ".join(errors))
         for warning in find_unknown(self._config, self.config_jsonschema):

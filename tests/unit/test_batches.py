@@ -180,6 +180,7 @@ def test_batch_config_is_valid(tmp_path: Path, file_format: str, compressions: l
         ("out", {}),
         ("/out", {}),
         ("file:///out", {"auto_mkdir": True}),
+        ("file:///out", {"unpaired": "\ud800"}),
         ("s3://contacts/daily", {"endpoint_url": "http://127.0.0.1:9000", "use_ssl": False}),
         ("s3://contacts", {"client_kwargs": {"endpoint_url": "http://[::1]:9000/"}}),
         ("s3://contacts", {"s3_additional_kwargs": {"ServerSideEncryption": "aws:kms"}}),

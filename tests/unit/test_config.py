@@ -112,6 +112,7 @@ INVALID: list[tuple[str, dict[str, Any]]] = [
     ("stream_maps", {"stream_maps": {"contact": {"email": "__NULL__"}}}),
     ("stream_maps", {"stream_maps": {"hashed": {"__source__": "contact"}}}),
     ("stream_maps", {"stream_maps": []}),
+    ("stream_map_config", {"stream_map_config": {"secret": ["\ud800"]}}),
 ]
 
 

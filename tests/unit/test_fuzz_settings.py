@@ -201,6 +201,16 @@ def test_start_is_valid() -> None:
     TapSendGridContacts(config=copy.deepcopy(VALID))
 
 
+def test_deeply_nested_settings_are_an_error() -> None:
+    nested: dict[str, Any] = {}
+    for _ in range(100_000):
+        nested = {"a": nested}
+    with pytest.raises(ConfigurationError, match="nested too deeply"):
+        TapSendGridContacts(config={"api_key": "SG.key", "batch_config": nested})
+    while nested:  # not by recursion
+        nested = nested.pop("a")
+
+
 def test_whatever_an_alias_raises_names_the_setting() -> None:
     config = {"api_key": "SG.key", "stream_maps": {"contacts": {"__alias__": "1 / 0"}}}
     with pytest.raises(ConfigurationError, match="stream_maps cannot be applied: ZeroDivision"):
