@@ -8,7 +8,12 @@ import msgspec
 from singer_sdk.exceptions import ConfigurationError
 
 from tap_sendgrid_contacts.columns import PRIMARY_KEY, REPLICATION_KEY
-from tap_sendgrid_contacts.schema import SOURCE_KEY, allowed_types, normalize_definition
+from tap_sendgrid_contacts.schema import (
+    SOURCE_COLUMNS,
+    SOURCE_KEY,
+    allowed_types,
+    normalize_definition,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -168,10 +173,11 @@ def resolve_key(
     Raises:
         ConfigurationError: If the catalog has another key, or was made for the other setting.
     """
-    if (SOURCE_KEY in columns) != separate_exports:
+    found = [name for name in SOURCE_COLUMNS if name in columns]
+    if SOURCE_KEY not in found if separate_exports else found:
         raise ConfigurationError(
             f"separate_exports does not fit the catalog: {SOURCE_KEY} must be in its schema if it "
-            "is set, and only then; re-run discovery"
+            f"is set, and none of {quote_names(SOURCE_COLUMNS)} otherwise; re-run discovery"
         )
     own_key = [PRIMARY_KEY, SOURCE_KEY] if separate_exports else [PRIMARY_KEY]
     if key and set(key) != set(own_key):

@@ -193,6 +193,25 @@ def test_key_without_the_source_is_an_error() -> None:
         key_of(make_catalog(), separate_exports=True)
 
 
+@pytest.mark.parametrize("name", ["source_type", "source_id", "source_name"])
+def test_columns_of_the_source_need_separate_exports(name: str) -> None:
+    # Records would not have them.
+    properties = build_schema(FIELDS)["properties"] | {name: {"type": "string"}}
+    catalog = make_catalog(schema={"properties": properties}, key_properties=None)
+    with pytest.raises(ConfigurationError, match="separate_exports does not fit the catalog"):
+        key_of(catalog)
+
+
+@pytest.mark.parametrize("name", ["source_type", "source_id", "source_name"])
+def test_separate_exports_need_the_key_alone(name: str) -> None:
+    columns = {"contact_id", "source_type", "source_id", "source_name"} - {name}
+    if name == "source_id":
+        with pytest.raises(ConfigurationError, match="separate_exports does not fit the catalog"):
+            resolve_key(columns, None, separate_exports=True)
+    else:
+        assert resolve_key(columns, None, separate_exports=True) == ["contact_id", "source_id"]
+
+
 def test_two_keys_are_an_error() -> None:
     with pytest.raises(ConfigurationError, match=r"two keys: 'contact_id' .* 'email' in table"):
         normalize(make_catalog({"table-key-properties": ["email"]}))
