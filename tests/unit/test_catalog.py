@@ -16,7 +16,7 @@ from singer_sdk.singerlib import Catalog
 
 from tap_sendgrid_contacts.api.client import FieldDefinition, SendGridClient
 from tap_sendgrid_contacts.catalog import normalize_catalog, resolve_key
-from tap_sendgrid_contacts.schema import build_schema
+from tap_sendgrid_contacts.schema import SOURCE_COLUMNS, build_schema
 from tap_sendgrid_contacts.state_file import normalize_state
 from tap_sendgrid_contacts.tap import TapSendGridContacts
 
@@ -417,7 +417,7 @@ def edited(draw: st.DrawFn, document: dict[str, Any]) -> dict[str, Any]:
             parent.append(copy.deepcopy(parent[key]))
         elif edit == "add" and isinstance(parent, dict):
             word = draw(st.sampled_from([each for each in WORDS if isinstance(each, str)]))
-            parent[word] = draw(JSON | st.sampled_from(WORDS))
+            parent[word] = copy.deepcopy(draw(JSON | st.sampled_from(WORDS)))
         else:
             parent[key] = copy.deepcopy(draw(st.sampled_from(WORDS) if edit == "word" else JSON))
     return json.loads(json.dumps(document))  # type: ignore[no-any-return]
@@ -430,6 +430,11 @@ def load(config: dict[str, Any], catalog: Any, state: Any) -> None:  # noqa: ANN
         assert columns[0].name == "contact_id"
         names = [each.name for each in columns]
         assert len(set(names)) == len(names)
+        # Every selected column is in every record.
+        stamp = filter(stream._is_selected, SOURCE_COLUMNS)  # noqa: SLF001
+        in_records = {*stamp, *(each.name for each in columns if each.is_selected)}
+        if stream.selected:
+            assert stream.stream_maps[0].transformed_schema["properties"].keys() == in_records
         assert stream.primary_keys in (["contact_id"], ["contact_id", "source_id"])
         stream._write_schema_message()  # noqa: SLF001 - as `sync` does
 
