@@ -42,6 +42,7 @@ def configure_process() -> None:
     """Set what is global to a Python process."""
     # Python's limit of 128 KiB is less than a text can have.
     csv.field_size_limit(MAX_ROW_BYTES)
+    _disable_core_dumps()
     silence_libraries()
     TapSendGridContacts.logger.getChild(ContactsStream.name).addFilter(_SdkErrorFilter())
     # Meltano sets PYTHONWARNINGS=once; Click leaves the files of its options open on an error.
@@ -50,6 +51,15 @@ def configure_process() -> None:
     if stderr is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - for good
     _ignore_unknown_log_levels()
+
+
+def _disable_core_dumps() -> None:
+    """Leave no file with the memory of a crashed process: it has the API key and contacts."""
+    with contextlib.suppress(ImportError):
+        import resource  # noqa: PLC0415 - not on Windows
+
+        _, maximum = resource.getrlimit(resource.RLIMIT_CORE)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, maximum))
 
 
 def _ignore_unknown_log_levels() -> None:

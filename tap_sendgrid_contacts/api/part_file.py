@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import os
 import tempfile
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -24,8 +25,14 @@ def check_temp_dir() -> None:
     """Check that parts can be stored.
 
     Raises:
-        FatalSyncError: If no temp file can be written.
+        FatalSyncError: If no temp file can be written, or only in another folder than TMPDIR,
+            which may be chosen for its encryption.
     """
+    named = os.environ.get("TMPDIR")
+    with _map_disk_errors():
+        used = tempfile.gettempdir()
+    if named and os.path.realpath(used) != os.path.realpath(named):
+        raise FatalSyncError(f"Cannot write to TMPDIR ({named}), where parts are to be stored")
     with _map_disk_errors(), tempfile.TemporaryFile() as file:
         file.write(b"\0")
 

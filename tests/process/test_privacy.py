@@ -1,0 +1,42 @@
+"""Contacts and keys stay where they are told to."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.harness import Sandbox, Tap
+
+
+@pytest.mark.parametrize("is_missing", [True, False], ids=["missing", "a file"])
+def test_no_other_folder_instead_of_tmpdir(
+    start_sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path, *, is_missing: bool
+) -> None:
+    sandbox = start_sandbox("--contacts", "10")
+    folder = tmp_path / "encrypted"
+    if not is_missing:
+        folder.touch()
+    run = tap.run_process(sandbox, env={"TMPDIR": str(folder)})
+    assert (run.code, run.records, sandbox.exports_created) == (1, [], 0)
+    assert f"Cannot write to TMPDIR ({folder})" in run.error
+
+
+def test_no_core_dumps() -> None:
+    code = "import resource; from tap_sendgrid_contacts.cli import configure_process\n"
+    code += "configure_process(); print(resource.getrlimit(resource.RLIMIT_CORE)[0])"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (4096, 4096)),
+    )
+    assert done.stdout == "0\n"
