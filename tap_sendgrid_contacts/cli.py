@@ -7,7 +7,6 @@ import csv
 import errno
 import logging
 import os
-import signal
 import sys
 import traceback
 import warnings
@@ -17,10 +16,10 @@ from typing import TYPE_CHECKING, TextIO
 from singer_sdk.exceptions import ConfigurationError, SingerSDKError
 from typing_extensions import override
 
-from tap_sendgrid_contacts.api.export import ExportUnavailableError
+from tap_sendgrid_contacts import stopping
 from tap_sendgrid_contacts.decode.lines import MAX_ROW_BYTES
 from tap_sendgrid_contacts.redaction import silence_libraries
-from tap_sendgrid_contacts.streams import ContactsStream
+from tap_sendgrid_contacts.stream import ContactsStream
 from tap_sendgrid_contacts.tap import TapSendGridContacts
 
 if TYPE_CHECKING:
@@ -72,10 +71,12 @@ def _ignore_unknown_log_levels() -> None:
 
 def main() -> None:
     """Run the tap. Errors are logged in one line, with exit code 1."""
-    # Until the tap has installed its own handler, Ctrl-C ends the process without a traceback.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    stopping.install()
     configure_process()
     code = _run()
+    if stopped := stopping.noted():
+        TapSendGridContacts.logger.warning(str(stopped))
+        code = stopped.exit_code
     if error := _flush(sys.stdout):
         if not code:
             _log_output_error(error)
@@ -96,11 +97,10 @@ def _run() -> int:
         _make_command()()
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except stopping.Stopped as stopped:
+        return stopped.exit_code
     except SingerSDKError as error:
-        hint = ""
-        if isinstance(error, ExportUnavailableError):
-            hint = ". The next run starts a new export"
-        logger.error(" ".join(str(error).split()) + hint)  # noqa: TRY400, G003 - no traceback for users
+        logger.error(" ".join(str(error).split()))  # noqa: TRY400 - no traceback for users
     except Exception as error:  # noqa: BLE001 - its message may quote a contact
         if isinstance(error, OSError) and error.errno in _WRITE_ERRORS:
             _log_output_error(error)

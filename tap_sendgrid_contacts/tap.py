@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
-import sys
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,16 +17,12 @@ from singer_sdk.plugin_base import _ConfigInput
 from singer_sdk.singerlib import Catalog, Schema, SelectionMask
 from typing_extensions import override
 
+from tap_sendgrid_contacts import stopping
 from tap_sendgrid_contacts.account import AccountReport
 from tap_sendgrid_contacts.api.client import SendGridClient
 from tap_sendgrid_contacts.api.export import ExportRequest
 from tap_sendgrid_contacts.api.http import ForbiddenError, RetryPolicy
 from tap_sendgrid_contacts.catalog import normalize_catalog, resolve_key
-from tap_sendgrid_contacts.checkpoint import (
-    COLUMNS_KEY,
-    emit_final_state,
-    suppress_initial_state,
-)
 from tap_sendgrid_contacts.config import (
     find_invalid_ids,
     find_misnamed,
@@ -39,12 +33,14 @@ from tap_sendgrid_contacts.config import (
 )
 from tap_sendgrid_contacts.custom_fields import plan_columns
 from tap_sendgrid_contacts.maps import find_mistakes
-from tap_sendgrid_contacts.messages import MessageWriter
 from tap_sendgrid_contacts.options import adapt_options, read_json_object
+from tap_sendgrid_contacts.output.messages import MessageWriter
+from tap_sendgrid_contacts.run.emitter import StateEmitter
+from tap_sendgrid_contacts.run.state import COLUMNS_KEY, has_exports
 from tap_sendgrid_contacts.schema import build_schema, columns_from_schema
 from tap_sendgrid_contacts.settings import SETTINGS_SCHEMA
 from tap_sendgrid_contacts.state_file import normalize_state
-from tap_sendgrid_contacts.streams import ContactsStream
+from tap_sendgrid_contacts.stream import ContactsStream
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -261,24 +257,13 @@ class TapSendGridContacts(Tap):
         for warning in warnings:
             self.logger.warning(warning)
         super().load_state(state)
-        suppress_initial_state(self)
+        bookmark = self.state.get("bookmarks", {}).get(ContactsStream.name) or {}
+        if not has_exports(bookmark):
+            StateEmitter(self).suppress_initial()
 
     # --- signals ----------------------------------------------------------------------------
 
     @override
     def _handle_termination(self, signum: int, frame: FrameType | None) -> None:
-        """Terminate at a message boundary: emit a final STATE, exit with 128 + signal."""
-        exit_code = 128 + signum
-        for number in (signal.SIGINT, signal.SIGTERM):
-            # A second signal does not wait, not even for a write to a stuck target.
-            signal.signal(number, lambda second, _frame: os._exit(128 + second))
-
-        def terminate() -> None:
-            self.logger.warning("Stopped by %s", signal.Signals(signum).name)
-            emit_final_state(self)
-            sys.exit(exit_code)
-
-        # The SDK installs this handler before the constructor has finished.
-        if not hasattr(self, "message_writer") or not hasattr(self, "_state"):
-            sys.exit(exit_code)
-        self.message_writer.run_when_idle(terminate)
+        """Note the signal: the run ends at its next safe point."""
+        stopping.note(signum)

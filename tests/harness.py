@@ -32,9 +32,10 @@ import pytest
 from sendgrid_sandbox.cli import sandbox_options
 from sendgrid_sandbox.faults import Faults, parse_fault
 from sendgrid_sandbox.server import run_server
-from tap_sendgrid_contacts import cli, progress, stopping
+from tap_sendgrid_contacts import cli, stopping
 from tap_sendgrid_contacts.api import export
 from tap_sendgrid_contacts.api.http import RetryPolicy
+from tap_sendgrid_contacts.run import progress
 from tap_sendgrid_contacts.tap import TapSendGridContacts
 from tests.openapi.judge import Exchange, check_traffic, make_recorder
 
@@ -168,10 +169,33 @@ def _parse_options(options: tuple[str, ...]) -> tuple[Account, Settings]:
     return parsed[0]
 
 
+def run_of(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the run in progress in a state; empty if there is none."""
+    runs: list[dict[str, Any]] = state["bookmarks"]["contacts"].get("run", [])
+    return runs[0] if runs else {}
+
+
 def checkpoint_of(state: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the checkpoint in a state, if there is one."""
-    exports: list[dict[str, Any]] = state["bookmarks"]["contacts"].get("exports", [])
-    return exports[0] if exports else None
+    """Return the first checkpoint in a state, if there is one."""
+    checkpoints: dict[str, dict[str, Any]] = run_of(state).get("exports", {})
+    return next(iter(checkpoints.values()), None)
+
+
+def contacts_read(state: dict[str, Any]) -> int:
+    """Return how many contacts a state counts as read."""
+    run = run_of(state)
+    in_flight: list[int] = [
+        each.get("contacts_before", 0) + each.get("part_offset", 0)
+        for each in run.get("exports", {}).values()
+    ]
+    finished: dict[str, int] = run.get("finished", {})
+    return sum(in_flight) + sum(finished.values())
+
+
+def emit_states_every(monkeypatch: pytest.MonkeyPatch, contacts: int) -> None:
+    """Have a STATE emitted every so many contacts, and at the end of every part."""
+    monkeypatch.setattr("tap_sendgrid_contacts.run.state.STATE_INTERVAL", contacts)
+    monkeypatch.setattr("tap_sendgrid_contacts.run.state._STATE_SECONDS", 0)
 
 
 def column_types(state: dict[str, Any]) -> dict[str, str]:
@@ -179,8 +203,9 @@ def column_types(state: dict[str, Any]) -> dict[str, str]:
     return {each["name"]: each["type"] for each in state["bookmarks"]["contacts"]["columns"]}
 
 
-def complete_state(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the stream's state after a complete run."""
+def is_complete(state: dict[str, Any], schema: dict[str, Any] | None = None) -> bool:
+    """Return whether a state has nothing in flight, and the columns of a schema, if given."""
+    contacts = state["bookmarks"]["contacts"]
     columns = [
         {
             "name": name,
@@ -189,17 +214,11 @@ def complete_state(schema: dict[str, Any]) -> dict[str, Any]:
             else definition["type"][0].replace("string", "text"),
             "id": re.findall(r"\((.*), ", definition["description"])[0],
         }
-        for name, definition in schema["properties"].items()
+        for name, definition in (schema or {}).get("properties", {}).items()
         if name.startswith("custom_")
     ]
-    return {"columns": columns, "exports": []}
-
-
-def contacts_read(state: dict[str, Any]) -> int:
-    """Return how many contacts a state's checkpoint counts as read."""
-    checkpoint = checkpoint_of(state) or {}
-    read: int = checkpoint.get("contacts_before", 0) + checkpoint.get("part_offset", 0)
-    return read
+    has_columns = schema is None or contacts["columns"] == columns
+    return contacts["run"] == [] and len(contacts["counts"]) == 1 and has_columns
 
 
 @dataclass
@@ -517,9 +536,20 @@ def _restore_logging() -> Iterator[None]:
 @contextlib.contextmanager
 def _restore_process() -> Iterator[None]:
     factory = logging.getLogRecordFactory()
-    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    signals = {number: signal.getsignal(number) for number in handled}
     hook, limit = sys.excepthook, csv.field_size_limit()
-    with warnings.catch_warnings():
+
+    def install() -> None:
+        # Without the thread that ends the process ten seconds after a signal.
+        for number in handled:
+            signal.signal(number, stopping.note)
+
+    with (
+        warnings.catch_warnings(),
+        mock.patch.object(stopping, "install", install),
+        mock.patch.object(stopping, "_noted", None),
+    ):
         try:
             yield
         finally:

@@ -267,7 +267,7 @@ def test_columnar_files_require_pyarrow(
     tap: Tap,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("tap_sendgrid_contacts.batches.find_spec", lambda _: None)
+    monkeypatch.setattr("tap_sendgrid_contacts.output.batch.find_spec", lambda _: None)
     sandbox = start_sandbox("--contacts", "5")
     run = tap(sandbox, batch_config=batch_config(tmp_path, "parquet", "none"))
     assert run.code == 1

@@ -100,11 +100,21 @@ def test_log_has_a_summary_and_metrics(start_sandbox: Callable[..., Sandbox], ta
     points: dict[str, list[dict[str, Any]]] = {}
     for point in metrics(run.log):
         points.setdefault(point["metric"], []).append(point)
-    (job,) = points["job_duration"]
+    (export,) = points["contacts_export"]
     # As long as it was pending.
-    assert job["value"] >= 1
-    assert job["tags"]["job_type"] == "contacts_export"
-    assert job["tags"]["status"] == "succeeded"
+    assert 1 <= export["tags"].pop("seconds_waited") < 60
+    assert export["value"] == CONTACTS
+    assert export["tags"] == {
+        "stream": "contacts",
+        "export": "all",
+        "contacts_read": CONTACTS,
+        "contacts_emitted": CONTACTS,
+        "contact_count": CONTACTS,
+        "parts": 3,
+        "bytes": sum(map(int, parts)),
+        "resumed": False,
+        "complete": True,
+    }
     assert sum(point["value"] for point in points["record_count"]) == CONTACTS
 
     requests = points["http_request_duration"]

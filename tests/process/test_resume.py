@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sendgrid_sandbox.account import Account
-from tap_sendgrid_contacts import checkpoint
-from tap_sendgrid_contacts.checkpoint import STATE_INTERVAL
+from tap_sendgrid_contacts.run.state import STATE_INTERVAL, export_key
 from tests.harness import (
     Sandbox,
     Tap,
@@ -22,7 +21,9 @@ from tests.harness import (
     checkpoint_of,
     contacts_read,
     deselect,
+    emit_states_every,
     incremental,
+    run_of,
 )
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def test_resume_from_every_state(
     file_type: str,
 ) -> None:
     # At the end of each part, and within.
-    monkeypatch.setattr(checkpoint, "STATE_INTERVAL", 500)
+    emit_states_every(monkeypatch, 500)
     size = ("--contacts", "3000", "--no-edge-cases", "--parts", "3")
     # The order of the URLs changes from run to run.
     sandbox = start_sandbox(*size, "--fault", "shuffled-parts")
@@ -68,10 +69,15 @@ def test_resume_from_every_state(
         # Nothing is lost, and nothing is emitted again.
         assert complete.ids_before(state) + run.contact_ids == complete.contact_ids
         assert run.checkpoint is None
+        versions = {message["version"] for message in run.of_type("RECORD")}
+        (last,) = run.of_type("ACTIVATE_VERSION")
+        assert versions <= {last["version"]}
+        if contacts_read(state):
+            assert last == activate
+        else:
+            # A target may have activated that of the state, and kept no later STATE.
+            assert last["version"] > activate["version"]
         if "export_id" in first_checkpoint(state):
-            assert run.of_type("ACTIVATE_VERSION") == [activate]
-            versions = {message["version"] for message in run.of_type("RECORD")}
-            assert versions <= {activate["version"]}
             (resumed,) = run.lines("Resuming Export")
             assert first_checkpoint(state)["requested_at"][:10] in resumed
             assert f"{contacts_read(state)} contacts already emitted" in resumed
@@ -91,7 +97,7 @@ def test_killed_at_random(
     kills = [chance.randrange(2, contacts // 2) for _ in range(KILLS)]
     state: dict[str, Any] | None = None
     emitted: Counter[str] = Counter()
-    versions = set()
+    versions: dict[int, set[str]] = {}
     killed = 0
     for lines in [*kills, sys.maxsize]:
         process = tap.start(
@@ -102,7 +108,8 @@ def test_killed_at_random(
         run = process.finish(torn=True)
         killed += run.code == -signal.SIGKILL
         emitted += run.contact_ids
-        versions |= {message["version"] for message in run.of_type("RECORD")}
+        for message in run.of_type("RECORD"):
+            versions.setdefault(message["version"], set()).add(message["record"]["contact_id"])
         if run.of_type("STATE"):
             state = run.state
             if run.checkpoint is None:
@@ -112,27 +119,34 @@ def test_killed_at_random(
     again = emitted.total() - len(everyone)
     assert again <= len(kills) * (STATE_INTERVAL + BLOCK)
     (activate,) = run.of_type("ACTIVATE_VERSION")
-    assert versions == {activate["version"]}
+    # Contacts of other versions would be deleted.
+    assert versions[activate["version"]] == everyone
     assert sandbox.exports_created == 1
     # Shown with -s or -rP.
     print(f"{killed} kills: 1 export, 0 contacts lost, {again} emitted again")  # noqa: T201
 
 
-def test_changed_part_is_read_again(
+def test_changed_part_needs_a_new_export(
     monkeypatch: pytest.MonkeyPatch, start_sandbox: Callable[..., Sandbox], tap: Tap
 ) -> None:
-    monkeypatch.setattr(checkpoint, "STATE_INTERVAL", 500)
+    emit_states_every(monkeypatch, 500)
     sandbox = start_sandbox("--contacts", "2000", "--no-edge-cases")
-    state = tap(sandbox).states[2]
+    config: dict[str, Any] = {"emit_activate_version_messages": True}
+    state = tap(sandbox, **config).states[2]
     saved = first_checkpoint(state)
     assert 0 < saved["part_offset"] < 2000
-    assert len(tap(sandbox, state=state).records) == 2000 - saved["part_offset"]
+    assert len(tap(sandbox, state=state, **config).records) == 2000 - saved["part_offset"]
     saved["part_digest"] = "another"
-    run = tap(sandbox, state=state)
+    run = tap(sandbox, state=state, **config)
     assert run.code == 0
     assert len(run.records) == 2000
-    assert "re-reading from the start" in run.log
-    assert sandbox.exports_created == 1
+    (warning,) = run.lines("starting a new export")
+    assert "Part 1 of 1 changed since the last run" in warning
+    assert sandbox.exports_created == 2
+    # Contacts that only the first export had are to be deleted.
+    (activate,) = run.of_type("ACTIVATE_VERSION")
+    assert activate["version"] > run_of(state)["version"]
+    assert {message["version"] for message in run.of_type("RECORD")} == {activate["version"]}
 
 
 # --- a new export -----------------------------------------------------------------------------
@@ -146,8 +160,9 @@ class TestNewExport:
         return start_sandbox("--contacts", "50", "--no-edge-cases", "--parts", "2")
 
     @pytest.fixture
-    def state(self, sandbox: Sandbox, tap: Tap) -> dict[str, Any]:
+    def state(self, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, tap: Tap) -> dict[str, Any]:
         """The state after the first of two parts."""
+        emit_states_every(monkeypatch, STATE_INTERVAL)
         run = tap(sandbox)
         (state,) = (state for state in run.states if 0 < contacts_read(state) < 50)
         return state
@@ -220,7 +235,9 @@ class TestNewExport:
         self, start_sandbox: Callable[..., Sandbox], tap: Tap, state: dict[str, Any]
     ) -> None:
         other = start_sandbox("--contacts", "50", "--no-edge-cases")
-        first_checkpoint(state)["fingerprint"]["api_url"] = other.url
+        saved = run_of(state)
+        saved["fingerprint"]["api_url"] = other.url
+        saved["exports"] = {export_key(other.url, None, (), ()): first_checkpoint(state)}
         run = tap(other, state=state)
         assert run.code == 0
         (warning,) = run.lines("starting a new export")
@@ -236,31 +253,43 @@ class TestNewExport:
         first = tap(sandbox)
         assert first.code == 1
         assert first.error.endswith("The next run starts a new export")
-        assert first.checkpoint is not None
+        assert first.checkpoint is None
         second = tap(sandbox, state=first.state)
         assert second.code == 0
-        assert "starting a new export" in second.log
         assert len(second.records) == 50
         assert sandbox.exports_created == 2
 
     @both_file_types
-    def test_fully_read_but_incomplete(
-        self, start_sandbox: Callable[..., Sandbox], tap: Tap, file_type: str
+    def test_incomplete(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        start_sandbox: Callable[..., Sandbox],
+        tap: Tap,
+        file_type: str,
     ) -> None:
+        emit_states_every(monkeypatch, STATE_INTERVAL)
         sandbox = start_sandbox("--contacts", "50", "--parts", "2", "--fault", "count-high:1")
         first = tap(sandbox, file_type=file_type)
         assert first.code == 1
         assert "The next run starts a new export" in first.error
-        finished = tap(sandbox, file_type=file_type, state=first.state, allow_count_mismatch=True)
+        assert first.checkpoint is None
+        # As if it had been killed before it saw that.
+        state = next(each for each in first.states if contacts_read(each) == 50)
+        finished = tap(sandbox, file_type=file_type, state=state, allow_count_mismatch=True)
         assert (finished.code, finished.records) == (0, [])
         assert sandbox.exports_created == 1
+        killed = tap(sandbox, file_type=file_type, state=state)
+        assert "is fully read but incomplete; starting a new export" in killed.log
         second = tap(sandbox, file_type=file_type, state=first.state)
-        assert second.code == 0
-        assert "is fully read but incomplete; starting a new export" in second.log
-        assert len(second.records) == 50
-        assert sandbox.exports_created == 2
+        for run in (killed, second):
+            assert run.code == 0
+            assert len(run.records) == 50
+        assert sandbox.exports_created == 3
 
-    def test_changed_parts(self, start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
+    def test_changed_parts(
+        self, monkeypatch: pytest.MonkeyPatch, start_sandbox: Callable[..., Sandbox], tap: Tap
+    ) -> None:
+        emit_states_every(monkeypatch, STATE_INTERVAL)
         # Nothing else would show that some contacts are missing.
         sandbox = start_sandbox("--contacts", "60", "--parts", "2", "--fault", "count-missing")
         state = tap(sandbox).states[2]
@@ -299,7 +328,7 @@ class TestNewExport:
         run = tap(sandbox, state=state)
         assert run.code == 0
         (warning,) = run.lines("starting a new export")
-        assert "Invalid export checkpoint in state" in warning
+        assert "Invalid run in state" in warning
         assert key in warning
         assert len(run.records) == 50
 
@@ -312,14 +341,15 @@ class TestNewExport:
             "part": 1,
             "contacts": 25,
         }
-        source = {"api_url": sandbox.url}
-        state = {"bookmarks": {"contacts": {"exports": [old], "source": source}}}
+        scope = {"api_url": sandbox.url}
+        state = {"bookmarks": {"contacts": {"exports": [old], "scope": scope}}}
         run = tap(sandbox, state=state)
         assert run.code == 0
-        (warning,) = run.lines("starting a new export")
-        assert "Invalid export checkpoint in state" in warning
+        (line,) = run.lines("starting a new export")
+        assert "INFO" in line
+        assert "of an earlier version of the tap" in line
         assert len(run.records) == 50
-        assert run.checkpoint is None
+        assert run.state["bookmarks"]["contacts"].keys() == {"columns", "counts", "run"}
 
 
 # --- waiting ----------------------------------------------------------------------------------
@@ -402,7 +432,7 @@ def test_adopted_export_of_other_file_type(start_sandbox: Callable[..., Sandbox]
     sandbox = start_sandbox("--contacts", "50")
     state = copy.deepcopy(tap(sandbox).states[0])
     # Someone else's: the list of exports does not tell the file type.
-    first_checkpoint(state)["fingerprint"]["file_type"] = "csv"
+    run_of(state)["fingerprint"]["file_type"] = "csv"
     run = tap(sandbox, state=state, file_type="csv")
     assert run.code == 1
     assert run.records == []

@@ -10,7 +10,14 @@ import pytest
 
 from sendgrid_sandbox.account import Account
 from tests.expected import RESERVED, expected
-from tests.harness import both_file_types, column_types, contacts_read, deselect, incremental
+from tests.harness import (
+    both_file_types,
+    column_types,
+    contacts_read,
+    deselect,
+    emit_states_every,
+    incremental,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,7 +107,7 @@ def test_renamed_field_is_a_new_column(
     # With its first name, each field has its first column.
     again = tap(original, state=run.state)
     assert custom_columns(again) == list(ORIGINAL)
-    assert again.state == run.state
+    assert column_types(again.state) == column_types(run.state)
 
 
 def test_deleted_field_is_no_column(
@@ -265,8 +272,12 @@ def test_column_in_a_stream_map_keeps_its_name(
     "config", [{}, {"stream_maps": {"contacts": {"custom_num_orders": "custom_num_orders"}}}]
 )
 def test_export_in_progress_with_other_types_is_not_resumed(
-    start_sandbox: Callable[..., Sandbox], tap: Tap, config: dict[str, Any]
+    monkeypatch: pytest.MonkeyPatch,
+    start_sandbox: Callable[..., Sandbox],
+    tap: Tap,
+    config: dict[str, Any],
 ) -> None:
+    emit_states_every(monkeypatch, CONTACTS)
     # Numbers as text: a text column rejects others.
     original = start_sandbox(
         *("--contacts", str(CONTACTS), "--parts", "2", "--number-format", "text")
@@ -293,6 +304,5 @@ def test_types_are_of_the_stream_with_separate_exports(
     run = tap(retyped, separate_exports=True, state=first.state)
     assert run.code == 0, run.log
     assert column_types(run.state) == ORIGINAL | RETYPED
-    assert all("columns" not in each for each in run.state["bookmarks"]["contacts"]["partitions"])
     assert RETYPED.keys() <= run.records[0].keys()
     assert not ORIGINAL.keys() & run.records[0].keys()

@@ -13,10 +13,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sendgrid_sandbox.account import Account
-from tap_sendgrid_contacts import checkpoint, sources
 from tap_sendgrid_contacts.api.http import ForbiddenError
+from tap_sendgrid_contacts.run.state import STATE_INTERVAL, export_key
 from tests.expected import RESERVED, expected
-from tests.harness import both_file_types, deselect, incremental
+from tests.harness import (
+    both_file_types,
+    deselect,
+    emit_states_every,
+    incremental,
+    is_complete,
+    run_of,
+)
 from tests.process.test_batches import batch_config, batches_of
 
 if TYPE_CHECKING:
@@ -38,7 +45,6 @@ SOURCES: dict[str, Any] = {
     "segment_ids": [SEGMENT.id],
 }
 STAMP = ["source_type", "source_id", "source_name"]
-NOTHING_IN_FLIGHT: dict[str, Any] = {source_id: {} for source_id in IDS}
 UNKNOWN_LIST = "00000000-0000-4000-8000-000000000000"
 
 
@@ -60,15 +66,25 @@ def keys_of(records: Iterable[dict[str, Any]]) -> Counter[tuple[str, str]]:
     return Counter((record["contact_id"], record["source_id"]) for record in records)
 
 
-def partitions_of(state: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the checkpoint of each source in a state, or an empty object, by its id."""
-    partitions = state["bookmarks"]["contacts"].get("partitions", [])
-    return {each["context"]["source_id"]: (each.get("exports") or [{}])[0] for each in partitions}
+def sources_in(exports: Iterable[str], api_url: str) -> set[str]:
+    """Return the sources of exports in a state."""
+    keys = {
+        export_key(api_url, None, *(((), (each,)) if each == SEGMENT.id else ((each,), ()))): each
+        for each in (*IDS, EMPTY_LIST.id)
+    }
+    return {keys[key] for key in exports}
 
 
-def is_complete(state: dict[str, Any]) -> set[str]:
-    """Return the sources whose export is complete in a state of an unfinished run."""
-    return {key for key, each in partitions_of(state).items() if each.get("is_complete")}
+def finished_in(state: dict[str, Any]) -> set[str]:
+    """Return the sources whose export is finished in the state of an interrupted run."""
+    run = run_of(state)
+    return sources_in(run.get("finished", {}), run["fingerprint"]["api_url"])
+
+
+def in_flight_in(state: dict[str, Any]) -> set[str]:
+    """Return the sources whose export is requested, but not finished."""
+    run = run_of(state)
+    return sources_in(run["exports"], run["fingerprint"]["api_url"])
 
 
 def posted(sandbox: Sandbox) -> list[str]:
@@ -101,7 +117,10 @@ def test_contacts_are_stamped_with_their_source(sandbox: Sandbox, tap: Tap, file
         assert {r["contact_id"]: r for r in records} == members(run.schema, source_id)
         assert len(records) == len(members(run.schema, source_id))
     assert posted(sandbox) == IDS
-    assert partitions_of(run.state) == NOTHING_IN_FLIGHT
+    assert is_complete(run.state)
+    (counts,) = run.state["bookmarks"]["contacts"]["counts"]
+    assert sources_in(counts, sandbox.url) == set(IDS)
+    assert [*counts.values()] == [len(members(run.schema, source_id)) for source_id in IDS]
 
 
 def test_without_lists_and_segments_each_list_of_the_account_is_exported(
@@ -144,22 +163,20 @@ def test_batches(sandbox: Sandbox, tap: Tap, tmp_path: Path, file_type: str) -> 
     assert all(len({record["source_id"] for record in batch}) == 1 for batch in batches)
 
 
-def test_incremental_has_a_bookmark_per_source(sandbox: Sandbox, tap: Tap) -> None:
+def test_incremental_has_one_bookmark(sandbox: Sandbox, tap: Tap) -> None:
     catalog = incremental(tap.discover(sandbox, separate_exports=True))
-    first = tap(sandbox, catalog=catalog, **SOURCES)
+    first = tap(sandbox, catalog=catalog, **{**SOURCES, "list_ids": IDS[1:3]})
     assert first.code == 0, first.log
-    for partition in first.state["bookmarks"]["contacts"]["partitions"]:
-        source_id = partition["context"]["source_id"]
-        latest = max(r["updated_at"] for r in first.records if r["source_id"] == source_id)
-        assert partition["replication_key_value"] == latest
+    bookmark = first.state["bookmarks"]["contacts"]["replication_key_value"]
+    assert bookmark == max(record["updated_at"] for record in first.records)
     second = tap(sandbox, catalog=catalog, state=first.state, **SOURCES)
     assert second.code == 0, second.log
-    bookmarks = {
-        each["context"]["source_id"]: each["replication_key_value"]
-        for each in first.state["bookmarks"]["contacts"]["partitions"]
-    }
-    recent = [r for r in first.records if r["updated_at"] >= bookmarks[r["source_id"]]]
-    assert keys_of(second.records) == keys_of(recent)
+    # A list that was not in the run before is read as a whole.
+    whole = keys_of(members(second.schema, IDS[0]).values())
+    recent = keys_of(record for record in first.records if record["updated_at"] >= bookmark)
+    assert keys_of(second.records) == whole + recent
+    (warning,) = second.lines("Ignoring bookmark")
+    assert f"list {IDS[0]}" in warning
 
 
 def test_stream_map_sees_the_source(sandbox: Sandbox, tap: Tap) -> None:
@@ -215,7 +232,7 @@ def test_names_without_permission_are_null(
 def test_exports_are_created_ahead(
     sandbox: Sandbox, tap: Tap, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "EXPORTS_AHEAD", 2)
+    monkeypatch.setattr("tap_sendgrid_contacts.run.run.EXPORTS_AHEAD", 2)
     assert tap(sandbox, **SOURCES).code == 0
     kinds = [
         "create" if line.startswith("POST") else "read"
@@ -239,7 +256,7 @@ def test_rate_limited_exports_are_created_when_another_is_ready(
     run = tap(sandbox, **SOURCES)
     assert run.code == 0, run.log
     assert posted(sandbox) == IDS
-    assert "trying again later" in run.log
+    assert "creating the next exports later" in run.log
     # No retry that waits: it could not succeed before one of ours is ready.
     assert "retrying in" not in run.log
     assert "Unconfirmed" not in run.log
@@ -262,15 +279,14 @@ def test_poll_timeout_is_that_of_the_run(start_sandbox: Callable[..., Sandbox], 
 def test_run_that_poll_timeout_ends_is_continued(
     start_sandbox: Callable[..., Sandbox], tap: Tap, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "EXPORTS_AHEAD", 1)
+    monkeypatch.setattr("tap_sendgrid_contacts.run.run.EXPORTS_AHEAD", 1)
     # Some 50 seconds for each export.
     sandbox = start_sandbox("--contacts", str(CONTACTS), "--pending-polls", "8")
     first = tap(sandbox, poll_timeout=60, **SOURCES)
     assert first.code == 1
     *failures, end = first.errors
     assert [re.search(r"of list (\S+)", line)[1] for line in failures] == IDS[1:3]  # type: ignore[index]
-    assert f"segment {IDS[3]}" in end
-    assert "not started: poll_timeout has passed" in end
+    assert "3 of 4 exports are not complete. The next run continues this one" in end
     assert posted(sandbox) == IDS[:3]
     second = tap(sandbox, poll_timeout=600, state=first.state, **SOURCES)
     assert second.code == 0, second.log
@@ -286,11 +302,11 @@ def test_run_that_poll_timeout_ends_is_continued(
 def test_resume_from_every_state(
     monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, tap: Tap, file_type: str
 ) -> None:
-    monkeypatch.setattr(checkpoint, "STATE_INTERVAL", 150)
+    emit_states_every(monkeypatch, 150)
     config = {**SOURCES, "file_type": file_type, "emit_activate_version_messages": True}
     complete = tap(sandbox, **config)
     (activate,) = complete.of_type("ACTIVATE_VERSION")
-    in_progress = [state for state in complete.states if any(partitions_of(state).values())]
+    in_progress = complete.states[:-1]
     assert len(in_progress) > 4 * len(IDS)
     for state in in_progress:
         created = sandbox.exports_created
@@ -299,13 +315,14 @@ def test_resume_from_every_state(
         assert run.states[0] == state
         before = before_state(complete, state)
         assert keys_of(before) + keys_of(run.records) == keys_of(complete.records)
-        checkpoints = partitions_of(state)
-        missing = [source_id for source_id in IDS if not checkpoints.get(source_id)]
+        finished = finished_in(state)
+        missing = set(IDS) - finished - in_flight_in(state)
         assert sandbox.exports_created - created == len(missing)
-        assert not is_complete(state) & {record["source_id"] for record in run.records}
-        assert run.of_type("ACTIVATE_VERSION") == [activate]
-        assert {m["version"] for m in run.of_type("RECORD")} <= {activate["version"]}
-        assert partitions_of(run.state) == NOTHING_IN_FLIGHT
+        assert not finished & {record["source_id"] for record in run.records}
+        (last,) = run.of_type("ACTIVATE_VERSION")
+        assert (last == activate) == bool(before)
+        assert {m["version"] for m in run.of_type("RECORD")} <= {last["version"]}
+        assert is_complete(run.state)
 
 
 def before_state(run: Run, state: dict[str, Any]) -> list[dict[str, Any]]:
@@ -314,12 +331,15 @@ def before_state(run: Run, state: dict[str, Any]) -> list[dict[str, Any]]:
     return [m["record"] for m in run.messages[:end] if m["type"] == "RECORD"]
 
 
-def last_state_with(run: Run, complete: int) -> dict[str, Any]:
-    """Return the last state in which some exports are complete and others are not."""
-    return next(state for state in reversed(run.states) if len(is_complete(state)) == complete)
+def last_state_with(run: Run, finished: int) -> dict[str, Any]:
+    """Return the last state in which so many exports are finished and others are not."""
+    return next(each for each in reversed(run.states[:-1]) if len(finished_in(each)) == finished)
 
 
-def test_batches_are_resumed(sandbox: Sandbox, tap: Tap, tmp_path: Path) -> None:
+def test_batches_are_resumed(
+    monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, tap: Tap, tmp_path: Path
+) -> None:
+    emit_states_every(monkeypatch, 100)
     config = {**SOURCES, "batch_config": batch_config(tmp_path, batch_size=100)}
     complete = tap(sandbox, **config)
     everything = keys_of(chain(*batches_of(complete)))
@@ -330,7 +350,7 @@ def test_batches_are_resumed(sandbox: Sandbox, tap: Tap, tmp_path: Path) -> None
         assert run.code == 0, run.log
         again = keys_of(chain(*batches_of(run)))
         assert not everything - keys_of(chain(*batches_of(complete)[:files])) - again
-        assert not is_complete(state) & {source_id for _, source_id in again}
+        assert not finished_in(state) & {source_id for _, source_id in again}
 
 
 def test_killed_in_the_second_source(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
@@ -354,7 +374,7 @@ def test_killed_in_the_second_source(start_sandbox: Callable[..., Sandbox], tap:
     # What was emitted after the last STATE is emitted again, all of it of the second source.
     again = emitted - everything
     assert {source_id for _, source_id in again} <= {IDS[1]}
-    assert again.total() <= checkpoint.STATE_INTERVAL + 1000
+    assert again.total() <= STATE_INTERVAL + 1000
     assert {record["source_id"] for record in run.records} == set(IDS[1:])
     assert sum(line.startswith("POST") for line in before) == len(IDS)
     (activate,) = run.of_type("ACTIVATE_VERSION")
@@ -369,17 +389,11 @@ def test_old_run_is_not_continued(
     config = {**SOURCES, "emit_activate_version_messages": activate}
     complete = tap(sandbox, **config)
     state = last_state_with(complete, 2)
-    monkeypatch.setattr(checkpoint, "_MAX_RUN_AGE", timedelta(0))
+    monkeypatch.setattr("tap_sendgrid_contacts.run.state._MAX_RUN_AGE", timedelta(0))
     run = tap(sandbox, state=state, **config)
     assert run.code == 0, run.log
-    assert "cannot be continued" in run.log
-    if activate:
-        assert keys_of(run.records) == keys_of(complete.records)
-    else:
-        complete_ids = {
-            key for key, each in partitions_of(state).items() if each.get("is_complete")
-        }
-        assert {record["source_id"] for record in run.records} >= complete_ids
+    assert "The interrupted run is older than 12 hours; starting a new export" in run.log
+    assert keys_of(run.records) == keys_of(complete.records)
 
 
 # --- ACTIVATE_VERSION -----------------------------------------------------------------------
@@ -396,22 +410,25 @@ def test_interrupted_run_of_a_removed_list_gets_a_new_version(sandbox: Sandbox, 
     config = {**SOURCES, "emit_activate_version_messages": True}
     first = tap(sandbox, **config)
     state = last_state_with(first, 2)
-    for saved in partitions_of(state).values():
-        saved["version"] = 1
+    used = run_of(state)["version"]
     run = tap(sandbox, state=state, **{**config, "list_ids": IDS[1:3]})
     assert run.code == 0, run.log
     (activate,) = run.of_type("ACTIVATE_VERSION")
-    assert activate["version"] > 1
+    assert activate["version"] > used
     assert {m["version"] for m in run.of_type("RECORD")} == {activate["version"]}
     kept = [record for record in first.records if record["source_id"] != IDS[0]]
     assert keys_of(run.records) == keys_of(kept)
-    assert partitions_of(run.state).keys() == set(IDS[1:])
+    (counts,) = run.state["bookmarks"]["contacts"]["counts"]
+    assert sources_in(counts, sandbox.url) == set(IDS[1:])
 
 
-def test_list_that_is_known_to_be_empty_allows_deletes(sandbox: Sandbox, tap: Tap) -> None:
+def test_list_that_was_empty_before_allows_deletes(sandbox: Sandbox, tap: Tap) -> None:
     ids = [LISTS[0].id, EMPTY_LIST.id]
     config: dict[str, Any] = {"separate_exports": True, "emit_activate_version_messages": True}
-    run = tap(sandbox, list_ids=ids, **config)
+    first = tap(sandbox, list_ids=ids, **config)
+    assert first.code == 0, first.log
+    assert first.of_type("ACTIVATE_VERSION") == []
+    run = tap(sandbox, state=first.state, list_ids=ids, **config)
     assert run.code == 0, run.log
     assert len(run.of_type("ACTIVATE_VERSION")) == 1
 
@@ -446,12 +463,14 @@ def test_unknown_list_does_not_hide_the_others(
     assert run.of_type("ACTIVATE_VERSION") == []
     failure, summary = run.errors
     assert f"list {UNKNOWN_LIST}: POST /v3/marketing/contacts/exports: HTTP 4" in failure
-    assert "1 of 5 exports failed" in summary
+    assert "1 of 5 exports are not complete" in summary
+    assert "The next run reads all lists and segments again" in summary
     # The next run is as complete as can be, too, with a version of its own.
     again = tap(sandbox, state=run.state, **config)
     assert again.code == 1
     assert keys_of(again.records) == keys_of(run.records)
-    assert not any("version" in each for each in partitions_of(run.state).values())
+    versions = [{m.get("version") for m in each.of_type("RECORD")} for each in (run, again)]
+    assert not activate or versions[0].isdisjoint(versions[1])
     fixed = tap(sandbox, state=run.state, **{**config, "list_ids": IDS[:3]})
     assert fixed.code == 0, fixed.log
     assert keys_of(fixed.records) == keys_of(run.records)
@@ -477,7 +496,8 @@ def test_failed_export_does_not_hide_the_others(
     failure, summary = run.errors
     assert f"of list {IDS[0]} ({LISTS[0].name})" in failure
     assert message in failure
-    assert "1 of 4 exports failed" in summary
+    assert "1 of 4 exports are not complete" in summary
+    assert "The next run reads all lists and segments again" in summary
     assert {record["source_id"] for record in run.records} == set(IDS[1:])
     assert run.of_type("ACTIVATE_VERSION") == []
     again = tap(sandbox, state=run.state, **config)
@@ -494,7 +514,7 @@ def test_every_export_with_bad_data_is_named(
     run = tap(sandbox, **SOURCES)
     assert run.code == 1
     *failures, summary = run.errors
-    assert "4 of 4 exports failed" in summary
+    assert "4 of 4 exports are not complete" in summary
     assert [any(source_id in line for line in failures) for source_id in IDS] == [True] * 4
     assert "Traceback" not in run.log
 

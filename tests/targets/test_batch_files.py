@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.harness import complete_state
+from tests.harness import is_complete
 from tests.targets.days import CONTACTS
 from tests.targets.targets import (
     LOADER,
@@ -141,7 +141,7 @@ def test_targets_load_value_for_value(
     for number in (1, 2):
         day = run_day(days, number, tmp_path / "files", encoding)
         state = loaded.load(day.messages)
-        assert state == {"bookmarks": {"contacts": complete_state(day.schema)}}
+        assert is_complete(state)
         rows |= rows_in_files(day, file_format)
         columns = column_types(day.schema)
         assert loaded.rows(columns) == stored_rows(loaded, rows, columns)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from sendgrid_sandbox.account import Account
-from tests.harness import Sandbox, Tap, complete_state, run_sandbox
+from tests.harness import Sandbox, Tap, is_complete, run_sandbox
 from tests.targets.meltano import NAME, Meltano, read_definition, read_yaml
 from tests.targets.targets import (
     CUSTOM_FIELDS,
@@ -146,4 +146,4 @@ def test_plugins_that_inherit_from_it_run_in_parallel(
     for name, list_id in LISTS.items():
         rows = Jsonl(tmp_path / name).rows(column_types(schema))
         assert rows == expected_rows(ACCOUNT, schema, [list_id])
-        assert meltano.state(f"dev:{name}-to-target-jsonl") == complete_state(schema)
+        assert is_complete(meltano.state(f"dev:{name}-to-target-jsonl"))

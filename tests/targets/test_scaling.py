@@ -11,8 +11,8 @@ import pytest
 from pyarrow import parquet
 
 from sendgrid_sandbox.account import Account
-from tap_sendgrid_contacts import sync
 from tap_sendgrid_contacts.dates import utc_now
+from tap_sendgrid_contacts.run import sync
 from tests.expected import expected
 from tests.harness import Tap, run_sandbox
 from tests.targets.targets import ROOT, DuckDb, pipe_to, tool_venv

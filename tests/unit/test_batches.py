@@ -16,16 +16,11 @@ from singer_sdk.exceptions import ConfigurationError, FatalSyncError
 from singer_sdk.helpers._batch import BatchConfig
 from typing_extensions import Buffer, override
 
-from tap_sendgrid_contacts.batches import (
-    Chunk,
-    make_folder,
-    validate_batch_config,
-    write_batch_files,
-)
-from tap_sendgrid_contacts.checkpoint import Checkpoint
+from tap_sendgrid_contacts.checkpoint import Block, Checkpoint
+from tap_sendgrid_contacts.output.batch import BatchFiles, make_folder, validate_batch_config
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 NOW = datetime.now(timezone.utc)
 
@@ -40,9 +35,15 @@ def batch_config(folder: Path, compression: str = "gzip", **more: Any) -> BatchC
     )
 
 
-def chunk(*rows: int) -> Chunk:
-    """Return a chunk, whose checkpoint is after its last row."""
-    return Chunk(list(rows), Checkpoint(NOW, {}, part_offset=max(rows, default=-1) + 1))
+def block(*rows: Any) -> Block:
+    """Return a block, whose checkpoint is after its last row."""
+    return Block(rows, Checkpoint(NOW, part_offset=max(rows, default=-1) + 1))
+
+
+def write(blocks: Iterable[Block], config: BatchConfig) -> Iterator[tuple[str, Checkpoint | None]]:
+    """Write blocks; yield the URL of each file, or nothing, and the checkpoint after it."""
+    for manifests, checkpoint in BatchFiles(config, "contacts", {}, None).write(blocks, None):
+        yield "".join(url for [url] in manifests), checkpoint
 
 
 def rows_of(url: str) -> list[int]:
@@ -55,47 +56,53 @@ def rows_of(url: str) -> list[int]:
 
 
 @pytest.mark.parametrize("compression", ["gzip", "none"])
-def test_chunks_are_written_to_files_of_batch_size(tmp_path: Path, compression: str) -> None:
-    chunks = [chunk(0, 1), chunk(2), chunk(3, 4, 5), chunk(6, 7), chunk(8)]
-    config = batch_config(tmp_path, compression, batch_size=3)
-    files = list(write_batch_files(chunks, config, "contacts", {}))
-    assert [(rows_of(url), rows) for [url], rows, _ in files] == [
-        ([0, 1, 2], 3),
-        ([3, 4, 5], 3),
-        ([6, 7, 8], 3),
-    ]
-    assert [checkpoint.part_offset for *_, checkpoint in files] == [3, 6, 9]
-    names = [Path(urlsplit(url).path).name for [url], *_ in files]
+def test_blocks_are_written_to_files_of_batch_size(tmp_path: Path, compression: str) -> None:
+    blocks = [block(0, 1), block(2), block(3, 4, 5), block(6, 7), block(8)]
+    files = list(write(blocks, batch_config(tmp_path, compression, batch_size=3)))
+    assert [rows_of(url) for url, _ in files] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    assert [checkpoint and checkpoint.part_offset for _, checkpoint in files] == [3, 6, 9]
+    names = [Path(urlsplit(url).path).name for url, _ in files]
     suffix = ".jsonl.gz" if compression == "gzip" else ".jsonl"
     assert all(name.startswith("load-contacts-") and name.endswith(suffix) for name in names)
     assert {path.name for path in tmp_path.iterdir()} == set(names)
 
 
-def test_chunk_without_rows_has_a_checkpoint_but_no_file(tmp_path: Path) -> None:
-    end_of_part = chunk()._replace(checkpoint=Checkpoint(NOW, {}, finished_parts="a:b"))
-    chunks = [end_of_part, chunk(0, 1), end_of_part, chunk(2), end_of_part]
-    config = batch_config(tmp_path, batch_size=2)
-    files = list(write_batch_files(chunks, config, "contacts", {}))
+def test_block_that_needs_several_files_counts_at_its_end(tmp_path: Path) -> None:
+    blocks = [block(0), block(1, 2, 3, 4, 5), block(6)]
+    files = list(write(blocks, batch_config(tmp_path, batch_size=2)))
+    assert [rows_of(url) for url, _ in files] == [[0], [1, 2], [3, 4], [5, 6]]
+    # A run that resumes emits a block again as a whole.
+    assert [checkpoint and checkpoint.part_offset for _, checkpoint in files] == [1, 1, 1, 7]
+    first = next(write([block(0, 1, 2)], batch_config(tmp_path, batch_size=2)))
+    assert first[1] is None
+
+
+def test_block_without_rows_has_a_checkpoint_but_no_file(tmp_path: Path) -> None:
+    end_of_part = block()._replace(checkpoint=Checkpoint(NOW, finished_parts="a:b"))
+    blocks = [end_of_part, block(0, 1), end_of_part, block(2), end_of_part]
+    files = list(write(blocks, batch_config(tmp_path, batch_size=2)))
     # After a file, its checkpoint is that of the file.
-    assert [(rows, checkpoint.finished_parts) for _, rows, checkpoint in files] == [
-        (0, "a:b"),
-        (2, "a:b"),
-        (1, "a:b"),
-    ]
+    assert [bool(url) for url, _ in files] == [False, True, True]
+    assert all(checkpoint and checkpoint.finished_parts == "a:b" for _, checkpoint in files)
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_emitted_records_are_counted_with_their_file(tmp_path: Path) -> None:
+    output = BatchFiles(batch_config(tmp_path, batch_size=2), "contacts", {}, None)
+    files = output.write([block(0, 1), block(2)], None)
+    assert [output.records_emitted for _ in files] == [2, 3]
+
+
 def test_file_is_complete_before_it_is_announced(tmp_path: Path) -> None:
-    chunks = [chunk(0, 1), chunk(2, 3)]
     config = batch_config(tmp_path, batch_size=2)
-    for [url], rows, _ in write_batch_files(chunks, config, "contacts", {}):
-        assert len(rows_of(url)) == rows
+    for url, _ in write([block(0, 1), block(2, 3)], config):
+        assert len(rows_of(url)) == 2
 
 
 def test_files_are_for_their_owner_only(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        list(write_batch_files([chunk(0)], batch_config(tmp_path), "contacts", {}))
+        list(write([block(0)], batch_config(tmp_path)))
     finally:
         os.umask(before)
     (path,) = tmp_path.iterdir()
@@ -134,24 +141,25 @@ def test_storage_error_is_mapped_without_its_message(
         return File()
 
     monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem._open", open_file)
-    big = Chunk([os.urandom(2**20).hex()], Checkpoint(NOW, {}))
+    rows: Any = [os.urandom(2**20).hex()]
+    big = Block(rows, Checkpoint(NOW))
     with pytest.raises(FatalSyncError, match=r"batch_config: .*: CredentialsError$"):
-        list(write_batch_files([big], batch_config(tmp_path, compression), "contacts", {}))
+        list(write([big], batch_config(tmp_path, compression)))
 
 
 def test_storage_error_has_the_reason_of_the_system(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(FatalSyncError, match=r"batch_config: .*: Not a directory$"):
-        list(write_batch_files([chunk(0)], batch_config(tmp_path / "file" / "no"), "contacts", {}))
+        list(write([block(0)], batch_config(tmp_path / "file" / "no")))
 
 
 def test_error_of_the_contacts_is_not_one_of_the_storage(tmp_path: Path) -> None:
-    def chunks() -> Iterator[Chunk]:
-        yield chunk(0)
+    def blocks() -> Iterator[Block]:
+        yield block(0)
         raise LookupError
 
     with pytest.raises(LookupError):
-        list(write_batch_files(chunks(), batch_config(tmp_path), "contacts", {}))
+        list(write(blocks(), batch_config(tmp_path)))
     # It is not complete, so it is not there.
     assert not list(tmp_path.iterdir())
 
@@ -207,7 +215,7 @@ def test_folder_of_a_run_is_new_and_private() -> None:
 
 
 def test_columnar_files_require_pyarrow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("tap_sendgrid_contacts.batches.find_spec", lambda _: None)
+    monkeypatch.setattr("tap_sendgrid_contacts.output.batch.find_spec", lambda _: None)
     validate_batch_config(batch_config(tmp_path))
     with pytest.raises(ConfigurationError, match="extra 'arrow'"):
         validate_batch_config(batch_config(tmp_path, encoding={"format": "parquet"}))

@@ -23,7 +23,7 @@ from tap_sendgrid_contacts.tap import TapSendGridContacts
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tap_sendgrid_contacts.streams import ContactsStream
+    from tap_sendgrid_contacts.stream import ContactsStream
 
 FIELDS = [FieldDefinition("e1_T", "Plan", "Text"), FieldDefinition("e2_N", "seats", "Number")]
 ROOT: dict[str, Any] = {

@@ -11,8 +11,8 @@ import pytest
 from pyarrow import ipc, parquet
 from singer_sdk.exceptions import DataError
 
-from tap_sendgrid_contacts import columnar
-from tap_sendgrid_contacts.columnar import ColumnarFormat
+from tap_sendgrid_contacts.output import columnar
+from tap_sendgrid_contacts.output.columnar import ColumnarFormat
 
 if TYPE_CHECKING:
     from tap_sendgrid_contacts.columns import ColumnType, Row

@@ -18,10 +18,10 @@ from singer_sdk.contrib.msgspec import MsgSpecWriter
 from singer_sdk.singerlib import RecordMessage, StateMessage
 from typing_extensions import Buffer, override
 
-from tap_sendgrid_contacts.messages import MessageWriter, RecordMessageEncoder
+from tap_sendgrid_contacts.output.messages import MessageWriter, RecordMessageEncoder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from tap_sendgrid_contacts.columns import Row
 
@@ -45,7 +45,6 @@ class Pipe(io.RawIOBase):
 
     def __init__(self) -> None:
         self.received = b""
-        self.on_first_write: Callable[[], None] | None = None
 
     @override
     def writable(self) -> bool:
@@ -53,9 +52,6 @@ class Pipe(io.RawIOBase):
 
     @override
     def write(self, data: Buffer, /) -> int:
-        if self.on_first_write is not None:
-            act, self.on_first_write = self.on_first_write, None
-            act()
         accepted = bytes(data)[:7]
         self.received += accepted
         return len(accepted)
@@ -158,40 +154,7 @@ def test_emitted_records_are_counted(capsysbinary: pytest.CaptureFixture[bytes])
     assert len(capsysbinary.readouterr().out.splitlines()) == 4
 
 
-def test_action_runs_at_once_when_idle() -> None:
-    done: list[int] = []
-    MessageWriter().run_when_idle(lambda: done.append(1))
-    assert done == [1]
-
-
-def test_action_while_writing_runs_once_after_the_line() -> None:
-    written_before: list[bytes] = []
-    with unbuffered() as pipe:
-        writer = MessageWriter()
-        pipe.on_first_write = lambda: writer.run_when_idle(
-            lambda: written_before.append(pipe.received)
-        )
-        writer.write_lines(b"the line that was being written\n")
-        writer.write_lines(b"another\n")
-    assert written_before == [b"the line that was being written\n"]
-
-
-def test_deferred_action_may_write_a_last_line_and_exit() -> None:
-    with unbuffered() as pipe:
-        writer = MessageWriter()
-
-        def leave() -> None:
-            writer.write_lines(b"the last state\n")
-            sys.exit(143)
-
-        pipe.on_first_write = lambda: writer.run_when_idle(leave)
-        with pytest.raises(SystemExit) as leaving:
-            writer.write_lines(b"the line that was being written\n")
-        assert leaving.value.code == 143
-        assert pipe.received == b"the line that was being written\nthe last state\n"
-
-
-def test_broken_pipe_is_an_error_and_defers_no_action(
+def test_broken_pipe_is_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Broken(io.BytesIO):
@@ -200,11 +163,8 @@ def test_broken_pipe_is_an_error_and_defers_no_action(
             raise BrokenPipeError
 
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(Broken()))
-    writer, done = MessageWriter(), list[int]()
     with pytest.raises(BrokenPipeError):
-        writer.write_lines(b"a line\n")
-    writer.run_when_idle(lambda: done.append(1))
-    assert done == [1]
+        MessageWriter().write_lines(b"a line\n")
 
 
 def test_state_message_is_that_of_the_sdk(capsysbinary: pytest.CaptureFixture[bytes]) -> None:

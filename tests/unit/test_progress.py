@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from tap_sendgrid_contacts.progress import ProgressReporter
+from tap_sendgrid_contacts.run.progress import ProgressReporter
 
 if TYPE_CHECKING:
     import pytest

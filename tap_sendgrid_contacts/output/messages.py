@@ -1,4 +1,4 @@
-"""Write Singer messages to standard output: complete lines, in blocks, interruptible."""
+"""Write Singer messages to standard output: complete lines, in blocks."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from singer_sdk.exceptions import FatalSyncError
 from singer_sdk.singerlib import RecordMessage, StateMessage
 from typing_extensions import override
 
-from tap_sendgrid_contacts.records import Records
+from tap_sendgrid_contacts.output.records import Records
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from singer_sdk.singerlib.encoding.simple import Message
 
@@ -24,17 +24,15 @@ if TYPE_CHECKING:
 
 
 class MessageWriter(MsgSpecWriter):
-    """Writer that defers signal handling until a complete line is flushed.
+    """Writer of complete lines.
 
     Attributes:
-        records_emitted: Number of records emitted, in messages and in files.
+        records_emitted: Number of RECORD messages.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.records_emitted = 0
-        self._is_writing = False
-        self._deferred: Callable[[], None] | None = None
 
     @override
     def write_message(self, message: Message) -> None:
@@ -43,7 +41,7 @@ class MessageWriter(MsgSpecWriter):
     @override
     def serialize_message(self, message: Message) -> bytearray:
         if isinstance(message, StateMessage):
-            # The SDK copies a message for that, and a state can have hundreds of checkpoints.
+            # The SDK copies a message for that, and a state can have hundreds of exports.
             return serialize_jsonl({"type": "STATE", "value": message.value})
         return super().serialize_message(message)
 
@@ -58,7 +56,6 @@ class MessageWriter(MsgSpecWriter):
             BrokenPipeError: If the target is gone.
             FatalSyncError: If standard output cannot be written otherwise.
         """
-        self._is_writing = True
         try:
             stdout = sys.stdout.buffer
             # With PYTHONUNBUFFERED it is the raw file, whose writes can be partial.
@@ -71,19 +68,7 @@ class MessageWriter(MsgSpecWriter):
             raise
         except OSError as error:
             raise FatalSyncError(f"Cannot write to standard output: {error.strerror}") from error
-        finally:
-            self._is_writing = False
         self.records_emitted += records
-        if self._deferred is not None:
-            deferred, self._deferred = self._deferred, None
-            deferred()
-
-    def run_when_idle(self, action: Callable[[], None]) -> None:
-        """Call a function as soon as no line is being written: now, or after that line."""
-        if self._is_writing:
-            self._deferred = action
-        else:
-            action()
 
 
 class RecordMessageEncoder:

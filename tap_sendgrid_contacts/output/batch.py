@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -24,11 +25,12 @@ from tap_sendgrid_contacts.decode.lines import GzipFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from datetime import datetime
 
     from singer_sdk.helpers._batch import BaseBatchFileEncoding, BatchConfig
 
-    from tap_sendgrid_contacts.checkpoint import Checkpoint
-    from tap_sendgrid_contacts.columns import ColumnType
+    from tap_sendgrid_contacts.checkpoint import Block, Checkpoint
+    from tap_sendgrid_contacts.columns import ColumnType, Row
 
     Write = Callable[[Sequence[Any]], object]
     OpenWriter = Callable[[IO[bytes]], contextlib.AbstractContextManager[Write]]
@@ -42,19 +44,6 @@ _PROTOCOLS = ("file", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "o
 
 # Compressions by format. The first one is used if none is configured.
 _COMPRESSIONS = {"jsonl": ("none", "gzip"), "parquet": ("zstd", "none"), "arrow": ("none",)}
-
-
-class Chunk(NamedTuple):
-    """Records that are written to the same file.
-
-    Attributes:
-        rows: The records, not more than the batch size: rows for columnar files, otherwise
-            anything that is encoded as a JSON object.
-        checkpoint: Valid once the records are durable.
-    """
-
-    rows: Sequence[Any]
-    checkpoint: Checkpoint
 
 
 def is_columnar(encoding: BaseBatchFileEncoding) -> bool:
@@ -127,49 +116,95 @@ def _validate_params(params: Mapping[str, Any]) -> None:
         raise ConfigurationError("batch_config.storage.params must not turn TLS off")
 
 
-def write_batch_files(
-    chunks: Iterable[Chunk], config: BatchConfig, name: str, types: Mapping[str, ColumnType]
-) -> Iterator[tuple[list[str], int, Checkpoint]]:
-    """Write files of up to `batch_size` records.
+class _Chunk(NamedTuple):
+    """Records that belong into one file.
+
+    Attributes:
+        records: The records.
+        checkpoint: Valid once they are durable; None if that is the one before.
+        requested_at: When their export was requested.
+    """
+
+    records: Sequence[Any]
+    checkpoint: Checkpoint | None
+    requested_at: datetime
+
+
+class BatchFiles:
+    """Writes contacts to BATCH files of up to `batch_size` records.
+
+    All files of an export, also those of a resumed run, have its time in their names.
 
     Args:
-        chunks: The records, in order.
         config: Storage, records per file, format and compression.
-        name: Prefix of the file names.
-        types: The type of each value of a row by its column's name, for columnar files.
+        name: Start of the file names.
+        types: The type of each value of a row by its column's name.
+        make_records: Makes what is written of rows; None if that is the rows.
 
-    Yields:
-        The manifest of a complete file, the number of its records, and the checkpoint after
-        them; an empty manifest where there were no records to write.
-
-    Raises:
-        FatalSyncError: If a file cannot be written to the storage.
+    Attributes:
+        records_emitted: Number of records so far.
     """
-    suffix = config.encoding.format
-    if suffix == "jsonl" and config.encoding.compression == "gzip":
-        suffix += ".gz"
-    prefix = f"{config.storage.prefix or ''}{name}-{uuid.uuid4()}"
-    open_writer = _make_open_writer(config.encoding, types)
-    source = iter(chunks)
-    chunk = next(source, None)
-    number = 0
-    while chunk:
-        if not chunk.rows:
-            yield [], 0, chunk.checkpoint
-            chunk = next(source, None)
-            continue
-        number += 1
-        url = config.storage.get_url(f"{prefix}-{number}.{suffix}")
-        rows = 0
-        with _open(url, config, open_writer) as write:
-            while chunk and rows + len(chunk.rows) <= config.batch_size:
-                if chunk.rows:
-                    with _map_storage_errors():
-                        write(chunk.rows)
-                rows += len(chunk.rows)
-                checkpoint = chunk.checkpoint
-                chunk = next(source, None)
-        yield [url], rows, checkpoint
+
+    def __init__(
+        self,
+        config: BatchConfig,
+        name: str,
+        types: Mapping[str, ColumnType],
+        make_records: Callable[[Sequence[Row]], Sequence[Any]] | None,
+    ) -> None:
+        self.records_emitted = 0
+        self._config = config
+        self._make_records = make_records
+        self._open_writer = _make_open_writer(config.encoding, types)
+        suffix = config.encoding.format
+        if suffix == "jsonl" and config.encoding.compression == "gzip":
+            suffix += ".gz"
+        self._prefix = f"{config.storage.prefix or ''}{name}-"
+        unique = uuid.uuid4()
+        self._suffixes = (f"-{unique}-{number}.{suffix}" for number in itertools.count(1))
+
+    def write(
+        self, blocks: Iterable[Block], version: int | None
+    ) -> Iterator[tuple[list[list[str]], Checkpoint | None]]:
+        """See `Output`; the SDK is to write the manifest of each file.
+
+        Raises:
+            FatalSyncError: If a file cannot be written to the storage.
+        """
+        del version  # Records in files have none.
+        chunks = self._iter_chunks(blocks)
+        chunk = next(chunks, None)
+        while chunk:
+            if not chunk.records:
+                yield [], chunk.checkpoint
+                chunk = next(chunks, None)
+                continue
+            name = f"{self._prefix}{chunk.requested_at:%Y%m%dT%H%M%SZ}{next(self._suffixes)}"
+            url = self._config.storage.get_url(name)
+            count = 0
+            with _open(url, self._config, self._open_writer) as write:
+                while chunk and count + len(chunk.records) <= self._config.batch_size:
+                    if chunk.records:
+                        with _map_storage_errors():
+                            write(chunk.records)
+                    count += len(chunk.records)
+                    checkpoint = chunk.checkpoint
+                    chunk = next(chunks, None)
+            self.records_emitted += count
+            yield [[url]], checkpoint
+
+    def _iter_chunks(self, blocks: Iterable[Block]) -> Iterator[_Chunk]:
+        size = self._config.batch_size
+        before: Checkpoint | None = None
+        for rows, checkpoint in blocks:
+            for start in range(0, max(len(rows), 1), size):
+                records: Sequence[Any] = rows[start : start + size]
+                if self._make_records and records:
+                    records = self._make_records(records)
+                # Up to the last chunk of a block, nothing of it counts as read.
+                is_last = start + size >= len(rows)
+                yield _Chunk(records, checkpoint if is_last else before, checkpoint.requested_at)
+            before = checkpoint
 
 
 @contextlib.contextmanager
@@ -207,7 +242,7 @@ def _make_open_writer(
     compression = encoding.compression or _COMPRESSIONS[encoding.format][0]
     if not is_columnar(encoding):
         return partial(_open_jsonl, is_gzip=compression == "gzip")
-    from tap_sendgrid_contacts.columnar import ColumnarFormat  # noqa: PLC0415 - an extra
+    from tap_sendgrid_contacts.output.columnar import ColumnarFormat  # noqa: PLC0415 - an extra
 
     return ColumnarFormat(encoding.format, compression, types).open
 

@@ -7,6 +7,8 @@ import sys
 import time
 from datetime import timedelta
 
+from tap_sendgrid_contacts import stopping
+
 logger = logging.getLogger(__name__)
 
 _LOG_INTERVAL = 30.0
@@ -18,6 +20,7 @@ class ProgressReporter:
 
     Attributes:
         bytes_downloaded: Bytes of the parts downloaded by this run.
+        wait_seconds: Seconds until the export was ready.
     """
 
     def __init__(self) -> None:
@@ -26,14 +29,14 @@ class ProgressReporter:
         self._interval = _TTY_INTERVAL if self._is_tty else _LOG_INTERVAL
         self._started = self._last_report = time.monotonic()
         self._resumed_contacts = 0
-        self._wait_seconds = 0.0
+        self.wait_seconds = 0.0
 
     def wait(self, seconds: float, reason: str) -> None:
         """Sleep, and report why."""
         end = time.monotonic() + seconds
         while (remaining := end - time.monotonic()) > 0:
             self._emit(f"{reason} ({self._elapsed()} elapsed); next poll in {remaining:.0f} s")
-            time.sleep(min(remaining, 1.0) if self._is_tty else remaining)
+            stopping.sleep(min(remaining, 1.0) if self._is_tty else remaining)
 
     def start_reading(self, resumed_contacts: int) -> None:
         """Start the clock of the transfer.
@@ -42,7 +45,7 @@ class ProgressReporter:
             resumed_contacts: Contacts that an earlier run has read.
         """
         now = time.monotonic()
-        self._wait_seconds = now - self._started
+        self.wait_seconds = now - self._started
         self._started = self._last_report = now
         self._resumed_contacts = resumed_contacts
 
@@ -69,7 +72,7 @@ class ProgressReporter:
         return (
             f"{contacts:,} contacts in {parts} part(s), {emitted:,} emitted by this run, "
             f"{self.bytes_downloaded / 1e6:,.1f} MB downloaded; "
-            f"waited {self._wait_seconds:,.1f} s, "
+            f"waited {self.wait_seconds:,.1f} s, "
             f"read for {time.monotonic() - self._started:,.1f} s, "
             f"{self._rate(contacts):,.0f} contacts/s"
         )

@@ -1,0 +1,1 @@
+"""A run: from the sources and the state to the contacts of complete exports."""

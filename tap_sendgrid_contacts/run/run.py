@@ -1,0 +1,323 @@
+"""A run: all contacts of its sources, from complete exports.
+
+Read `Run.read` from top to bottom.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+
+from singer_sdk import metrics
+from singer_sdk.exceptions import DataError, FatalAPIError, FatalSyncError
+
+from tap_sendgrid_contacts import stopping
+from tap_sendgrid_contacts.api.export import PollBudget, PollTimeoutError
+from tap_sendgrid_contacts.api.http import (
+    NO_RETRY,
+    ForbiddenError,
+    TransientError,
+    UnauthorizedError,
+)
+from tap_sendgrid_contacts.api.part_file import check_temp_dir
+from tap_sendgrid_contacts.columns import REPLICATION_KEY, ColumnLayout
+from tap_sendgrid_contacts.dates import parse_date
+from tap_sendgrid_contacts.decode import make_decoder
+from tap_sendgrid_contacts.run.incremental import Since
+from tap_sendgrid_contacts.run.sources import Source, find_sources
+from tap_sendgrid_contacts.run.state import RunState, export_key
+from tap_sendgrid_contacts.run.sync import (
+    ExportSync,
+    IncompleteExportError,
+    NotResumableError,
+    SyncOptions,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+
+    from tap_sendgrid_contacts.api.client import SendGridClient
+    from tap_sendgrid_contacts.api.export import ExportRequest
+    from tap_sendgrid_contacts.api.http import RetryPolicy
+    from tap_sendgrid_contacts.columns import Column
+    from tap_sendgrid_contacts.output import Output
+    from tap_sendgrid_contacts.run.emitter import StateEmitter
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+EXPORTS_AHEAD = 4
+"""Exports that SendGrid prepares while another one is read.
+
+Few, since SendGrid does not document how many may run at a time, and since each is available for
+some hours only.
+"""
+
+
+# The export may still be read by a later attempt.
+_INTERRUPTIONS = (TransientError, PollTimeoutError)
+
+
+class FailedExportsError(FatalSyncError):
+    """Some of several exports failed; the others were read to their end."""
+
+
+class _Metric(str, enum.Enum):
+    CONTACTS_EXPORT = "contacts_export"
+
+
+class _Failure(NamedTuple):
+    """Why an export was not read to its end, and whether it was given up."""
+
+    message: str
+    is_final: bool
+
+
+class Run:
+    """All contacts of the configured lists and segments, or of the account.
+
+    Args:
+        client: The API client.
+        request: Parameters of the exports.
+        config: The tap's settings.
+        columns: The columns of the export.
+        source_columns: The columns that name the source, if they are selected.
+        state: The stream's state; it is written to.
+        emitter: Emits the state.
+        is_incremental: Whether to emit only contacts updated since the bookmark.
+        has_version: Whether the run is to end with ACTIVATE_VERSION.
+        fingerprint: What else decides on the records: with another one, a run is not resumed.
+
+    Attributes:
+        state: The state of the run.
+    """
+
+    def __init__(  # noqa: PLR0913 - what a run depends on
+        self,
+        client: SendGridClient,
+        request: ExportRequest,
+        config: Mapping[str, Any],
+        *,
+        columns: Sequence[Column],
+        source_columns: Sequence[str],
+        state: MutableMapping[str, Any],
+        emitter: StateEmitter,
+        is_incremental: bool,
+        has_version: bool,
+        fingerprint: Mapping[str, Any],
+    ) -> None:
+        self._client = client
+        self._request = request
+        self._config = config
+        self._columns = columns
+        self._source_columns = source_columns
+        self._is_incremental = is_incremental
+        check_temp_dir()
+        sources = [Source()]
+        if config["separate_exports"]:
+            sources = find_sources(client, request)
+            if not sources:
+                logger.warning("The account has no lists; nothing to sync")
+        options = SyncOptions(
+            poll_interval=config["poll_interval"],
+            poll_budget=PollBudget(config["poll_timeout"]),
+            allow_count_mismatch=config["allow_count_mismatch"],
+        )
+        self._retry = options.poll_budget.limit(client.retry)
+        scope = {"api_url": config["api_url"], "on_behalf_of": config.get("on_behalf_of")}
+        requests = {source: source.request(request) for source in sources}
+        self._sources = {
+            export_key(**scope, list_ids=each.list_ids, segment_ids=each.segment_ids): source
+            for source, each in requests.items()
+        }
+        self.state = RunState(
+            state,
+            emitter,
+            fingerprint={
+                **scope,
+                "list_ids": sorted(request.list_ids),
+                "segment_ids": sorted(request.segment_ids),
+                "separate_exports": config["separate_exports"],
+                "file_type": request.file_type,
+                **fingerprint,
+            },
+            labels={key: str(source) for key, source in self._sources.items()},
+            has_version=has_version,
+        )
+        self._syncs = [
+            ExportSync(client, requests[source], key, str(source), self.state, options)
+            for key, source in self._sources.items()
+        ]
+
+    def read(self, output: Output[T]) -> Iterator[T]:
+        """Read the exports one after the other; SendGrid prepares the next ones meanwhile.
+
+        An export that fails does not keep the others from being read.
+
+        Args:
+            output: Writes the contacts.
+
+        Yields:
+            What the SDK is to write.
+
+        Raises:
+            FatalSyncError: If an export failed; if there are several, the log says why.
+        """
+        failures: list[_Failure] = []
+        for position, sync in enumerate(self._syncs):
+            if self.state.is_finished(sync.key):
+                logger.info("%s: read to its end by the interrupted run; skipping", sync.label)
+                continue
+            emitted_before = output.records_emitted
+            try:
+                self._start([sync], self._retry)
+                self._start_ahead(position)
+                sync.open()
+                # Now that this one is ready, SendGrid may accept another one.
+                self._start_ahead(position)
+                yield from self._read_export(sync, output)
+            except (UnauthorizedError, ForbiddenError):
+                # It would recur with the next one.
+                raise
+            except (*_INTERRUPTIONS, FatalAPIError, DataError) as error:
+                failure = self._handle_failure(sync, error)
+                if len(self._syncs) == 1:
+                    raise type(error)(failure.message) from error
+                if sync.is_started or not isinstance(error, PollTimeoutError):
+                    logger.error(failure.message)  # noqa: TRY400 - no traceback for users
+                failures.append(failure)
+            finally:
+                self._log_metric(sync, output.records_emitted - emitted_before)
+        if failures:
+            self._end(failures)
+
+    def complete(self) -> None:
+        """End the run: all records are written."""
+        self.state.complete(REPLICATION_KEY if self._is_incremental else None)
+
+    # --- start ------------------------------------------------------------------------------
+
+    def _start(self, syncs: Sequence[ExportSync], retry: RetryPolicy) -> None:
+        """Create exports, or resume them; emit STATE before the requests and after them."""
+        syncs = [sync for sync in syncs if not sync.is_started]
+        for sync in syncs:
+            sync.plan()
+        self.state.emit()
+        try:
+            for sync in syncs:
+                sync.start(retry)
+        except Exception:
+            for sync in syncs:
+                sync.unplan()
+            self.state.emit()
+            raise
+        self.state.emit()
+
+    def _start_ahead(self, position: int) -> None:
+        """Create the next exports, without retries: their turn is still to come.
+
+        In groups, since each request needs a STATE before it and after it.
+        """
+        following = self._syncs[position + 1 :]
+        ahead = [sync for sync in following if not self.state.is_finished(sync.key)]
+        ahead = ahead[:EXPORTS_AHEAD]
+        while missing := [sync for sync in ahead if not sync.is_started and not sync.rejection]:
+            if 2 * len(missing) < len(ahead):
+                return
+            try:
+                self._start(missing, NO_RETRY)
+            except PollTimeoutError:
+                return
+            except TransientError as error:
+                logger.info("%s; creating the next exports later", error)
+                return
+            except FatalAPIError:
+                # It is raised again at its turn.
+                continue
+
+    # --- read -------------------------------------------------------------------------------
+
+    def _read_export(self, sync: ExportSync, output: Output[T]) -> Iterator[T]:
+        source = self._sources[sync.key]
+        stamp = {name: source.stamp[name] for name in self._source_columns}
+        layout = ColumnLayout(self._columns, self._config["on_invalid_value"], stamp)
+        since = self._make_filter(sync.key, layout) if self._is_incremental else None
+        while True:
+            blocks = sync.blocks(make_decoder(self._request.file_type, layout), since)
+            try:
+                for items, checkpoint in output.write(blocks, self.state.version):
+                    for item in items:
+                        # The SDK has written an item when it asks for the next one.
+                        yield item
+                        stopping.check()
+                    if checkpoint:
+                        self.state.save(sync.key, checkpoint)
+                    stopping.check()
+                break
+            except NotResumableError as error:
+                sync.reopen(error)
+        self.state.finish(sync.key, sync.job.contact_count, sync.job.created_at)
+
+    def _make_filter(self, key: str, layout: ColumnLayout) -> Since:
+        start_date = self._config.get("start_date")
+        dates = self.state.since(key), parse_date(start_date) if start_date else None
+        earliest = max(filter(None, dates), default=None)
+        logger.info("Emitting %s", f"contacts updated since {earliest}" if earliest else "all")
+        return Since(layout.names.index(REPLICATION_KEY), earliest)
+
+    # --- end --------------------------------------------------------------------------------
+
+    def _handle_failure(self, sync: ExportSync, error: Exception) -> _Failure:
+        """Keep the export, or give it up; the message says which."""
+        message = str(error)
+        if sync.label and sync.label not in message:
+            message = f"{sync.label}: {message}"
+        is_damaged = isinstance(error, DataError) and not isinstance(error, IncompleteExportError)
+        is_final = not isinstance(error, _INTERRUPTIONS) and not (
+            is_damaged and self.state.keep_once(sync.key)
+        )
+        if is_final:
+            self.state.give_up(sync.key)
+        self.state.emit()
+        if sync.is_started:
+            next_run = "starts a new export" if is_final else "resumes it"
+            message = f"{message}. The next run {next_run}"
+        return _Failure(message, is_final)
+
+    def _end(self, failures: Sequence[_Failure]) -> None:
+        summary = f"{len(failures)} of {len(self._syncs)} exports are not complete. The next run"
+        if not all(failure.is_final for failure in failures):
+            raise FailedExportsError(f"{summary} continues this one")
+        # Each is finished or failed. The next run must not take what is finished for fresh.
+        self.state.restart()
+        self.state.emit()
+        raise FailedExportsError(f"{summary} reads all lists and segments again")
+
+    def _log_metric(self, sync: ExportSync, emitted: int) -> None:
+        """Log what this run did with an export, for monitors."""
+        if not sync.is_started:
+            return
+        job, checkpoint = sync.job, sync.checkpoint
+        is_complete = self.state.is_finished(sync.key)
+        tags = {
+            metrics.Tag.STREAM: "contacts",
+            "export": sync.label or "all",
+            "contacts_read": checkpoint.contacts_read,
+            "contacts_emitted": emitted,
+            "contact_count": job.contact_count,
+            "parts": len(job.part_names),
+            "bytes": sync.progress.bytes_downloaded,
+            "seconds_waited": round(sync.progress.wait_seconds, 1),
+            "resumed": sync.is_resumed,
+            "complete": is_complete,
+        }
+        # The SDK has no name for it, and takes any enumeration.
+        name = cast("metrics.Metric", _Metric.CONTACTS_EXPORT)
+        point = metrics.Point("counter", name, checkpoint.contacts_read, tags)
+        metrics.log(metrics.get_metrics_logger(), point)
+        if is_complete:
+            parts = len(job.part_names)
+            summary = sync.progress.summary(checkpoint.contacts_read, parts, emitted)
+            logger.info("%s is complete: %s", job, summary)

@@ -1,0 +1,421 @@
+"""The state of a run: what it filters by, what it has finished, what is in flight.
+
+Nothing else reads or writes the stream's state. All of it is in `bookmarks.contacts`:
+
+- `replication_key`, `replication_key_value`: the bookmark after the last complete INCREMENTAL run.
+- `counts`: the exports of the last complete run, and how many contacts each had. The bookmark is
+  valid for these only.
+- `version`: the last table version used.
+- `run`: the run in progress. A list with one element, or none: Meltano merges the state of an
+  interrupted `--full-refresh` onto the old one, key by key, but replaces lists as a whole.
+- `columns`: see `custom_fields`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec.structs import replace
+
+from tap_sendgrid_contacts.checkpoint import Checkpoint, Time
+from tap_sendgrid_contacts.dates import parse_date, utc_now
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, MutableMapping
+
+    from tap_sendgrid_contacts.run.emitter import StateEmitter
+
+logger = logging.getLogger(__name__)
+
+STATE_INTERVAL = 10_000
+"""Contacts read between two STATE messages."""
+
+_STATE_SECONDS = 1.0  # Between those at the ends of small parts.
+
+# A file exists for twelve hours: lists that were finished before are as old as that, too.
+_MAX_RUN_AGE = timedelta(hours=12)
+
+_MAX_VERSION = 1 << 40  # A larger one was not written by this tap.
+
+COLUMNS_KEY = "columns"
+"""State key of the custom columns that were loaded; see `custom_fields`."""
+
+_OLD_KEYS = ("exports", "partitions", "scope")
+
+
+class _Run(msgspec.Struct, omit_defaults=True):
+    """A run in progress.
+
+    Attributes:
+        started_at: When it was started.
+        fingerprint: What decides on its records; with another one, it cannot be resumed.
+        version: Its table version, if ACTIVATE_VERSION is to be emitted.
+        bookmark: What it filters by, with INCREMENTAL.
+        finished: Contacts of each export that was read and verified.
+        exports: Checkpoints of the exports in flight.
+        unproven: Why rows of its version may be missing or outdated, if so.
+        max_updated_at: The latest `updated_at` of the finished exports.
+        exported_at: When the earliest of them was created.
+    """
+
+    started_at: Time
+    fingerprint: dict[str, Any]
+    version: int | None = None
+    bookmark: Time | None = None
+    finished: dict[str, int] = {}
+    exports: dict[str, Checkpoint] = {}
+    unproven: str | None = None
+    max_updated_at: Time | None = None
+    exported_at: Time | None = None
+
+    @property
+    def has_emitted(self) -> bool:
+        """Whether contacts were emitted."""
+        return bool(self.finished) or any(each.contacts_read for each in self.exports.values())
+
+
+class RunState:
+    """The state of a run, resumed or new.
+
+    Exports are named by keys: see `export_key`.
+
+    Args:
+        state: The stream's state; it is written to.
+        emitter: Emits it.
+        fingerprint: What decides on the records: a run with another one is not resumed.
+        labels: The exports of the run by their keys: what each is of, for messages.
+        has_version: Whether the run is to end with ACTIVATE_VERSION.
+    """
+
+    def __init__(
+        self,
+        state: MutableMapping[str, Any],
+        emitter: StateEmitter,
+        *,
+        fingerprint: Mapping[str, Any],
+        labels: Mapping[str, str],
+        has_version: bool = False,
+    ) -> None:
+        self._state = state
+        self._emitter = emitter
+        self._labels = labels
+        self._contacts_since_emitted = 0
+        self._emitted_at = time.monotonic()
+        if not {"run", "counts"} & state.keys():
+            _convert_old_state(state)
+        self._counts = _read_counts(state)
+        # Without defaults: the state is emitted often.
+        self._fingerprint = {key: value for key, value in fingerprint.items() if value}
+        self._has_version = has_version
+        self._run = self._load()
+        self._write()
+
+    # --- read -------------------------------------------------------------------------------
+
+    @property
+    def version(self) -> int | None:
+        """The table version of the run's records; None if it has none."""
+        return self._run.version
+
+    def since(self, key: str) -> datetime | None:
+        """Return the bookmark that an export is filtered by, if any."""
+        bookmark = self._run.bookmark
+        if bookmark and key not in self._counts:
+            logger.warning(
+                "%sIgnoring bookmark: it belongs to other lists, segments or another account",
+                self._prefix(key),
+            )
+            return None
+        return bookmark
+
+    def checkpoint(self, key: str) -> Checkpoint | None:
+        """Return the checkpoint of an export in flight."""
+        return self._run.exports.get(key)
+
+    def is_finished(self, key: str) -> bool:
+        """Return whether this run has finished an export."""
+        return key in self._run.finished
+
+    def why_deletes_are_unsafe(self, max_shrink_percent: int) -> str | None:
+        """Return why rows that were not in this run must not be deleted, if so.
+
+        Args:
+            max_shrink_percent: By how much an export may be smaller than that of the last
+                complete run.
+        """
+        if self._run.unproven:
+            return self._run.unproven
+        if not self._run.finished:
+            return "nothing was exported"
+        for key, count in self._run.finished.items():
+            before = self._counts.get(key)
+            # Without an earlier run, only none at all is suspicious.
+            expected = 1 if before is None else before
+            if (expected - count) * 100 > expected * max_shrink_percent:
+                earlier = "is the first one" if before is None else f"had {before} the last time"
+                return (
+                    f"{self._prefix(key)}the export has {count} contacts and {earlier}: a drop by "
+                    f"more than max_shrink_percent ({max_shrink_percent}). If that is right, set "
+                    "it to 100 for one run"
+                )
+        return None
+
+    # --- write ------------------------------------------------------------------------------
+
+    def save(self, key: str, checkpoint: Checkpoint) -> None:
+        """Save the checkpoint of an export in flight; emit STATE if that is due.
+
+        It is due every `STATE_INTERVAL` contacts, and at the end of a part once a second.
+        """
+        before = self._run.exports.get(key, checkpoint)
+        self._run.exports[key] = checkpoint
+        self._state["run"][0]["exports"][key] = msgspec.to_builtins(checkpoint)
+        self._contacts_since_emitted += checkpoint.contacts_read - before.contacts_read
+        is_part_end = checkpoint.finished_parts != before.finished_parts
+        if self._contacts_since_emitted >= STATE_INTERVAL or (
+            is_part_end and time.monotonic() - self._emitted_at >= _STATE_SECONDS
+        ):
+            self.emit()
+
+    def emit(self) -> None:
+        """Emit STATE now, unless it is the one that was emitted last."""
+        self._contacts_since_emitted = 0
+        self._emitted_at = time.monotonic()
+        self._emitter.emit()
+
+    def drop(self, key: str) -> None:
+        """Remove the checkpoint of an export that was never created."""
+        self._run.exports.pop(key, None)
+        self._write()
+
+    def give_up(self, key: str) -> None:
+        """Remove the checkpoint of an export that cannot be resumed, so that a new one is created.
+
+        What was emitted of it may be outdated by then: it must not have a version that is
+        activated.
+        """
+        checkpoint = self._run.exports.pop(key, None)
+        if not self._run.has_emitted:
+            self._run.version = self._new_version()
+        elif checkpoint and checkpoint.contacts_read:
+            self._run.unproven = (
+                f"{self._prefix(key)}another export was read in part before, and its contacts may "
+                "be outdated"
+            )
+        self._write()
+
+    def keep_once(self, key: str) -> bool:
+        """Keep an export that could not be read further, unless that was so before.
+
+        The part may have been damaged on its way, or a setting may be changed.
+
+        Returns:
+            Whether it is kept.
+        """
+        checkpoint = self._run.exports.get(key)
+        # One that was found, not created by this run, may be of the other file type.
+        if checkpoint is None or (checkpoint.adopted and not checkpoint.contacts_read):
+            return False
+        if checkpoint.failed_at == checkpoint.contacts_read:
+            return False
+        self.save(key, replace(checkpoint, failed_at=checkpoint.contacts_read))
+        return True
+
+    def finish(self, key: str, contact_count: int | None, created_at: datetime | None) -> None:
+        """Replace the checkpoint of an export by its count: it is read, verified and durable.
+
+        Args:
+            key: The export.
+            contact_count: Its number of contacts according to SendGrid.
+            created_at: When SendGrid created it.
+        """
+        run = self._run
+        checkpoint = run.exports.pop(key)
+        count = run.finished[key] = checkpoint.contacts_read
+        if contact_count != count and not run.unproven:
+            run.unproven = self._prefix(key) + _describe_mismatch(count, contact_count)
+        latest = checkpoint.max_updated_at
+        run.max_updated_at = max(filter(None, (run.max_updated_at, latest)), default=None)
+        # A change during the export may be in it or not: the next run contains it.
+        exported_at = created_at or latest
+        run.exported_at = min(filter(None, (run.exported_at, exported_at)), default=None)
+        self._write()
+
+    def complete(self, replication_key: str | None) -> None:
+        """End the run: all of its exports are finished.
+
+        Args:
+            replication_key: With INCREMENTAL, the column of the bookmark.
+        """
+        latest, exported_at = self._run.max_updated_at, self._run.exported_at
+        if replication_key and latest:
+            bookmark = min(latest, exported_at or latest)
+            self._state["replication_key"] = replication_key
+            self._state["replication_key_value"] = bookmark.isoformat().replace("+00:00", "Z")
+        self._state["counts"] = [dict(self._run.finished)]
+        self._state["run"] = []
+
+    def restart(self) -> None:
+        """Keep nothing of the run but its bookmark: the next run reads all exports again."""
+        self._run = self._new_run(self._run.bookmark)
+        self._write()
+
+    # --- start ------------------------------------------------------------------------------
+
+    def _load(self) -> _Run:
+        """Return the run of the state, or a new one where it cannot be resumed."""
+        saved = self._state.get("run")
+        if not saved:
+            return self._new_run(self._read_bookmark())
+        try:
+            (run,) = msgspec.convert(saved, tuple[_Run])
+        except msgspec.ValidationError as error:
+            logger.warning("Invalid run in state (%s); starting a new export", error)
+            return self._new_run(None)
+        if reason := self._why_not_resumable(run):
+            if run.exports or run.finished:
+                logger.warning("%s; starting a new export", reason)
+            # Not the one of the state: Meltano brings that back after `--full-refresh`.
+            return self._new_run(run.bookmark)
+        gone = {*run.finished, *run.exports} - self._labels.keys()
+        for key in gone:
+            run.finished.pop(key, None)
+            run.exports.pop(key, None)
+        if not run.has_emitted:
+            # It may have been completed, with a target that did not keep the last STATE.
+            run.version = self._new_version()
+        return run
+
+    def _why_not_resumable(self, run: _Run) -> str | None:
+        fingerprint = self._fingerprint
+        changed = [
+            key
+            for key in sorted({*fingerprint, *run.fingerprint})
+            if fingerprint.get(key) != run.fingerprint.get(key)
+        ]
+        if changed:
+            return f"{', '.join(changed)} changed since the last run"
+        if run.finished and utc_now() - run.started_at > _MAX_RUN_AGE:
+            return "The interrupted run is older than 12 hours"
+        if run.version and not {*run.finished, *run.exports} <= self._labels.keys():
+            return "A list or segment of the interrupted run is gone"
+        return None
+
+    def _new_run(self, bookmark: datetime | None) -> _Run:
+        return _Run(
+            started_at=utc_now(),
+            fingerprint=self._fingerprint,
+            version=self._new_version(),
+            bookmark=bookmark,
+        )
+
+    def _new_version(self) -> int | None:
+        """Return a version that no earlier run has had: epoch seconds, as the SDK's."""
+        if not self._has_version:
+            return None
+        last = self._state.get("version")
+        version = int(time.time())
+        if isinstance(last, int) and last < _MAX_VERSION:
+            version = max(version, last + 1)
+        self._state["version"] = version
+        return version
+
+    def _read_bookmark(self) -> datetime | None:
+        value = self._state.get("replication_key_value")
+        if value is None:
+            return None
+        try:
+            bookmark = parse_date(value)
+        except (TypeError, ValueError, OverflowError):
+            logger.warning("Ignoring bookmark: replication_key_value is not a valid timestamp")
+            return None
+        if bookmark > utc_now() + timedelta(days=1):
+            logger.warning("Ignoring bookmark: it is in the future")
+            return None
+        return bookmark
+
+    def _write(self) -> None:
+        self._state["run"] = [msgspec.to_builtins(self._run) | {"exports": {}}]
+        exports = {key: msgspec.to_builtins(each) for key, each in self._run.exports.items()}
+        self._state["run"][0]["exports"] = exports
+
+    def _prefix(self, key: str) -> str:
+        label = self._labels.get(key)
+        return f"{label}: " if label else ""
+
+
+def has_exports(state: Mapping[str, Any]) -> bool:
+    """Return whether a stream's state has exports in flight, or finished ones of a run."""
+    try:
+        (run,) = msgspec.convert(state.get("run"), tuple[_Run])
+    except msgspec.ValidationError:
+        return False
+    return bool(run.exports or run.finished)
+
+
+def export_key(
+    api_url: str, on_behalf_of: str | None, list_ids: tuple[str, ...], segment_ids: tuple[str, ...]
+) -> str:
+    """Return the key of an export in the state: a digest of whose contacts it has."""
+    scope = (
+        api_url.rstrip("/"),
+        on_behalf_of or None,
+        sorted(each.lower() for each in list_ids),
+        sorted(each.lower() for each in segment_ids),
+    )
+    return digest(scope)
+
+
+def digest(value: object) -> str:
+    """Return a short digest of a value that JSON can express."""
+    encoded = msgspec.json.encode(value, order="sorted", enc_hook=str)
+    return hashlib.sha256(encoded).hexdigest()[:12]
+
+
+def _describe_mismatch(count: int, contact_count: int | None) -> str:
+    if contact_count is None:
+        return "the export status has no contact_count, so contacts may be missing"
+    problem = "fewer" if count < contact_count else "more"
+    hint = "" if count < contact_count else ", so some are duplicates and others may be missing"
+    return f"{problem} contacts were read ({count}) than contact_count ({contact_count}){hint}"
+
+
+def _read_counts(state: Mapping[str, Any]) -> dict[str, int | None]:
+    try:
+        (counts,) = msgspec.convert(state["counts"], tuple[dict[str, int | None]])
+    except (LookupError, msgspec.ValidationError):
+        return {}
+    return counts
+
+
+def _convert_old_state(state: MutableMapping[str, Any]) -> None:
+    """Convert a state of version 0.1.0: its bookmark is kept, its export in progress is not."""
+    partitions = state.get("partitions")
+    old = [state, *(partitions if isinstance(partitions, list) else ())]
+    old = [each for each in old if isinstance(each, dict)]
+    if any(each.get("exports") for each in old):
+        logger.info("The state is of an earlier version of the tap; starting a new export")
+    bookmarks: dict[str, str] = {}
+    for each in old:
+        try:
+            scope = each["scope"]
+            key = export_key(
+                scope["api_url"],
+                scope["on_behalf_of"],
+                tuple(scope["list_ids"]),
+                tuple(scope["segment_ids"]),
+            )
+            parse_date(each["replication_key_value"])
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
+            continue
+        bookmarks[key] = each["replication_key_value"]
+    if bookmarks:
+        state["replication_key_value"] = min(bookmarks.values(), key=parse_date)
+        state["counts"] = [dict.fromkeys(bookmarks)]
+    for key in _OLD_KEYS:
+        state.pop(key, None)

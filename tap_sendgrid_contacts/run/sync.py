@@ -1,0 +1,357 @@
+"""Sync of one export: resume or create it, poll, read its parts, verify that it is complete."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+from singer_sdk.exceptions import DataError, FatalAPIError
+
+from tap_sendgrid_contacts.api.download import iter_parts
+from tap_sendgrid_contacts.api.export import (
+    ExportJob,
+    ExportUnavailableError,
+    PollTimeoutError,
+    create_export_once,
+    find_matching_export,
+)
+from tap_sendgrid_contacts.api.http import NO_RETRY, RequestNotProcessedError, TransientError
+from tap_sendgrid_contacts.checkpoint import Block, Checkpoint
+from tap_sendgrid_contacts.dates import utc_now
+from tap_sendgrid_contacts.run.progress import ProgressReporter
+from tap_sendgrid_contacts.run.state import digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from tap_sendgrid_contacts.api.client import SendGridClient
+    from tap_sendgrid_contacts.api.download import Part
+    from tap_sendgrid_contacts.api.export import ExportRequest, PollBudget
+    from tap_sendgrid_contacts.api.http import RetryPolicy
+    from tap_sendgrid_contacts.columns import Row
+    from tap_sendgrid_contacts.decode import Decoder
+    from tap_sendgrid_contacts.run.incremental import Since
+    from tap_sendgrid_contacts.run.state import RunState
+
+logger = logging.getLogger(__name__)
+
+# Some targets keep the first STATE of a load without records for good: it must not make every
+# later run search for an old request.
+_ADOPTION_WINDOW = timedelta(minutes=30)
+
+
+class NotResumableError(Exception):
+    """The export of the checkpoint cannot be resumed; a new one is required."""
+
+
+class IncompleteExportError(DataError):
+    """Contacts of the export are missing, or parts of it repeat or changed."""
+
+
+@dataclass(frozen=True)
+class SyncOptions:
+    """Settings of a sync; see the settings of the same names.
+
+    Attributes:
+        poll_interval: First wait between status checks, in seconds.
+        poll_budget: How long to wait for SendGrid, retries of the create request included.
+        allow_count_mismatch: Whether fewer contacts than `contact_count` are no error.
+    """
+
+    poll_interval: int
+    poll_budget: PollBudget
+    allow_count_mismatch: bool
+
+
+class ExportSync:
+    """One export, from its request or resume to its last contact.
+
+    Args:
+        client: The API client.
+        request: Parameters of the export.
+        key: Its key in the state.
+        label: What is exported, for logs and errors; empty if there is only one export.
+        state: The state of the run.
+        options: Settings.
+
+    Attributes:
+        key: As above.
+        label: As above.
+        checkpoint: How far the export is read; once it is planned.
+        job: The export; once it is started.
+        is_started: Whether it is.
+        rejection: Why SendGrid rejected it, if it did so ahead of its turn.
+        progress: Reports progress.
+        is_resumed: Whether an earlier run has requested it.
+    """
+
+    checkpoint: Checkpoint
+    job: ExportJob
+
+    def __init__(
+        self,
+        client: SendGridClient,
+        request: ExportRequest,
+        key: str,
+        label: str,
+        state: RunState,
+        options: SyncOptions,
+    ) -> None:
+        self.key = key
+        self.label = label
+        self.progress = ProgressReporter()
+        self.is_started = self.is_resumed = self._is_planned = False
+        self.rejection: FatalAPIError | None = None
+        self._client = client
+        self._request = request
+        self._state = state
+        self._options = options
+
+    # --- start ------------------------------------------------------------------------------
+
+    def plan(self) -> None:
+        """Take the checkpoint of the state, or make that of a new export.
+
+        Saved before the request: if the response is lost with this process, the next run looks
+        the export up.
+        """
+        if self._is_planned:
+            return
+        self._is_planned = True
+        checkpoint = self._state.checkpoint(self.key)
+        self.is_resumed = checkpoint is not None
+        self._save(checkpoint or Checkpoint(utc_now()))
+
+    def unplan(self) -> None:
+        """Remove the checkpoint of an export that was not created, unless it may have been."""
+        if self.is_started:
+            return
+        self._is_planned = False
+        if not self.is_resumed:
+            self._state.drop(self.key)
+
+    def start(self, retry: RetryPolicy) -> None:
+        """Resume the export, or create it.
+
+        Args:
+            retry: How to retry.
+
+        Raises:
+            PollTimeoutError: If `poll_timeout` passed before.
+            TransientError: If SendGrid could not be reached, retries included.
+            FatalAPIError: If SendGrid rejects the request.
+        """
+        if self.rejection:
+            raise self.rejection
+        try:
+            with self._options.poll_budget.spend():
+                if self.is_resumed:
+                    self._resume(retry)
+                else:
+                    self._create(retry)
+        except FatalAPIError as error:
+            self.rejection = error
+            raise
+
+    def open(self) -> None:
+        """Wait until the export is ready; replace one that cannot be resumed.
+
+        Raises:
+            ExportUnavailableError: If a new export failed.
+            TransientError: If SendGrid could not be reached, retries included.
+            PollTimeoutError: If `poll_timeout` passed.
+            FatalAPIError: If SendGrid rejects a request.
+        """
+        try:
+            self._wait_until_ready()
+        except (NotResumableError, ExportUnavailableError) as error:
+            if not self.is_resumed:
+                raise
+            self.reopen(error)
+
+    def reopen(self, reason: Exception) -> None:
+        """Replace an export that cannot be resumed, and wait until the new one is ready.
+
+        Args:
+            reason: Why, for the log.
+
+        Raises:
+            Exception: As `open`.
+        """
+        with self._options.poll_budget.spend():
+            self._replace(reason, self._options.poll_budget.limit(self._client.retry))
+        self._wait_until_ready()
+
+    def _create(self, retry: RetryPolicy) -> None:
+        if self._options.poll_budget.remaining <= 0:
+            # With hundreds of lists, all that is left would be created at once.
+            raise PollTimeoutError("not started: poll_timeout has passed")
+        try:
+            export_id, adopted = create_export_once(self._client, self._request, retry)
+        except TransientError as error:
+            # It may have been processed, by an earlier attempt too: then the next one looks it up.
+            is_unprocessed = isinstance(error, RequestNotProcessedError) and retry is NO_RETRY
+            self.is_resumed = not is_unprocessed
+            raise
+        self._save(replace(self.checkpoint, export_id=export_id, adopted=adopted))
+        self._set_job(export_id, is_new=True)
+
+    def _resume(self, retry: RetryPolicy) -> None:
+        checkpoint = self.checkpoint
+        if not checkpoint.export_id:
+            try:
+                export_id = self._find_unconfirmed(retry)
+            except NotResumableError as error:
+                self._replace(error, retry)
+                return
+            checkpoint = replace(checkpoint, export_id=export_id, adopted=True)
+            self._save(checkpoint)
+        self._set_job(checkpoint.export_id or "")
+        logger.info(
+            "Resuming %s, requested at %s: %d contacts already emitted",
+            self.job,
+            checkpoint.requested_at,
+            checkpoint.contacts_read,
+        )
+
+    def _find_unconfirmed(self, retry: RetryPolicy) -> str:
+        requested_at = self.checkpoint.requested_at
+        if utc_now() - requested_at > _ADOPTION_WINDOW:
+            raise NotResumableError(
+                "Unconfirmed export request in state is older than 30 min; not searching for it"
+            )
+        export_id = retry.call(find_matching_export, self._client, self._request, requested_at)
+        if export_id is None:
+            raise NotResumableError("Unconfirmed export request in state was not accepted")
+        return export_id
+
+    def _replace(self, reason: Exception, retry: RetryPolicy) -> None:
+        prefix = f"{self.label}: " if self.label and not self.is_started else ""
+        logger.warning("%s%s; starting a new export", prefix, reason)
+        self._state.give_up(self.key)
+        self.is_resumed = False
+        self._save(Checkpoint(utc_now()))
+        self._state.emit()
+        self._create(retry)
+        self._state.emit()
+
+    def _wait_until_ready(self) -> None:
+        options = self._options
+        self.job.wait_until_ready(options.poll_interval, options.poll_budget, self.progress.wait)
+        self._bind_parts()
+
+    def _bind_parts(self) -> None:
+        """Check that the parts are those of the checkpoint, if it has any."""
+        job, checkpoint = self.job, self.checkpoint
+        part_set = digest(job.part_names)
+        part_count = len(job.part_names)
+        if checkpoint.part_set not in {None, part_set}:
+            raise NotResumableError(
+                f"{job} changed: its parts are not those of the last run (expected "
+                f"{checkpoint.part_count}, found {part_count})"
+            )
+        is_fully_read = len(checkpoint.finished()) == part_count > 0
+        is_short = checkpoint.contacts_read < (job.contact_count or 0)
+        if is_fully_read and is_short and not self._options.allow_count_mismatch:
+            raise NotResumableError(f"{job} is fully read but incomplete")
+        self._save(replace(checkpoint, part_count=part_count, part_set=part_set))
+
+    # --- read -------------------------------------------------------------------------------
+
+    def blocks(self, decoder: Decoder, since: Since | None) -> Iterator[Block]:
+        """Read the parts that are not finished.
+
+        Args:
+            decoder: Decodes the parts.
+            since: Chooses the contacts to emit; None for all.
+
+        Yields:
+            The contacts to emit, block by block.
+
+        Raises:
+            DataError: On data that is not that of a contact.
+            NotResumableError: If a part that was read in part has changed.
+            IncompleteExportError: If contacts are missing, or two parts have the same content.
+            ExportUnavailableError: If the export changed.
+        """
+        self.progress.start_reading(self.checkpoint.contacts_read)
+        try:
+            yield from self._read_parts(decoder, since)
+            self._verify()
+        finally:
+            decoder.log_invalid_values()
+
+    def _read_parts(self, decoder: Decoder, since: Since | None) -> Iterator[Block]:
+        job = self.job
+        finished = self.checkpoint.finished()
+        # Content of each part that had contacts: no other part may have the same.
+        contents = {content for content in finished.values() if content}
+        remaining = [name for name in job.part_names if digest(name) not in finished]
+        downloads = iter_parts(self._client, job, remaining, self.progress.report)
+        with contextlib.closing(downloads) as parts:
+            for part in parts:
+                self.progress.bytes_downloaded += part.size
+                if part.digest in contents:
+                    raise IncompleteExportError(
+                        f"{job}: {part.label} repeats the content of another part, so contacts "
+                        "are missing"
+                    )
+                contacts_before = self.checkpoint.contacts_before
+                yield from self._read_part(part, decoder, since)
+                if self.checkpoint.contacts_before > contacts_before:
+                    contents.add(part.digest)
+
+    def _read_part(self, part: Part, decoder: Decoder, since: Since | None) -> Iterator[Block]:
+        checkpoint = self.checkpoint
+        skip = checkpoint.part_offset if checkpoint.part_digest == part.digest else 0
+        if skip < checkpoint.part_offset:
+            raise NotResumableError(f"{self.job}: {part.label} changed since the last run")
+        if skip:
+            logger.info("%s: skipping %d already emitted contacts", part.label, skip)
+        checkpoint = replace(checkpoint, part_digest=part.digest, part_offset=0)
+        for rows in decoder.decode(part.file, part.label):
+            offset = checkpoint.part_offset + len(rows)
+            checkpoint = replace(checkpoint, part_offset=offset)
+            if offset <= skip:
+                continue
+            unread: Sequence[Row] = rows[max(0, len(rows) - (offset - skip)) :]
+            if since:
+                unread, latest = since.select(unread)
+                latest = max(filter(None, (checkpoint.max_updated_at, latest)), default=None)
+                checkpoint = replace(checkpoint, max_updated_at=latest)
+            self.checkpoint = checkpoint
+            yield Block(unread, checkpoint)
+            self.progress.report_contacts(
+                part.label, checkpoint.contacts_read, self.job.contact_count
+            )
+        self.checkpoint = checkpoint.finish_part(digest(part.name), part.digest)
+        yield Block((), self.checkpoint)
+
+    def _verify(self) -> None:
+        """Check that no contact is missing."""
+        read, expected = self.checkpoint.contacts_read, self.job.contact_count
+        if expected is None:
+            logger.warning("No contact_count in export status; completeness not verified")
+        elif read > expected:
+            logger.warning("Read %d contacts, expected %d (contact_count)", read, expected)
+        elif read < expected:
+            message = f"{self.job}: read {read} contacts, expected {expected} (contact_count)"
+            if not self._options.allow_count_mismatch:
+                raise IncompleteExportError(
+                    f"{message}. If that recurs and you know why, set allow_count_mismatch"
+                )
+            logger.warning("%s; continuing because of allow_count_mismatch", message)
+
+    # --- state ------------------------------------------------------------------------------
+
+    def _set_job(self, export_id: str, *, is_new: bool = False) -> None:
+        self.job = ExportJob(self._client, export_id, label=self.label, is_new=is_new)
+        self.is_started = True
+
+    def _save(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self._state.save(self.key, checkpoint)
