@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 # Other paths are not shown: they may be a secret, or the content of a file.
 _PLAUSIBLE_PATH = re.compile(r'(?!SG\.)[^\x00-\x1f{}"]{1,255}')
 
+# The SDK copies a state by recursion. A catalog has 8 levels.
+_MAX_DEPTH = 100
+
 
 def read_json_object(option: str, path: str, if_empty: str = "") -> dict[str, Any]:
     """Read a file named on the command line.
@@ -51,7 +54,28 @@ def read_json_object(option: str, path: str, if_empty: str = "") -> dict[str, An
         value = None
     if not isinstance(value, dict):
         raise ConfigurationError(f"{name}: expected a JSON object")
+    if _is_deeper(value, _MAX_DEPTH):
+        raise ConfigurationError(f"{name}: nested too deeply")
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        # No message can be written with it.
+        raise ConfigurationError(f"{name}: has half of a surrogate pair") from None
+    except ValueError:
+        raise ConfigurationError(f"{name}: has a number out of range") from None
     return value
+
+
+def _is_deeper(value: object, depth: int) -> bool:
+    level = [value]
+    for _ in range(depth):
+        level = [
+            item
+            for each in level
+            if isinstance(each, (dict, list))
+            for item in (each.values() if isinstance(each, dict) else each)
+        ]
+    return bool(level)
 
 
 def _open_json(context: Context, option: Parameter, path: str | None) -> IO[str] | None:  # noqa: ARG001 - Click's

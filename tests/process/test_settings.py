@@ -165,6 +165,27 @@ def test_file_without_json_object(tap: Tap, tmp_path: Path, option: str, content
     assert "very-secret" not in run.log
 
 
+@pytest.mark.parametrize("option", ["--config", "--catalog", "--state"])
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        ("[" * 900 + "]" * 900, "nested too deeply"),
+        ('"\\ud800"', "half of a surrogate pair"),
+        ("1e400", "number out of range"),
+        ("NaN", "number out of range"),
+    ],
+)
+def test_file_that_no_run_would_survive(
+    tap: Tap, tmp_path: Path, option: str, value: str, error: str
+) -> None:
+    path = tmp_path / "file.json"
+    path.write_text(f'{{"bookmarks": {{"contacts": {{"x": {value}}}}}, "streams": []}}')
+    run = tap(None, option, str(path), **UNREACHABLE)
+    assert run.code == 1
+    assert f"{option} {path}: " in run.error
+    assert error in run.error
+
+
 @pytest.mark.parametrize(
     ("content", "place"),
     [
