@@ -62,6 +62,12 @@ def test_hub_entry_has_what_meltano_hub_requires() -> None:
     assert entry["supported_python_versions"] == versions
 
 
+@pytest.mark.parametrize("name", ["target-duckdb", "target-postgres"])
+def test_loaders_to_add_are_those_of_the_project(name: str) -> None:
+    loaders = {each["name"]: each for each in read_yaml("meltano.yml")["plugins"]["loaders"]}
+    assert read_yaml(f"loaders/{name}.yaml") == loaders[name]
+
+
 def test_project_needs_no_hub_and_sends_no_telemetry() -> None:
     project = read_yaml("meltano.yml")
     # A plugin with a namespace needs neither Meltano's Hub nor a lock file.
@@ -83,7 +89,7 @@ def test_sample_config_is_valid_except_for_its_key() -> None:
 
 def test_readme_has_type_and_default_of_the_settings_it_names() -> None:
     (section,) = re.findall(
-        r"^## Settings$(.*?)^## ", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
+        r"^## Configure$(.*?)^## ", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
     )
     table = dict(re.findall(r"^\| `([a-z_]+)` \| (.*?) \|", section, re.MULTILINE))
     assert {"api_key", "list_ids"} <= table.keys()
