@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tests.harness import Sandbox, Tap
 
-README = Path(__file__).parents[2] / "README.md"
+SETTINGS = Path(__file__).parents[2] / "docs" / "settings.md"
 # As Meltano sets it: what a run leaves open must not end in a warning after its error.
 MELTANO = {"PYTHONWARNINGS": "once"}
 
@@ -73,8 +73,8 @@ def test_test(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
     run = tap.run_process(sandbox, "--test")
     assert (run.code, run.out) == (0, b""), run.log
     assert sandbox.exports_created == 0
-    # The README shows an excerpt, without the log before it.
-    (shown,) = re.findall(r"--test`\):\n\n```text\n(.*?)```", README.read_text(), re.DOTALL)
+    # The documentation shows an excerpt, without the log before it.
+    (shown,) = re.findall(r"--test`\):\n\n```text\n(.*?)```", SETTINGS.read_text(), re.DOTALL)
     first, *others = (line for line in shown.splitlines() if line.strip() != "…")
     lines = run.log.splitlines()
     report = lines[lines.index(first) :]

@@ -42,14 +42,10 @@ CONFIG: dict[str, Any] = {
     "emit_activate_version_messages": True,
 }
 
-(SECTION,) = re.findall(
-    r"^## Who is on which list$(.*?)^## ",
-    (ROOT / "docs" / "targets.md").read_text(),
-    re.MULTILINE | re.DOTALL,
-)
-QUERIES = re.findall(r"^ *```sql\n(.*?); *\n *```$", SECTION, re.MULTILINE | re.DOTALL)
+PAGE = (ROOT / "docs" / "lists.md").read_text()
+QUERIES = re.findall(r"^```sql\n(.*?);\n```$", PAGE, re.MULTILINE | re.DOTALL)
 POSTGRES_VIEW, DUCKDB_VIEW, ON_BOTH, LEFT_IN_POSTGRES, LEFT_IN_DUCKDB = QUERIES
-ON_BOTH_RESULT, LEFT_RESULT = re.findall(r"^```text\n(.*?)^```$", SECTION, re.MULTILINE | re.DOTALL)
+ON_BOTH_RESULT, LEFT_RESULT = re.findall(r"^```text\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -117,9 +113,10 @@ def test_overlapping_lists(
     assert len(loaded.raw_rows()) == len(rows)
 
     def query(sql: str) -> list[Row]:
-        members = view.strip().removeprefix("CREATE VIEW members AS")
+        members = view.strip().removeprefix("CREATE VIEW sendgrid_lists.members AS")
+        sql = sql.replace("sendgrid_lists.members", "members")
         sql = f"WITH members AS ({members}) SELECT to_json(c) FROM ({sql}) c"  # noqa: S608
-        return loaded.query(sql.replace("FROM contacts", f"FROM {loaded.schema}.contacts"))
+        return loaded.query(sql.replace("sendgrid_lists.", f"{loaded.schema}."))
 
     def ids(account: Account, source: ContactGroup) -> set[object]:
         return {contact.values["contact_id"] for contact in account.members([source.id])}

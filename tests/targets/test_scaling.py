@@ -120,7 +120,7 @@ def test_last_export_is_the_table(tmp_path: Path, *, separate_exports: bool) -> 
     assert times.count(max(times)) > len(wanted) if not separate_exports else len(times) > len(rows)
 
 
-@pytest.mark.parametrize("page", ["scaling.md", "targets.md"])
+@pytest.mark.parametrize("page", ["scaling.md", "orchestration.md"])
 def test_examples_in_python_are_valid(page: str) -> None:
     examples = read_examples("python", page)
     assert examples

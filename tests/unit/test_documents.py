@@ -1,0 +1,41 @@
+"""What the documents refer to exists."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.definitions import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FILES = [
+    ROOT / name
+    for name in subprocess.check_output(
+        ["git", "-C", str(ROOT), "ls-files", "*.md"], text=True
+    ).splitlines()
+]
+
+
+def without_code(file: Path) -> str:
+    """Return the text of a document without its blocks of code."""
+    return re.sub(r"^ *```.*?^ *```$", "", file.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(file: Path) -> set[str]:
+    """Return the anchors of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", without_code(file), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda each: str(each.relative_to(ROOT)))
+def test_links_lead_somewhere(file: Path) -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", without_code(file)):
+        path, _, anchor = link.partition("#")
+        linked = file.parent / path if path else file
+        assert linked.exists(), link
+        assert not anchor or anchor in anchors(linked), link
