@@ -202,6 +202,8 @@ class Run:
     def _start(self, syncs: Sequence[ExportSync], retry: RetryPolicy) -> None:
         """Create exports, or resume them; emit STATE before the requests and after them."""
         syncs = [sync for sync in syncs if not sync.is_started]
+        if not syncs:
+            return
         for sync in syncs:
             sync.plan()
         self.state.emit()

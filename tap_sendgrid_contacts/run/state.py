@@ -148,6 +148,8 @@ class RunState:
             max_shrink_percent: By how much an export may be smaller than that of the last
                 complete run.
         """
+        if not self._run.finished:
+            return "nothing was exported"
         if self._run.unproven:
             return self._run.unproven
         if not self._run.finished:
