@@ -23,7 +23,7 @@ from tap_sendgrid_contacts.output.lines import RecordLines, SdkRecords
 from tap_sendgrid_contacts.output.records import Records
 from tap_sendgrid_contacts.run.emitter import StateEmitter
 from tap_sendgrid_contacts.run.run import Run
-from tap_sendgrid_contacts.run.state import COLUMNS_KEY, digest
+from tap_sendgrid_contacts.run.saved import COLUMNS_KEY, digest
 from tap_sendgrid_contacts.schema import SOURCE_COLUMNS, SOURCE_KEY, columns_from_schema
 
 if TYPE_CHECKING:

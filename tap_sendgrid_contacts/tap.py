@@ -36,7 +36,7 @@ from tap_sendgrid_contacts.maps import find_mistakes
 from tap_sendgrid_contacts.options import adapt_options, read_json_object
 from tap_sendgrid_contacts.output.messages import MessageWriter
 from tap_sendgrid_contacts.run.emitter import StateEmitter
-from tap_sendgrid_contacts.run.state import COLUMNS_KEY, has_exports
+from tap_sendgrid_contacts.run.saved import COLUMNS_KEY, has_exports
 from tap_sendgrid_contacts.schema import build_schema, columns_from_schema
 from tap_sendgrid_contacts.settings import SETTINGS_SCHEMA
 from tap_sendgrid_contacts.state_file import normalize_state

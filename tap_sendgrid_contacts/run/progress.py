@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import enum
 import logging
 import sys
 import time
 from datetime import timedelta
+from typing import TYPE_CHECKING, cast
+
+from singer_sdk import metrics
 
 from tap_sendgrid_contacts import stopping
+
+if TYPE_CHECKING:
+    from tap_sendgrid_contacts.api.export import ExportJob
 
 logger = logging.getLogger(__name__)
 
 _LOG_INTERVAL = 30.0
 _TTY_INTERVAL = 0.2
+
+
+class _Metric(str, enum.Enum):
+    CONTACTS_EXPORT = "contacts_export"
 
 
 class ProgressReporter:
@@ -61,21 +72,55 @@ class ProgressReporter:
         if self._is_due():
             self._emit(f"{text} ({self._elapsed()} elapsed)")
 
-    def summary(self, contacts: int, parts: int, emitted: int) -> str:
-        """Return the summary of a complete export.
+    def log_end(
+        self,
+        job: ExportJob,
+        *,
+        export: str,
+        contacts_read: int,
+        contacts_emitted: int,
+        resumed: bool,
+        complete: bool,
+    ) -> None:
+        """Log what this run did with an export: a metric, for monitors, and a summary.
 
         Args:
-            contacts: Contacts read, earlier runs included.
-            parts: Number of parts.
-            emitted: Records emitted by this run.
+            job: The export.
+            export: What it is of.
+            contacts_read: Contacts read, earlier runs included.
+            contacts_emitted: Records emitted by this run.
+            resumed: Whether an earlier run requested it.
+            complete: Whether it was read to its end, and verified.
         """
-        return (
-            f"{contacts:,} contacts in {parts} part(s), {emitted:,} emitted by this run, "
-            f"{self.bytes_downloaded / 1e6:,.1f} MB downloaded; "
-            f"waited {self.wait_seconds:,.1f} s, "
-            f"read for {time.monotonic() - self._started:,.1f} s, "
-            f"{self._rate(contacts):,.0f} contacts/s"
-        )
+        tags = {
+            metrics.Tag.STREAM: "contacts",
+            "export": export,
+            "contacts_read": contacts_read,
+            "contacts_emitted": contacts_emitted,
+            "contact_count": job.contact_count,
+            "parts": len(job.part_names),
+            "bytes": self.bytes_downloaded,
+            "seconds_waited": round(self.wait_seconds, 1),
+            "resumed": resumed,
+            "complete": complete,
+        }
+        # The SDK has no name for it, and takes any enumeration.
+        name = cast("metrics.Metric", _Metric.CONTACTS_EXPORT)
+        point = metrics.Point("counter", name, contacts_read, tags)
+        metrics.log(metrics.get_metrics_logger(), point)
+        if complete:
+            logger.info(
+                "%s is complete: %s contacts in %d part(s), %s emitted by this run, %s MB "
+                "downloaded; waited %s s, read for %s s, %s contacts/s",
+                job,
+                f"{contacts_read:,}",
+                len(job.part_names),
+                f"{contacts_emitted:,}",
+                f"{self.bytes_downloaded / 1e6:,.1f}",
+                f"{self.wait_seconds:,.1f}",
+                f"{time.monotonic() - self._started:,.1f}",
+                f"{self._rate(contacts_read):,.0f}",
+            )
 
     def _is_due(self) -> bool:
         now = time.monotonic()

@@ -5,11 +5,9 @@ Read `Run.read` from top to bottom.
 
 from __future__ import annotations
 
-import enum
 import logging
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from singer_sdk import metrics
 from singer_sdk.exceptions import DataError, FatalAPIError, FatalSyncError
 
 from tap_sendgrid_contacts import stopping
@@ -25,21 +23,23 @@ from tap_sendgrid_contacts.columns import REPLICATION_KEY, ColumnLayout
 from tap_sendgrid_contacts.dates import parse_date
 from tap_sendgrid_contacts.decode import make_decoder
 from tap_sendgrid_contacts.run.incremental import Since
-from tap_sendgrid_contacts.run.sources import Source, find_sources
-from tap_sendgrid_contacts.run.state import RunState, export_key
-from tap_sendgrid_contacts.run.sync import (
-    ExportSync,
+from tap_sendgrid_contacts.run.reader import (
+    ExportReader,
     IncompleteExportError,
     NotResumableError,
-    SyncOptions,
 )
+from tap_sendgrid_contacts.run.saved import export_key
+from tap_sendgrid_contacts.run.sources import Source, find_sources
+from tap_sendgrid_contacts.run.state import RunState
+from tap_sendgrid_contacts.run.sync import ExportSync, SyncOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 
     from tap_sendgrid_contacts.api.client import SendGridClient
     from tap_sendgrid_contacts.api.export import ExportRequest
     from tap_sendgrid_contacts.api.http import RetryPolicy
+    from tap_sendgrid_contacts.checkpoint import Checkpoint
     from tap_sendgrid_contacts.columns import Column
     from tap_sendgrid_contacts.output import Output
     from tap_sendgrid_contacts.run.emitter import StateEmitter
@@ -62,10 +62,6 @@ _INTERRUPTIONS = (TransientError, PollTimeoutError)
 
 class FailedExportsError(FatalSyncError):
     """Some of several exports failed; the others were read to their end."""
-
-
-class _Metric(str, enum.Enum):
-    CONTACTS_EXPORT = "contacts_export"
 
 
 class _Failure(NamedTuple):
@@ -182,14 +178,15 @@ class Run:
                 # It would recur with the next one.
                 raise
             except (*_INTERRUPTIONS, FatalAPIError, DataError) as error:
+                self._log_end(sync, output.records_emitted - emitted_before)
                 failure = self._handle_failure(sync, error)
                 if len(self._syncs) == 1:
                     raise type(error)(failure.message) from error
                 if sync.is_started or not isinstance(error, PollTimeoutError):
                     logger.error(failure.message)  # noqa: TRY400 - no traceback for users
                 failures.append(failure)
-            finally:
-                self._log_metric(sync, output.records_emitted - emitted_before)
+            else:
+                self._log_end(sync, output.records_emitted - emitted_before)
         if failures:
             self._end(failures)
 
@@ -242,25 +239,41 @@ class Run:
     # --- read -------------------------------------------------------------------------------
 
     def _read_export(self, sync: ExportSync, output: Output[T]) -> Iterator[T]:
-        source = self._sources[sync.key]
-        stamp = {name: source.stamp[name] for name in self._source_columns}
-        layout = ColumnLayout(self._columns, self._config["on_invalid_value"], stamp)
+        stamp = self._sources[sync.key].stamp
+        layout = ColumnLayout(
+            self._columns,
+            self._config["on_invalid_value"],
+            {name: stamp[name] for name in self._source_columns},
+        )
         since = self._make_filter(sync.key, layout) if self._is_incremental else None
         while True:
-            blocks = sync.blocks(make_decoder(self._request.file_type, layout), since)
+            reader = ExportReader(
+                self._client,
+                sync.job,
+                sync.checkpoint,
+                make_decoder(self._request.file_type, layout),
+                since,
+                sync.progress,
+                allow_count_mismatch=self._config["allow_count_mismatch"],
+            )
             try:
-                for items, checkpoint in output.write(blocks, self.state.version):
-                    for item in items:
-                        # The SDK has written an item when it asks for the next one.
-                        yield item
-                        stopping.check()
-                    if checkpoint:
-                        self.state.save(sync.key, checkpoint)
-                    stopping.check()
+                yield from self._write(sync.key, output.write(reader.blocks(), self.state.version))
                 break
             except NotResumableError as error:
                 sync.reopen(error)
         self.state.finish(sync.key, sync.job.contact_count, sync.job.created_at)
+
+    def _write(
+        self, key: str, written: Iterator[tuple[Iterable[T], Checkpoint | None]]
+    ) -> Iterator[T]:
+        for items, checkpoint in written:
+            for item in items:
+                # The SDK has written an item when it asks for the next one.
+                yield item
+                stopping.check()
+            if checkpoint:
+                self.state.save(key, checkpoint)
+            stopping.check()
 
     def _make_filter(self, key: str, layout: ColumnLayout) -> Since:
         start_date = self._config.get("start_date")
@@ -297,29 +310,13 @@ class Run:
         self.state.emit()
         raise FailedExportsError(f"{summary} reads all lists and segments again")
 
-    def _log_metric(self, sync: ExportSync, emitted: int) -> None:
-        """Log what this run did with an export, for monitors."""
-        if not sync.is_started:
-            return
-        job, checkpoint = sync.job, sync.checkpoint
-        is_complete = self.state.is_finished(sync.key)
-        tags = {
-            metrics.Tag.STREAM: "contacts",
-            "export": sync.label or "all",
-            "contacts_read": checkpoint.contacts_read,
-            "contacts_emitted": emitted,
-            "contact_count": job.contact_count,
-            "parts": len(job.part_names),
-            "bytes": sync.progress.bytes_downloaded,
-            "seconds_waited": round(sync.progress.wait_seconds, 1),
-            "resumed": sync.is_resumed,
-            "complete": is_complete,
-        }
-        # The SDK has no name for it, and takes any enumeration.
-        name = cast("metrics.Metric", _Metric.CONTACTS_EXPORT)
-        point = metrics.Point("counter", name, checkpoint.contacts_read, tags)
-        metrics.log(metrics.get_metrics_logger(), point)
-        if is_complete:
-            parts = len(job.part_names)
-            summary = sync.progress.summary(checkpoint.contacts_read, parts, emitted)
-            logger.info("%s is complete: %s", job, summary)
+    def _log_end(self, sync: ExportSync, emitted: int) -> None:
+        if sync.is_started:
+            sync.progress.log_end(
+                sync.job,
+                export=sync.label or "all",
+                contacts_read=self.state.contacts_read(sync.key),
+                contacts_emitted=emitted,
+                resumed=sync.is_resumed,
+                complete=self.state.is_finished(sync.key),
+            )

@@ -13,7 +13,6 @@ Nothing else reads or writes the stream's state. All of it is in `bookmarks.cont
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from datetime import datetime, timedelta
@@ -22,12 +21,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec.structs import replace
 
-from tap_sendgrid_contacts.checkpoint import Checkpoint, Time
 from tap_sendgrid_contacts.dates import parse_date, utc_now
+from tap_sendgrid_contacts.run.saved import SavedRun, convert_old_state, read_counts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
 
+    from tap_sendgrid_contacts.checkpoint import Checkpoint
     from tap_sendgrid_contacts.run.emitter import StateEmitter
 
 logger = logging.getLogger(__name__)
@@ -41,42 +41,6 @@ _STATE_SECONDS = 1.0  # Between those at the ends of small parts.
 _MAX_RUN_AGE = timedelta(hours=12)
 
 _MAX_VERSION = 1 << 40  # A larger one was not written by this tap.
-
-COLUMNS_KEY = "columns"
-"""State key of the custom columns that were loaded; see `custom_fields`."""
-
-_OLD_KEYS = ("exports", "partitions", "scope")
-
-
-class _Run(msgspec.Struct, omit_defaults=True):
-    """A run in progress.
-
-    Attributes:
-        started_at: When it was started.
-        fingerprint: What decides on its records; with another one, it cannot be resumed.
-        version: Its table version, if ACTIVATE_VERSION is to be emitted.
-        bookmark: What it filters by, with INCREMENTAL.
-        finished: Contacts of each export that was read and verified.
-        exports: Checkpoints of the exports in flight.
-        unproven: Why rows of its version may be missing or outdated, if so.
-        max_updated_at: The latest `updated_at` of the finished exports.
-        exported_at: When the earliest of them was created.
-    """
-
-    started_at: Time
-    fingerprint: dict[str, Any]
-    version: int | None = None
-    bookmark: Time | None = None
-    finished: dict[str, int] = {}
-    exports: dict[str, Checkpoint] = {}
-    unproven: str | None = None
-    max_updated_at: Time | None = None
-    exported_at: Time | None = None
-
-    @property
-    def has_emitted(self) -> bool:
-        """Whether contacts were emitted."""
-        return bool(self.finished) or any(each.contacts_read for each in self.exports.values())
 
 
 class RunState:
@@ -107,8 +71,8 @@ class RunState:
         self._contacts_since_emitted = 0
         self._emitted_at = time.monotonic()
         if not {"run", "counts"} & state.keys():
-            _convert_old_state(state)
-        self._counts = _read_counts(state)
+            convert_old_state(state)
+        self._counts = read_counts(state)
         # Without defaults: the state is emitted often.
         self._fingerprint = {key: value for key, value in fingerprint.items() if value}
         self._has_version = has_version
@@ -136,6 +100,11 @@ class RunState:
     def checkpoint(self, key: str) -> Checkpoint | None:
         """Return the checkpoint of an export in flight."""
         return self._run.exports.get(key)
+
+    def contacts_read(self, key: str) -> int:
+        """Return how many contacts of an export this run and earlier ones have read."""
+        checkpoint = self._run.exports.get(key)
+        return checkpoint.contacts_read if checkpoint else self._run.finished.get(key, 0)
 
     def is_finished(self, key: str) -> bool:
         """Return whether this run has finished an export."""
@@ -269,13 +238,13 @@ class RunState:
 
     # --- start ------------------------------------------------------------------------------
 
-    def _load(self) -> _Run:
+    def _load(self) -> SavedRun:
         """Return the run of the state, or a new one where it cannot be resumed."""
         saved = self._state.get("run")
         if not saved:
             return self._new_run(self._read_bookmark())
         try:
-            (run,) = msgspec.convert(saved, tuple[_Run])
+            (run,) = msgspec.convert(saved, tuple[SavedRun])
         except msgspec.ValidationError as error:
             logger.warning("Invalid run in state (%s); starting a new export", error)
             return self._new_run(None)
@@ -293,7 +262,7 @@ class RunState:
             run.version = self._new_version()
         return run
 
-    def _why_not_resumable(self, run: _Run) -> str | None:
+    def _why_not_resumable(self, run: SavedRun) -> str | None:
         fingerprint = self._fingerprint
         changed = [
             key
@@ -308,8 +277,8 @@ class RunState:
             return "A list or segment of the interrupted run is gone"
         return None
 
-    def _new_run(self, bookmark: datetime | None) -> _Run:
-        return _Run(
+    def _new_run(self, bookmark: datetime | None) -> SavedRun:
+        return SavedRun(
             started_at=utc_now(),
             fingerprint=self._fingerprint,
             version=self._new_version(),
@@ -351,73 +320,9 @@ class RunState:
         return f"{label}: " if label else ""
 
 
-def has_exports(state: Mapping[str, Any]) -> bool:
-    """Return whether a stream's state has exports in flight, or finished ones of a run."""
-    try:
-        (run,) = msgspec.convert(state.get("run"), tuple[_Run])
-    except msgspec.ValidationError:
-        return False
-    return bool(run.exports or run.finished)
-
-
-def export_key(
-    api_url: str, on_behalf_of: str | None, list_ids: tuple[str, ...], segment_ids: tuple[str, ...]
-) -> str:
-    """Return the key of an export in the state: a digest of whose contacts it has."""
-    scope = (
-        api_url.rstrip("/"),
-        on_behalf_of or None,
-        sorted(each.lower() for each in list_ids),
-        sorted(each.lower() for each in segment_ids),
-    )
-    return digest(scope)
-
-
-def digest(value: object) -> str:
-    """Return a short digest of a value that JSON can express."""
-    encoded = msgspec.json.encode(value, order="sorted", enc_hook=str)
-    return hashlib.sha256(encoded).hexdigest()[:12]
-
-
 def _describe_mismatch(count: int, contact_count: int | None) -> str:
     if contact_count is None:
         return "the export status has no contact_count, so contacts may be missing"
     problem = "fewer" if count < contact_count else "more"
     hint = "" if count < contact_count else ", so some are duplicates and others may be missing"
     return f"{problem} contacts were read ({count}) than contact_count ({contact_count}){hint}"
-
-
-def _read_counts(state: Mapping[str, Any]) -> dict[str, int | None]:
-    try:
-        (counts,) = msgspec.convert(state["counts"], tuple[dict[str, int | None]])
-    except (LookupError, msgspec.ValidationError):
-        return {}
-    return counts
-
-
-def _convert_old_state(state: MutableMapping[str, Any]) -> None:
-    """Convert a state of version 0.1.0: its bookmark is kept, its export in progress is not."""
-    partitions = state.get("partitions")
-    old = [state, *(partitions if isinstance(partitions, list) else ())]
-    old = [each for each in old if isinstance(each, dict)]
-    if any(each.get("exports") for each in old):
-        logger.info("The state is of an earlier version of the tap; starting a new export")
-    bookmarks: dict[str, str] = {}
-    for each in old:
-        try:
-            scope = each["scope"]
-            key = export_key(
-                scope["api_url"],
-                scope["on_behalf_of"],
-                tuple(scope["list_ids"]),
-                tuple(scope["segment_ids"]),
-            )
-            parse_date(each["replication_key_value"])
-        except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
-            continue
-        bookmarks[key] = each["replication_key_value"]
-    if bookmarks:
-        state["replication_key_value"] = min(bookmarks.values(), key=parse_date)
-        state["counts"] = [dict.fromkeys(bookmarks)]
-    for key in _OLD_KEYS:
-        state.pop(key, None)

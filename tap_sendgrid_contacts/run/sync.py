@@ -1,17 +1,15 @@
-"""Sync of one export: resume or create it, poll, read its parts, verify that it is complete."""
+"""One export, from its request or resume until it is ready."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
-from singer_sdk.exceptions import DataError, FatalAPIError
+from singer_sdk.exceptions import FatalAPIError
 
-from tap_sendgrid_contacts.api.download import iter_parts
 from tap_sendgrid_contacts.api.export import (
     ExportJob,
     ExportUnavailableError,
@@ -20,21 +18,16 @@ from tap_sendgrid_contacts.api.export import (
     find_matching_export,
 )
 from tap_sendgrid_contacts.api.http import NO_RETRY, RequestNotProcessedError, TransientError
-from tap_sendgrid_contacts.checkpoint import Block, Checkpoint
+from tap_sendgrid_contacts.checkpoint import Checkpoint
 from tap_sendgrid_contacts.dates import utc_now
 from tap_sendgrid_contacts.run.progress import ProgressReporter
-from tap_sendgrid_contacts.run.state import digest
+from tap_sendgrid_contacts.run.reader import NotResumableError
+from tap_sendgrid_contacts.run.saved import digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     from tap_sendgrid_contacts.api.client import SendGridClient
-    from tap_sendgrid_contacts.api.download import Part
     from tap_sendgrid_contacts.api.export import ExportRequest, PollBudget
     from tap_sendgrid_contacts.api.http import RetryPolicy
-    from tap_sendgrid_contacts.columns import Row
-    from tap_sendgrid_contacts.decode import Decoder
-    from tap_sendgrid_contacts.run.incremental import Since
     from tap_sendgrid_contacts.run.state import RunState
 
 logger = logging.getLogger(__name__)
@@ -42,14 +35,6 @@ logger = logging.getLogger(__name__)
 # Some targets keep the first STATE of a load without records for good: it must not make every
 # later run search for an old request.
 _ADOPTION_WINDOW = timedelta(minutes=30)
-
-
-class NotResumableError(Exception):
-    """The export of the checkpoint cannot be resumed; a new one is required."""
-
-
-class IncompleteExportError(DataError):
-    """Contacts of the export are missing, or parts of it repeat or changed."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +53,7 @@ class SyncOptions:
 
 
 class ExportSync:
-    """One export, from its request or resume to its last contact.
+    """One export, from its request or resume until it is ready.
 
     Args:
         client: The API client.
@@ -81,7 +66,7 @@ class ExportSync:
     Attributes:
         key: As above.
         label: As above.
-        checkpoint: How far the export is read; once it is planned.
+        checkpoint: How far the export was read by earlier runs; once it is planned.
         job: The export; once it is started.
         is_started: Whether it is.
         rejection: Why SendGrid rejected it, if it did so ahead of its turn.
@@ -259,94 +244,6 @@ class ExportSync:
         if is_fully_read and is_short and not self._options.allow_count_mismatch:
             raise NotResumableError(f"{job} is fully read but incomplete")
         self._save(replace(checkpoint, part_count=part_count, part_set=part_set))
-
-    # --- read -------------------------------------------------------------------------------
-
-    def blocks(self, decoder: Decoder, since: Since | None) -> Iterator[Block]:
-        """Read the parts that are not finished.
-
-        Args:
-            decoder: Decodes the parts.
-            since: Chooses the contacts to emit; None for all.
-
-        Yields:
-            The contacts to emit, block by block.
-
-        Raises:
-            DataError: On data that is not that of a contact.
-            NotResumableError: If a part that was read in part has changed.
-            IncompleteExportError: If contacts are missing, or two parts have the same content.
-            ExportUnavailableError: If the export changed.
-        """
-        self.progress.start_reading(self.checkpoint.contacts_read)
-        try:
-            yield from self._read_parts(decoder, since)
-            self._verify()
-        finally:
-            decoder.log_invalid_values()
-
-    def _read_parts(self, decoder: Decoder, since: Since | None) -> Iterator[Block]:
-        job = self.job
-        finished = self.checkpoint.finished()
-        # Content of each part that had contacts: no other part may have the same.
-        contents = {content for content in finished.values() if content}
-        remaining = [name for name in job.part_names if digest(name) not in finished]
-        downloads = iter_parts(self._client, job, remaining, self.progress.report)
-        with contextlib.closing(downloads) as parts:
-            for part in parts:
-                self.progress.bytes_downloaded += part.size
-                if part.digest in contents:
-                    raise IncompleteExportError(
-                        f"{job}: {part.label} repeats the content of another part, so contacts "
-                        "are missing"
-                    )
-                contacts_before = self.checkpoint.contacts_before
-                yield from self._read_part(part, decoder, since)
-                if self.checkpoint.contacts_before > contacts_before:
-                    contents.add(part.digest)
-
-    def _read_part(self, part: Part, decoder: Decoder, since: Since | None) -> Iterator[Block]:
-        checkpoint = self.checkpoint
-        skip = checkpoint.part_offset if checkpoint.part_digest == part.digest else 0
-        if skip < checkpoint.part_offset:
-            raise NotResumableError(f"{self.job}: {part.label} changed since the last run")
-        if skip:
-            logger.info("%s: skipping %d already emitted contacts", part.label, skip)
-        checkpoint = replace(checkpoint, part_digest=part.digest, part_offset=0)
-        for rows in decoder.decode(part.file, part.label):
-            offset = checkpoint.part_offset + len(rows)
-            checkpoint = replace(checkpoint, part_offset=offset)
-            if offset <= skip:
-                continue
-            unread: Sequence[Row] = rows[max(0, len(rows) - (offset - skip)) :]
-            if since:
-                unread, latest = since.select(unread)
-                latest = max(filter(None, (checkpoint.max_updated_at, latest)), default=None)
-                checkpoint = replace(checkpoint, max_updated_at=latest)
-            self.checkpoint = checkpoint
-            yield Block(unread, checkpoint)
-            self.progress.report_contacts(
-                part.label, checkpoint.contacts_read, self.job.contact_count
-            )
-        self.checkpoint = checkpoint.finish_part(digest(part.name), part.digest)
-        yield Block((), self.checkpoint)
-
-    def _verify(self) -> None:
-        """Check that no contact is missing."""
-        read, expected = self.checkpoint.contacts_read, self.job.contact_count
-        if expected is None:
-            logger.warning("No contact_count in export status; completeness not verified")
-        elif read > expected:
-            logger.warning("Read %d contacts, expected %d (contact_count)", read, expected)
-        elif read < expected:
-            message = f"{self.job}: read {read} contacts, expected {expected} (contact_count)"
-            if not self._options.allow_count_mismatch:
-                raise IncompleteExportError(
-                    f"{message}. If that recurs and you know why, set allow_count_mismatch"
-                )
-            logger.warning("%s; continuing because of allow_count_mismatch", message)
-
-    # --- state ------------------------------------------------------------------------------
 
     def _set_job(self, export_id: str, *, is_new: bool = False) -> None:
         self.job = ExportJob(self._client, export_id, label=self.label, is_new=is_new)
