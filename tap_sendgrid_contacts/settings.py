@@ -7,6 +7,7 @@ from typing import Any
 from singer_sdk import typing as th
 
 from tap_sendgrid_contacts.decode import FILE_TYPES
+from tap_sendgrid_contacts.output.formats import COMPRESSIONS, FORMATS
 
 _VISIBLE_ASCII_PATTERN = r"^[!-~]+$"
 
@@ -185,11 +186,9 @@ SETTINGS_SCHEMA: dict[str, Any] = th.PropertiesList(
                         "format",
                         th.StringType,
                         required=True,
-                        allowed_values=["jsonl", "parquet", "arrow"],
+                        allowed_values=list(FORMATS),
                     ),
-                    th.Property(
-                        "compression", th.StringType, allowed_values=["gzip", "zstd", "none"]
-                    ),
+                    th.Property("compression", th.StringType, allowed_values=COMPRESSIONS),
                 ),
                 required=True,
             ),

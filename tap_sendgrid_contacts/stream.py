@@ -13,12 +13,8 @@ from singer_sdk.singerlib.catalog import Metadata
 from typing_extensions import override
 
 from tap_sendgrid_contacts.columns import PRIMARY_KEY, REPLICATION_KEY, ColumnLayout
-from tap_sendgrid_contacts.output.batch import (
-    BatchFiles,
-    is_columnar,
-    make_folder,
-    validate_batch_config,
-)
+from tap_sendgrid_contacts.output.batch import BatchFiles, validate_batch_config
+from tap_sendgrid_contacts.output.formats import FORMATS
 from tap_sendgrid_contacts.output.lines import RecordLines, SdkRecords
 from tap_sendgrid_contacts.output.records import Records
 from tap_sendgrid_contacts.run.emitter import StateEmitter
@@ -183,12 +179,10 @@ class ContactsStream(Stream):
 
     def _make_batch_files(self, batch_config: BatchConfig) -> BatchFiles:
         make_records: Callable[[Sequence[Row]], Sequence[Any]] | None = self._map_rows
-        if is_columnar(batch_config.encoding):
+        if FORMATS[batch_config.encoding.format].is_columnar:
             make_records = None
         elif self._maps_nothing():
             make_records = self._records.as_structs
-        if not batch_config.storage.root:
-            batch_config.storage.root = make_folder()
         return BatchFiles(batch_config, self.name, self._layout.types, make_records)
 
     def _validate_batches(self, batch_config: BatchConfig) -> None:
@@ -200,7 +194,7 @@ class ContactsStream(Stream):
                 "batch_config cannot be combined with emit_activate_version_messages: records in "
                 "files have no version, so a target would delete them"
             )
-        if is_columnar(batch_config.encoding) and not self._maps_nothing():
+        if FORMATS[batch_config.encoding.format].is_columnar and not self._maps_nothing():
             raise ConfigurationError(
                 f"batch_config.encoding.format {batch_config.encoding.format} does not support "
                 "stream maps and flattening; use jsonl"

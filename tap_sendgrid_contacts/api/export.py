@@ -49,7 +49,7 @@ _MAX_URL_AGE = 60.0
 
 # SendGrid does not promise that the status of an export can be read right after its creation.
 # Observed: it can. A store that is replicated with delays lags by seconds, not by minutes.
-_NOT_FOUND_TOLERANCE = 30.0
+NOT_FOUND_TOLERANCE = timedelta(seconds=30)
 
 
 class ExportUnavailableError(FatalAPIError):
@@ -253,7 +253,7 @@ class ExportJob:
         self.seconds_waited = 0.0
         self.bytes_downloaded = 0
         self._client = client
-        self._visible_at = time.monotonic() + (_NOT_FOUND_TOLERANCE if is_new else 0)
+        self._visible_at = time.monotonic() + (NOT_FOUND_TOLERANCE.total_seconds() if is_new else 0)
         self._urls: dict[str, str] = {}
         self._urls_expire_at = 0.0
 

@@ -45,38 +45,23 @@ _ROW_GROUP_BYTES = 16 * 1024 * 1024
 _BATCH_BYTES = 1024 * 1024
 
 
-class ColumnarFormat:
-    """Opens files of one format for the contacts of an export.
+class ParquetFiles:
+    """Opens Parquet files.
 
     Args:
-        name: `parquet` or `arrow`.
-        compression: `zstd` or `none`; Arrow files have none.
+        compression: `zstd` or `none`.
         types: The type of each value of a row by its column's name.
     """
 
-    def __init__(self, name: str, compression: str, types: Mapping[str, ColumnType]) -> None:
-        self._open_sink, self._group_bytes = {
-            "parquet": (self._open_parquet, _ROW_GROUP_BYTES),
-            "arrow": (self._open_arrow, _BATCH_BYTES),
-        }[name]
+    def __init__(self, compression: str, types: Mapping[str, ColumnType]) -> None:
         self._compression = compression
         self._builder = RecordBatchBuilder(types)
 
     @contextlib.contextmanager
     def open(self, file: IO[bytes]) -> Iterator[Write]:
-        """Open a file.
-
-        Yields:
-            A function that writes rows.
-        """
-        with self._open_sink(file) as sink:
-            writer = _GroupWriter(self._builder, sink, self._group_bytes)
-            yield writer.write
-            writer.flush()
-
-    def _open_parquet(self, file: IO[bytes]) -> parquet.ParquetWriter:
+        """Open a file; yield a function that writes rows."""
         schema = self._builder.schema
-        return parquet.ParquetWriter(
+        sink = parquet.ParquetWriter(
             file,
             schema,
             compression=self._compression,
@@ -84,9 +69,29 @@ class ColumnarFormat:
             # Those of texts would cost a fifth of the file's time, and no reader filters by them.
             write_statistics=[field.name for field in schema if field.type != pa.string()],
         )
+        with sink:
+            writer = _GroupWriter(self._builder, sink, _ROW_GROUP_BYTES)
+            yield writer.write
+            writer.flush()
 
-    def _open_arrow(self, file: IO[bytes]) -> ipc.RecordBatchFileWriter:
-        return ipc.new_file(file, self._builder.schema)
+
+class ArrowFiles:
+    """Opens files in the Arrow IPC file format.
+
+    Args:
+        types: The type of each value of a row by its column's name.
+    """
+
+    def __init__(self, types: Mapping[str, ColumnType]) -> None:
+        self._builder = RecordBatchBuilder(types)
+
+    @contextlib.contextmanager
+    def open(self, file: IO[bytes]) -> Iterator[Write]:
+        """Open a file; yield a function that writes rows."""
+        with ipc.new_file(file, self._builder.schema) as sink:
+            writer = _GroupWriter(self._builder, sink, _BATCH_BYTES)
+            yield writer.write
+            writer.flush()
 
 
 class _GroupWriter:

@@ -121,8 +121,6 @@ class RunState:
             return "nothing was exported"
         if self._run.unproven:
             return self._run.unproven
-        if not self._run.finished:
-            return "nothing was exported"
         for key, count in self._run.finished.items():
             before = self._counts.get(key)
             # Without an earlier run, only none at all is suspicious.

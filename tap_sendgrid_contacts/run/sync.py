@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from singer_sdk.exceptions import FatalAPIError
 
 from tap_sendgrid_contacts.api.export import (
+    NOT_FOUND_TOLERANCE,
     ExportJob,
     ExportUnavailableError,
     PollTimeoutError,
@@ -195,7 +196,8 @@ class ExportSync:
                 return
             checkpoint = replace(checkpoint, export_id=export_id, adopted=True)
             self._save(checkpoint)
-        self._set_job(checkpoint.export_id or "")
+        is_new = utc_now() - checkpoint.requested_at < NOT_FOUND_TOLERANCE
+        self._set_job(checkpoint.export_id or "", is_new=is_new)
         logger.info(
             "Resuming %s, requested at %s: %d contacts already emitted",
             self.job,

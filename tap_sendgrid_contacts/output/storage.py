@@ -1,0 +1,180 @@
+"""Where BATCH files are: a local folder, or an object store that fsspec opens."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import json
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import fsspec
+from fsspec.utils import get_protocol
+from singer_sdk.exceptions import ConfigurationError, DataError, FatalSyncError
+
+from tap_sendgrid_contacts.api.urls import is_safe_url
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+# What a storage root can be in. Others, such as `memory`, lose or publish what is written.
+_PROTOCOLS = ("file", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss")
+
+_UNFINISHED = ".unfinished"
+
+
+def is_local(url: str) -> bool:
+    """Return whether a URL is that of a local folder or file."""
+    return get_protocol(url) in {"file", "local"}
+
+
+def make_folder() -> str:
+    """Make a folder for the files of a run without `storage.root`; return its URL."""
+    return Path(tempfile.mkdtemp(prefix="tap-sendgrid-contacts-")).as_uri()
+
+
+def validate_root(root: str) -> None:
+    """Raise `ConfigurationError` for a storage root that is not supported."""
+    has_protocol = re.match(r"[a-z][a-z\d+.-]+:", root, re.IGNORECASE)
+    protocol, separator, path = root.partition("://")
+    if has_protocol and (protocol not in _PROTOCOLS or not separator or "::" in root):
+        raise ConfigurationError(
+            "batch_config.storage.root must be a local folder (file:///path) or in an object "
+            f"store ({', '.join(f'{each}://' for each in _PROTOCOLS[1:])}), without chaining"
+        )
+    if separator and not path:
+        # `file://` would mean the working directory.
+        raise ConfigurationError("batch_config.storage.root must name a folder or a bucket")
+    try:
+        fsspec.get_filesystem_class(get_protocol(root))
+    except (ImportError, ValueError) as error:
+        raise ConfigurationError(f"batch_config.storage.root: {error}") from error
+
+
+def validate_params(params: Mapping[str, Any]) -> None:
+    """Refuse to send contacts in clear text, except to this computer."""
+    text = json.dumps(params, separators=(",", ":"), default=str)
+    endpoints = re.findall(r"http://[^\s\";,]*", text, re.IGNORECASE)
+    if not all(map(is_safe_url, endpoints)):
+        raise ConfigurationError(
+            "batch_config.storage.params must not have an http endpoint, except on localhost"
+        )
+    # 0 and null turn it off too.
+    turned_off = re.search(
+        r'"use_ssl":(?!true)|DefaultEndpointsProtocol=http\b', text, re.IGNORECASE
+    )
+    if turned_off and not endpoints:
+        raise ConfigurationError("batch_config.storage.params must not turn TLS off")
+
+
+@contextlib.contextmanager
+def open_file(url: str, params: Mapping[str, Any]) -> Iterator[IO[bytes]]:
+    """Open a file that appears in the storage only if the block ends without an exception.
+
+    Args:
+        url: Where it is to be.
+        params: Options of the storage's file system.
+
+    Yields:
+        The file, to be written.
+
+    Raises:
+        FatalSyncError: If it cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        with map_storage_errors(url):
+            filesystem, path = fsspec.url_to_fs(url, **params)
+            opened = _open_local(Path(path)) if is_local(url) else _open_remote(filesystem, path)
+            file = stack.enter_context(opened)
+        yield file
+        with map_storage_errors(url):
+            stack.close()
+
+
+def remove_unfinished(url: str) -> None:
+    """Remove local files that runs which were killed have left.
+
+    Args:
+        url: Folder and beginning of the names of the files, when they are complete.
+    """
+    if not is_local(url):
+        return
+    prefix = Path(fsspec.url_to_fs(url)[1])
+    for path in prefix.parent.glob(f".{glob.escape(prefix.name)}*{_UNFINISHED}"):
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            _lock(file)
+            path.unlink()
+
+
+@contextlib.contextmanager
+def map_storage_errors(url: str) -> Iterator[None]:
+    """Map the errors of storage backends, each of which has its own, to `FatalSyncError`."""
+    try:
+        yield
+    except (DataError, FatalSyncError):
+        raise
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        folder = url.rpartition("/")[0].partition("?")[0]
+        raise FatalSyncError(
+            f"batch_config: cannot write a batch file to {folder}: {reason}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _open_local(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file that only its owner can read, under another name until it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    unfinished = path.with_name(f".{path.name}{_UNFINISHED}")
+    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            # Tells a file that is being written from one that a kill has left.
+            _lock(file)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            unfinished.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
+        raise
+    _sync_folder(path.parent)
+
+
+def _lock(file: IO[bytes]) -> None:
+    """Lock a file until it is closed; raise `OSError` if another process has locked it."""
+    try:
+        import fcntl  # noqa: PLC0415 - not on Windows, where open files cannot be removed
+    except ImportError:
+        return
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _sync_folder(folder: Path) -> None:
+    # The name of a new file is part of its folder.
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _open_remote(filesystem: Any, path: str) -> Iterator[IO[bytes]]:  # noqa: ANN401 - fsspec is not typed
+    stack = contextlib.ExitStack()
+    try:
+        # Discards what is unfinished; the SDK's `open` would leave it behind.
+        stack.enter_context(filesystem.transaction)
+        yield stack.enter_context(filesystem.open(path, "wb"))
+        stack.close()
+    except BaseException:
+        # After a failed write, closing may fail too; that error would hide the first one.
+        with contextlib.suppress(Exception):
+            stack.__exit__(*sys.exc_info())
+        raise
