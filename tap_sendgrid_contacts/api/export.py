@@ -218,9 +218,7 @@ class PollBudget:
         Args:
             what: What the run waited for.
         """
-        return PollTimeoutError(
-            f"{what}: timed out after {self._seconds} s (poll_timeout). The next run resumes it"
-        )
+        return PollTimeoutError(f"{what}: timed out after {self._seconds} s (poll_timeout)")
 
 
 class ExportJob:

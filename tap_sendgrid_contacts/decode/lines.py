@@ -22,10 +22,7 @@ __all__ = ["DAMAGED_PART_HINT", "MAX_ROW_BYTES", "GzipFile", "iter_line_blocks"]
 MAX_ROW_BYTES = 16 * 1024 * 1024
 """Longest contact accepted; limits the memory used for a file that is not an export."""
 
-DAMAGED_PART_HINT = (
-    "The part is damaged: run again, and if the error persists, run without state (Meltano: "
-    "--full-refresh) to start a new export"
-)
+DAMAGED_PART_HINT = "The part is damaged"
 
 _BLOCK_BYTES = 64 * 1024
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import sys
 import uuid
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -144,12 +145,20 @@ class BatchFiles:
 
     @contextlib.contextmanager
     def _open(self, url: str) -> Iterator[Write]:
-        with open_file(url, self._config.storage.params) as file, contextlib.ExitStack() as stack:
+        """Open a file that appears in the storage only if the block ends without an exception."""
+        stack = contextlib.ExitStack()
+        try:
             with map_storage_errors(url):
+                file = stack.enter_context(open_file(url, self._config.storage.params))
                 write = stack.enter_context(self._open_writer(file))
             yield write
             with map_storage_errors(url):
                 stack.close()
+        except BaseException:
+            # After a failed write, closing may fail too; that error would hide the first one.
+            with contextlib.suppress(Exception):
+                stack.__exit__(*sys.exc_info())
+            raise
 
     def _iter_chunks(self, blocks: Iterable[Block]) -> Iterator[_Chunk]:
         size = self._config.batch_size

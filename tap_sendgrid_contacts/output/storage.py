@@ -7,7 +7,6 @@ import glob
 import json
 import os
 import re
-import sys
 import tempfile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -81,18 +80,10 @@ def open_file(url: str, params: Mapping[str, Any]) -> Iterator[IO[bytes]]:
 
     Yields:
         The file, to be written.
-
-    Raises:
-        FatalSyncError: If it cannot be written.
     """
-    with contextlib.ExitStack() as stack:
-        with map_storage_errors(url):
-            filesystem, path = fsspec.url_to_fs(url, **params)
-            opened = _open_local(Path(path)) if is_local(url) else _open_remote(filesystem, path)
-            file = stack.enter_context(opened)
+    filesystem, path = fsspec.url_to_fs(url, **params)
+    with _open_local(Path(path)) if is_local(url) else _open_remote(filesystem, path) as file:
         yield file
-        with map_storage_errors(url):
-            stack.close()
 
 
 def remove_unfinished(url: str) -> None:
@@ -115,7 +106,7 @@ def map_storage_errors(url: str) -> Iterator[None]:
     """Map the errors of storage backends, each of which has its own, to `FatalSyncError`."""
     try:
         yield
-    except (DataError, FatalSyncError):
+    except DataError:
         raise
     except Exception as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
@@ -167,14 +158,6 @@ def _sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _open_remote(filesystem: Any, path: str) -> Iterator[IO[bytes]]:  # noqa: ANN401 - fsspec is not typed
-    stack = contextlib.ExitStack()
-    try:
-        # Discards what is unfinished; the SDK's `open` would leave it behind.
-        stack.enter_context(filesystem.transaction)
-        yield stack.enter_context(filesystem.open(path, "wb"))
-        stack.close()
-    except BaseException:
-        # After a failed write, closing may fail too; that error would hide the first one.
-        with contextlib.suppress(Exception):
-            stack.__exit__(*sys.exc_info())
-        raise
+    # Discards what is unfinished; the SDK's `open` would leave it behind.
+    with filesystem.transaction, filesystem.open(path, "wb") as file:
+        yield file

@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
-from singer_sdk.exceptions import DataError
+from singer_sdk.exceptions import DataError, SingerSDKError
 
 from tap_sendgrid_contacts.api.download import iter_parts
 from tap_sendgrid_contacts.checkpoint import Block
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class NotResumableError(Exception):
+class NotResumableError(SingerSDKError):
     """The export of the checkpoint cannot be resumed; a new one is required."""
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sendgrid_sandbox.account import Account
-from tap_sendgrid_contacts.run.state import export_key
+from tap_sendgrid_contacts.run.saved import export_key
 from tests.harness import both_file_types, contacts_read, incremental
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sendgrid_sandbox.account import Account
-from tap_sendgrid_contacts.run.state import STATE_INTERVAL, export_key
+from tap_sendgrid_contacts.run.saved import export_key
+from tap_sendgrid_contacts.run.state import STATE_INTERVAL
 from tests.harness import (
     Sandbox,
     Tap,

@@ -14,7 +14,8 @@ import pytest
 
 from sendgrid_sandbox.account import Account
 from tap_sendgrid_contacts.api.http import ForbiddenError
-from tap_sendgrid_contacts.run.state import STATE_INTERVAL, export_key
+from tap_sendgrid_contacts.run.saved import export_key
+from tap_sendgrid_contacts.run.state import STATE_INTERVAL
 from tests.expected import RESERVED, expected
 from tests.harness import (
     both_file_types,

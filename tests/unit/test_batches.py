@@ -17,7 +17,8 @@ from singer_sdk.helpers._batch import BatchConfig
 from typing_extensions import Buffer, override
 
 from tap_sendgrid_contacts.checkpoint import Block, Checkpoint
-from tap_sendgrid_contacts.output.batch import BatchFiles, make_folder, validate_batch_config
+from tap_sendgrid_contacts.output import storage
+from tap_sendgrid_contacts.output.batch import BatchFiles, validate_batch_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -140,6 +141,8 @@ def test_storage_error_is_mapped_without_its_message(
             raise CredentialsError("private")
         return File()
 
+    # Any other file system does for an object store.
+    monkeypatch.setattr(storage, "is_local", lambda _: False)
     monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem._open", open_file)
     rows: Any = [os.urandom(2**20).hex()]
     big = Block(rows, Checkpoint(NOW))
@@ -205,7 +208,7 @@ def test_storage_is_valid(
 
 
 def test_folder_of_a_run_is_new_and_private() -> None:
-    folders = [Path(urlsplit(make_folder()).path) for _ in range(2)]
+    folders = [Path(urlsplit(storage.make_folder()).path) for _ in range(2)]
     try:
         assert folders[0] != folders[1]
         assert [folder.stat().st_mode & 0o777 for folder in folders] == [0o700] * 2

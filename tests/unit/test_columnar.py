@@ -12,7 +12,7 @@ from pyarrow import ipc, parquet
 from singer_sdk.exceptions import DataError
 
 from tap_sendgrid_contacts.output import columnar
-from tap_sendgrid_contacts.output.columnar import ColumnarFormat
+from tap_sendgrid_contacts.output.formats import FORMATS
 
 if TYPE_CHECKING:
     from tap_sendgrid_contacts.columns import ColumnType, Row
@@ -49,7 +49,8 @@ def write(
     file_format: str, *blocks: list[Row], types: dict[str, ColumnType] | None = None
 ) -> io.BytesIO:
     file = io.BytesIO()
-    with ColumnarFormat(file_format, "none", types or TYPES).open(file) as write_rows:
+    open_writer = FORMATS[file_format].make_opener("none", types or TYPES)
+    with open_writer(file) as write_rows:
         for block in blocks:
             write_rows(block)
     return file
@@ -100,7 +101,7 @@ def test_failure_writes_no_rows_that_are_pending(file_format: str) -> None:
     file = io.BytesIO()
 
     def write_in_part() -> None:
-        with ColumnarFormat(file_format, "none", TYPES).open(file) as write_rows:
+        with FORMATS[file_format].make_opener("none", TYPES)(file) as write_rows:
             write_rows(ROWS)
             raise LookupError
 
@@ -140,9 +141,9 @@ def test_only_the_column_that_is_rounded_is_warned_of_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     names: dict[str, ColumnType] = {"a": "number", "b": "number", "c": "number"}
-    file_format = ColumnarFormat("arrow", "none", names)
+    open_writer = FORMATS["arrow"].make_opener("none", names)
     for _ in range(2):
-        with file_format.open(io.BytesIO()) as write_rows:
+        with open_writer(io.BytesIO()) as write_rows:
             write_rows([(1, 2**53 + 1, 0.5)])
     assert [message.partition(" beyond")[0] for message in caplog.messages] == [
         "Column b: rounding whole numbers"
@@ -158,7 +159,7 @@ def test_number_beyond_doubles_is_an_error(file_format: str) -> None:
 def test_memory_holds_a_group_not_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(columnar, "_BATCH_BYTES", 1)
     file, sizes = io.BytesIO(), list[int]()
-    with ColumnarFormat("arrow", "none", TYPES).open(file) as write_rows:
+    with FORMATS["arrow"].make_opener("none", TYPES)(file) as write_rows:
         for _ in range(3):
             write_rows(ROWS)
             sizes.append(file.tell())

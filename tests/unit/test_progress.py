@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
+from tap_sendgrid_contacts.api.client import SendGridClient
+from tap_sendgrid_contacts.api.export import ExportJob
 from tap_sendgrid_contacts.run.progress import ProgressReporter
 
 if TYPE_CHECKING:
@@ -21,6 +24,19 @@ class Terminal(io.StringIO):
     @override
     def isatty(self) -> bool:
         return True
+
+
+def log_end(progress: ProgressReporter, read: int, emitted: int) -> None:
+    job = ExportJob(SendGridClient("SG.key"), "1")
+    job.part_names, job.contact_count = ("a", "b", "c"), 3000
+    progress.log_end(
+        job,
+        export="all",
+        contacts_read=read,
+        contacts_emitted=emitted,
+        resumed=False,
+        complete=True,
+    )
 
 
 def test_log_lines_and_summary_without_a_terminal(
@@ -41,10 +57,29 @@ def test_log_lines_and_summary_without_a_terminal(
         "Part 2 of 3: 2,800 contacts, 20/s (0:01:30 elapsed)",
     ]
     progress.bytes_downloaded = 1_234_567_890
-    assert progress.summary(3000, 3, 1500) == (
-        "3,000 contacts in 3 part(s), 1,500 emitted by this run, 1,234.6 MB downloaded; "
-        "waited 4.0 s, read for 101.0 s, 20 contacts/s"
+    log_end(progress, 3000, 1500)
+    metric, summary = caplog.messages[-2:]
+    assert summary == (
+        "Export 1 is complete: 3,000 contacts in 3 part(s), 1,500 emitted by this run, "
+        "1,234.6 MB downloaded; waited 4.0 s, read for 101.0 s, 20 contacts/s"
     )
+    assert json.loads(metric.removeprefix("METRIC: ")) == {
+        "type": "counter",
+        "metric": "contacts_export",
+        "value": 3000,
+        "tags": {
+            "stream": "contacts",
+            "export": "all",
+            "contacts_read": 3000,
+            "contacts_emitted": 1500,
+            "contact_count": 3000,
+            "parts": 3,
+            "bytes": 1_234_567_890,
+            "seconds_waited": 4.0,
+            "resumed": False,
+            "complete": True,
+        },
+    }
     assert capfd.readouterr() == ("", "")
 
 
@@ -93,4 +128,4 @@ def test_process_without_stderr_has_no_terminal(monkeypatch: pytest.MonkeyPatch)
         patch.setattr("sys.stderr", None)
         progress = ProgressReporter()
     progress.start_reading(0)
-    assert "0 contacts in 1 part(s)" in progress.summary(0, 1, 0)
+    log_end(progress, 0, 0)

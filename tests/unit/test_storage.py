@@ -49,11 +49,9 @@ def test_an_unfinished_file_is_removed(tmp_path: Path, error: BaseException) -> 
 def test_errors_name_the_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     url = f"file://{tmp_path}/file/contacts-1.jsonl"
-    with (
-        pytest.raises(FatalSyncError, match=f"batch file to file://{tmp_path}/file: File exists"),
-        storage.open_file(url, {}),
-    ):
-        pass
+    message = f"batch file to file://{tmp_path}/file: File exists"
+    with pytest.raises(FatalSyncError, match=message), storage.map_storage_errors(url):
+        storage.open_file(url, {}).__enter__()
 
 
 def test_what_a_killed_run_has_left_is_removed(tmp_path: Path) -> None:
