@@ -360,7 +360,7 @@ def test_unwritable_storage(start_sandbox: Callable[..., Sandbox], tap: Tap) -> 
     config = {"encoding": {"format": "jsonl"}, "storage": {"root": "file:///dev/null/no"}}
     run = tap(start_sandbox("--contacts", "5"), batch_config=config)
     assert run.code == 1
-    assert "batch_config: failed to write batch file: Not a dir" in run.error
+    assert "cannot write a batch file to file:///dev/null/no: Not a dir" in run.error
 
 
 @both_file_types
