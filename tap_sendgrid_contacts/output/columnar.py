@@ -9,6 +9,7 @@ from itertools import chain, starmap
 from operator import iconcat
 from typing import IO, TYPE_CHECKING, Any
 
+import msgspec
 import pyarrow as pa
 from pyarrow import ipc, parquet
 from singer_sdk.exceptions import DataError
@@ -37,7 +38,7 @@ _UNIQUE_COLUMNS = {
 
 # Rows that become Arrow arrays at once: each call of PyArrow has a fixed cost, and Python objects
 # that do not fit into the processor's cache cost more.
-_ROWS_AT_ONCE = 500
+_ROWS_AT_ONCE = 250
 
 # Minimum sizes of a row group in a Parquet file and of a batch in an Arrow file: large for readers,
 # small for the memory.
@@ -160,6 +161,9 @@ class RecordBatchBuilder:
     def _join(self, column_type: ColumnType, columns: dict[str, Sequence[Value]]) -> pa.Array:
         """Return columns of one type in one array: each call of `pa.array` has a fixed cost."""
         values: list[Value] = reduce(iconcat, columns.values(), [])
+        if column_type == "date":
+            # Text takes half the time of PyArrow's own conversion of dates.
+            return pa.array(msgspec.to_builtins(values), pa.string()).cast(ARROW_TYPES["date"])
         if column_type == "number":
             # Arrow rejects whole numbers beyond 2^53.
             with contextlib.suppress(pa.ArrowInvalid):
