@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from singer_sdk.exceptions import ConfigurationError
+
+from tap_sendgrid_contacts.column_types import TEXT, ColumnType, Value
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from datetime import datetime
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-    Value = str | int | float | datetime | list[str] | None
-
-    Row = tuple[Value, ...]
-    """The values of a contact, in the order of `ColumnLayout.types`."""
+Row = tuple[Value, ...]
+"""The values of a contact, in the order of `ColumnLayout.types`."""
 
 PRIMARY_KEY = "contact_id"
 """Not the email: it can be null, since SendGrid also identifies contacts by phone or other ids."""
 
 REPLICATION_KEY = "updated_at"
-
-ColumnType = Literal["text", "number", "date", "list"]
 
 OnInvalidValue = Literal["fail", "null"]
 
@@ -43,6 +43,38 @@ class Column(NamedTuple):
     field_id: str = ""
 
 
+class Hasher(NamedTuple):
+    """Which columns are hashed, and how.
+
+    Attributes:
+        columns: Names of the columns.
+        key: Key of the HMAC.
+    """
+
+    columns: frozenset[str]
+    key: bytes
+
+    def make_hash(self) -> Callable[[str], str]:
+        """Return the function from a text to its HMAC-SHA-256 in hex.
+
+        With the key's two blocks hashed once, it takes a third of the time of `hmac.digest`.
+        """
+        key = self.key if len(self.key) <= 64 else hashlib.sha256(self.key).digest()  # noqa: PLR2004 - SHA-256's block
+        inner_start, outer_start = (
+            hashlib.sha256(bytes(byte ^ pad for byte in key.ljust(64, b"\0")))
+            for pad in (0x36, 0x5C)
+        )
+
+        def hash_text(text: str) -> str:
+            inner = inner_start.copy()
+            inner.update(text.encode())
+            outer = outer_start.copy()
+            outer.update(inner.digest())
+            return outer.hexdigest()
+
+        return hash_text
+
+
 class ColumnLayout:
     """Which columns contacts have, and how they are read.
 
@@ -50,6 +82,7 @@ class ColumnLayout:
         columns: All columns of the catalog, selected or not, reserved ones first.
         on_invalid_value: Whether an invalid value is an error or null.
         stamp: Columns that are the same in all contacts, and not in the export.
+        hasher: Which columns are hashed, if any.
 
     Attributes:
         on_invalid_value: As above.
@@ -68,6 +101,7 @@ class ColumnLayout:
         columns: Sequence[Column],
         on_invalid_value: OnInvalidValue = "fail",
         stamp: Mapping[str, str | None] | None = None,
+        hasher: Hasher | None = None,
     ) -> None:
         stamp = stamp or {}
         self.on_invalid_value = on_invalid_value
@@ -75,15 +109,69 @@ class ColumnLayout:
         self.key_index = [column.name for column in self.selected].index(PRIMARY_KEY)
         self.stamp = tuple(stamp.values())
         self.stamp_index = sum(not column.is_custom for column in self.selected)
-        types: list[tuple[str, ColumnType]] = [(each.name, each.type) for each in self.selected]
-        types[self.stamp_index : self.stamp_index] = [(name, "text") for name in stamp]
+        types = [(each.name, each.type) for each in self.selected]
+        types[self.stamp_index : self.stamp_index] = [(name, TEXT) for name in stamp]
         self.types = dict(types)
+        self.names = list(self.types)
         self.positions = {
             column: i + len(stamp) * column.is_custom for i, column in enumerate(self.selected)
         }
-        self.names = list(self.types)
         self.by_field = {(column.is_custom, column.field.lower()): column for column in columns}
+        hashed = hasher.columns if hasher else frozenset()
+        self._hash_text = hasher.make_hash() if hasher else str
+        self._hashes = [
+            (i, column_type.hash)
+            for i, (name, column_type) in enumerate(types)
+            if name in hashed and column_type.hash
+        ]
 
     def add_stamp(self, values: Sequence[Value]) -> Row:
         """Return the row of a contact: the values of its selected columns, and the stamp."""
         return (*values[: self.stamp_index], *self.stamp, *values[self.stamp_index :])
+
+    def hash_rows(self, rows: list[Row]) -> list[Row]:
+        """Return rows with hashes in place of the values that are to be hashed."""
+        if not self._hashes or not rows:
+            return rows
+        hash_text = self._hash_text
+        columns: list[Sequence[Value]] = list(zip(*rows, strict=True))
+        for i, hash_value in self._hashes:
+            columns[i] = [
+                None if value is None else hash_value(hash_text, value) for value in columns[i]
+            ]
+        return list(zip(*columns, strict=True))
+
+
+def validate_hash_columns(
+    names: Iterable[str],
+    columns: Iterable[Column],
+    key_names: Collection[str],
+    stamp_names: Collection[str] = (),
+) -> None:
+    """Check that columns can be hashed.
+
+    Args:
+        names: The columns to hash.
+        columns: The columns of the catalog.
+        key_names: Names of the key columns.
+        stamp_names: Names of the selected columns that every contact of a source has.
+
+    Raises:
+        ConfigurationError: If one is unknown, deselected, of the key, or not of texts.
+    """
+    by_name = {column.name: column for column in columns}
+    for name in names:
+        column = by_name.get(name)
+        if name in key_names:
+            problem = "is part of the key"
+        elif name in stamp_names:
+            continue
+        elif column is None:
+            problem = "is not in the catalog; names are those of the records, such as email"
+        elif not column.is_selected:
+            problem = "is deselected"
+        elif column.type.hash is None:
+            problem = f"is of type {column.type}; only texts and lists of texts can be hashed"
+        else:
+            continue
+        raise ConfigurationError(f"hash_columns: column {name:.80} {problem}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from singer_sdk.exceptions import ConfigurationError
 
 from tap_sendgrid_contacts.catalog import REFRESH, quote_names
+from tap_sendgrid_contacts.column_types import TEXT
 from tap_sendgrid_contacts.columns import Column
 from tap_sendgrid_contacts.owners import (
     assign_columns,
@@ -95,7 +96,7 @@ def plan_columns(
         ignored=[
             *(each for each in custom if not each.is_selected),
             *(
-                Column(column_name(each), each.name, is_custom=True, type="text", is_selected=False)
+                Column(column_name(each), each.name, is_custom=True, type=TEXT, is_selected=False)
                 for each in unlisted
             ),
         ],
@@ -191,7 +192,7 @@ def _explain_new_names(
         name, new_name = column.name, new_names[column.name]
         if new_name == name or new_name in loaded:
             continue
-        if loaded[name].type != column.type:
+        if loaded[name].type != column.type.name:
             reason = f"The custom field of column {name} has another type than before"
         else:
             reason = f"Column {name} belongs to another custom field, renamed or deleted since"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tap_sendgrid_contacts.columns import ColumnType
+from tap_sendgrid_contacts.column_types import COLUMN_TYPES
 from tap_sendgrid_contacts.schema import end_in_digest, limit_length
 
 if TYPE_CHECKING:
@@ -36,14 +36,14 @@ class LoadedColumn(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     name: str
-    type: ColumnType
+    type: str
     id: str = ""
     retired: bool = False
 
     def belongs_to(self, column: Column) -> bool:
         """Return whether the field of a column may be loaded into this one."""
         is_owner = self.id == column.field_id or not (self.id and column.field_id)
-        return is_owner and self.type == column.type
+        return is_owner and self.type == column.type.name
 
 
 def read_loaded_columns(saved: object) -> tuple[dict[str, LoadedColumn], bool]:
@@ -62,7 +62,8 @@ def read_loaded_columns(saved: object) -> tuple[dict[str, LoadedColumn], bool]:
     for entry in entries:
         with contextlib.suppress(msgspec.ValidationError):
             column = msgspec.convert(entry, LoadedColumn)
-            loaded.setdefault(column.name, column)
+            if column.type in COLUMN_TYPES:
+                loaded.setdefault(column.name, column)
     return loaded, len(loaded) == len(entries) and (saved is None or saved is entries)
 
 
@@ -111,7 +112,7 @@ def _possible_names(column: Column, loaded: Mapping[str, LoadedColumn]) -> Itera
     yield column.name
     identity = column.field_id or column.field.lower()
     base = column.name
-    if base in loaded and loaded[base].type != column.type:
+    if base in loaded and loaded[base].type != column.type.name:
         base = f"{base}_{column.type}"
         yield limit_length(base, f"{base} {identity}")
     yield end_in_digest(base, f"{base} {identity}")
@@ -137,6 +138,6 @@ def update_loaded_columns(
         # A column that keeps its name for a stream map may belong to another field.
         if known is None or known.belongs_to(column):
             id_ = column.field_id or (known.id if known else "")
-            updated[column.name] = LoadedColumn(column.name, column.type, id_)
+            updated[column.name] = LoadedColumn(column.name, column.type.name, id_)
     result: list[dict[str, Any]] = msgspec.to_builtins(list(updated.values()))
     return result

@@ -9,36 +9,37 @@ from typing import TYPE_CHECKING, Any
 
 from singer_sdk.exceptions import ConfigurationError
 
+from tap_sendgrid_contacts.column_types import COLUMN_TYPES, DATE, LIST, TEXT
 from tap_sendgrid_contacts.columns import PRIMARY_KEY, Column
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from tap_sendgrid_contacts.api.client import FieldDefinition
-    from tap_sendgrid_contacts.columns import ColumnType
+    from tap_sendgrid_contacts.column_types import ColumnType
 
 RESERVED_FIELDS: dict[str, ColumnType] = {
-    PRIMARY_KEY: "text",
-    "email": "text",
-    "first_name": "text",
-    "last_name": "text",
-    "unique_name": "text",
-    "phone_number": "text",
-    "phone_number_id": "text",
-    "external_id": "text",
-    "anonymous_id": "text",
-    "alternate_emails": "list",
-    "address_line_1": "text",
-    "address_line_2": "text",
-    "city": "text",
-    "state_province_region": "text",
-    "postal_code": "text",
-    "country": "text",
-    "whatsapp": "text",
-    "line": "text",
-    "facebook": "text",
-    "created_at": "date",
-    "updated_at": "date",
+    PRIMARY_KEY: TEXT,
+    "email": TEXT,
+    "first_name": TEXT,
+    "last_name": TEXT,
+    "unique_name": TEXT,
+    "phone_number": TEXT,
+    "phone_number_id": TEXT,
+    "external_id": TEXT,
+    "anonymous_id": TEXT,
+    "alternate_emails": LIST,
+    "address_line_1": TEXT,
+    "address_line_2": TEXT,
+    "city": TEXT,
+    "state_province_region": TEXT,
+    "postal_code": TEXT,
+    "country": TEXT,
+    "whatsapp": TEXT,
+    "line": TEXT,
+    "facebook": TEXT,
+    "created_at": DATE,
+    "updated_at": DATE,
 }
 """Fields that every account has, in the order of the records."""
 
@@ -55,29 +56,8 @@ CUSTOM_PREFIX = "custom_"
 # PostgreSQL truncates longer identifiers, and two truncated ones may be equal.
 _MAX_IDENTIFIER_BYTES = 63
 
-# Only these four: with other types some targets drop the column or abort the load.
-_JSON_SCHEMA: dict[ColumnType, dict[str, Any]] = {
-    "text": {"type": ["string", "null"]},
-    "number": {"type": ["number", "null"]},
-    "date": {"type": ["string", "null"], "format": "date-time"},
-    "list": {"type": ["array", "null"], "items": {"type": "string"}},
-}
-
-_FIELD_TYPES: dict[str, ColumnType] = {"Text": "text", "Number": "number", "Date": "date"}
-
-# The types that a catalog may give the column of a custom field: any value can be emitted as text.
-_CUSTOM_TYPES: dict[ColumnType, tuple[ColumnType, ...]] = {
-    "text": ("text",),
-    "number": ("number", "text"),
-    "date": ("date", "text"),
-}
-
-_TYPE_NAMES: dict[ColumnType, str] = {
-    "text": "string",
-    "number": "number",
-    "date": "date-time",
-    "list": "array of strings",
-}
+# By SendGrid's name.
+_FIELD_TYPES = {name: each for each in COLUMN_TYPES.values() for name in each.field_types}
 
 # What `describe_field` writes.
 _DESCRIPTION = re.compile(r"Custom field (.*) \(([^(),]*), [^,]*\)", re.DOTALL)
@@ -102,18 +82,18 @@ def build_schema(
     Returns:
         The schema, one property per column.
     """
-    properties = {name: dict(_JSON_SCHEMA[type_]) for name, type_ in RESERVED_FIELDS.items()}
+    properties = {name: dict(type_.json_schema) for name, type_ in RESERVED_FIELDS.items()}
     if has_source:
-        properties |= {name: dict(_JSON_SCHEMA["text"]) for name in SOURCE_COLUMNS}
+        properties |= {name: dict(TEXT.json_schema) for name in SOURCE_COLUMNS}
     for field in custom_fields:
-        definition = _JSON_SCHEMA[field_column_type(field)] | describe_field(field)
+        definition = field_column_type(field).json_schema | describe_field(field)
         properties[column_name(field)] = definition
     return {"type": "object", "properties": properties}
 
 
 def field_column_type(field: FieldDefinition) -> ColumnType:
     """Return the type of a custom field; types that SendGrid may add are read as text."""
-    return _FIELD_TYPES.get(field.field_type, "text")
+    return _FIELD_TYPES.get(field.field_type, TEXT)
 
 
 def describe_field(field: FieldDefinition) -> dict[str, str]:
@@ -139,10 +119,12 @@ def allowed_types(name: str, field: FieldDefinition | None = None) -> tuple[Colu
         field: Its custom field, if it has one that is known.
     """
     if is_custom(name):
-        return _CUSTOM_TYPES[field_column_type(field)] if field else tuple(_CUSTOM_TYPES)
+        own = [field_column_type(field)] if field else list(_FIELD_TYPES.values())
+        others = [COLUMN_TYPES[each] for type_ in own for each in type_.alternatives]
+        return tuple(dict.fromkeys((*own, *others)))
     if name in RESERVED_FIELDS:
         return (RESERVED_FIELDS[name],)
-    return ("text",) if name in SOURCE_COLUMNS else tuple(_TYPE_NAMES)
+    return (TEXT,) if name in SOURCE_COLUMNS else tuple(COLUMN_TYPES.values())
 
 
 def normalize_definition(
@@ -163,11 +145,11 @@ def normalize_definition(
         kinds = {key: definition[key] for key in _TYPE_KEYWORDS if key in definition}
         found = json.dumps(kinds)[:80] if kinds else "of no type"
         raise ConfigurationError(
-            f"'{name:.80}' is not of type {' or '.join(_TYPE_NAMES[each] for each in allowed)} in "
+            f"'{name:.80}' is not of type {' or '.join(each.catalog_name for each in allowed)} in "
             f"the catalog, but {found}; correct it, or re-run discovery"
         )
     kept = {key: value for key, value in definition.items() if key not in _TYPE_KEYWORDS}
-    return {**_JSON_SCHEMA[type_], **kept}
+    return {**type_.json_schema, **kept}
 
 
 def parse_type(definition: Mapping[str, Any]) -> ColumnType | None:
@@ -189,15 +171,13 @@ def parse_type(definition: Mapping[str, Any]) -> ColumnType | None:
     if not isinstance(types, list):
         return None
     kinds = [each for each in types if each != "null"]
-    if kinds == ["integer"]:
-        kinds = ["number"]
     notation = kinds, definition.get("format")
     return next(
         (
             type_
-            for type_, schema in _JSON_SCHEMA.items()
-            if notation == (schema["type"][:1], schema.get("format"))
-            and (type_ != "list" or definition.get("items", {"type": "string"}) in _TEXT_ITEMS)
+            for type_ in COLUMN_TYPES.values()
+            if notation == (type_.json_schema["type"][:1], type_.json_schema.get("format"))
+            and (not type_.is_list or definition.get("items", {"type": "string"}) in _TEXT_ITEMS)
         ),
         None,
     )
@@ -226,7 +206,7 @@ def columns_from_schema(schema: dict[str, Any], is_selected: Callable[[str], boo
             name=name,
             field=source_field(name, definition),
             is_custom=is_custom(name),
-            type=parse_type(definition) or "text",
+            type=parse_type(definition) or TEXT,
             is_selected=name == PRIMARY_KEY or is_selected(name),
             field_id=described_field(definition)[1] if is_custom(name) else "",
         )

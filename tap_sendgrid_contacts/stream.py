@@ -251,7 +251,7 @@ class ContactsStream(Stream):
             for key, value in self.config.items()
             if key.startswith(("stream_map", "flattening_", "faker_"))
         }
-        columns = [(each.name, each.type) for each in self._columns if each.is_selected]
+        columns = [(each.name, each.type.name) for each in self._columns if each.is_selected]
         return {
             "replication_method": self.replication_method,
             "start_date": self.config.get("start_date"),

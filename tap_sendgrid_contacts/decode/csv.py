@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-import msgspec
 from singer_sdk.exceptions import DataError
 
+from tap_sendgrid_contacts.column_types import COERCION_ERRORS, repair_surrogates
 from tap_sendgrid_contacts.decode.errors import (
     InvalidValues,
-    duplicate_field_error,
     missing_key_error,
+    warn_missing_columns,
     warn_unmapped_field,
 )
 from tap_sendgrid_contacts.decode.lines import DAMAGED_PART_HINT, MAX_ROW_BYTES, iter_line_blocks
-from tap_sendgrid_contacts.decode.values import (
-    COERCION_ERRORS,
-    PARSERS,
-    AwareDatetime,
-    Texts,
-    are_utc,
-    repair_surrogates,
-)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-    from datetime import datetime
+    from collections.abc import Iterable, Iterator
 
-    from tap_sendgrid_contacts.columns import Column, ColumnLayout, ColumnType, Row, Value
+    from tap_sendgrid_contacts.column_types import Value
+    from tap_sendgrid_contacts.columns import Column, ColumnLayout, Row
 
 _BLOCK_ROWS = 128
 _BLOCK_CHARS = 4 * 1024 * 1024
-_KEY_HEADER = "contact_id"
+
+_REQUIRED_NAMES = {"contact_id", "email", "created_at", "updated_at"}
+
+_MAX_CELLS = 2000
+"""Columns of a file: an account has 500 custom fields at most. Each takes memory in every row."""
 
 
 class CsvDecoder:
@@ -54,6 +49,7 @@ class CsvDecoder:
         self._layout = layout
         self._invalid_values = InvalidValues(layout.on_invalid_value)
         self._warned_fields: set[str] = set()
+        self._has_warned_missing = False
         # Characters read from the part, and how many of them up to the last complete row.
         self._chars_read = self._chars_at_row_end = 0
 
@@ -72,10 +68,13 @@ class CsvDecoder:
                 if not rows or header is None:
                     continue
                 block = self._decode_block([row for _, row in rows], cell_indexes, len(header))
-                yield block or [
-                    self._decode_row(row, cell_indexes, len(header), f"{label}, line {line}")
-                    for line, row in rows
-                ]
+                yield self._layout.hash_rows(
+                    block
+                    or [
+                        self._decode_row(row, cell_indexes, len(header), f"{label}, line {line}")
+                        for line, row in rows
+                    ]
+                )
         except csv.Error as error:
             raise DataError(
                 f"{label}, line {reader.line_num}: malformed CSV: {error}. {DAMAGED_PART_HINT}"
@@ -113,7 +112,7 @@ class CsvDecoder:
         by_cell = (*zip(*rows, strict=True), ("",) * len(rows))
         try:
             values: list[Iterable[Value]] = [
-                _coerce_column(column.type, by_cell[i])
+                column.type.parse_cells(by_cell[i])
                 for column, i in zip(self._layout.selected, cell_indexes, strict=True)
             ]
         except COERCION_ERRORS:
@@ -135,7 +134,7 @@ class CsvDecoder:
         values: list[Value] = []
         for column, i in zip(self._layout.selected, cell_indexes, strict=True):
             try:
-                values.append(PARSERS[column.type](row[i]) if row[i] else None)
+                values.append(column.type.parse(row[i]) if row[i] else None)
             except COERCION_ERRORS:
                 self._invalid_values.replace(column, location)
                 values.append(None)
@@ -158,99 +157,58 @@ class CsvDecoder:
 
     def _map_header(self, header: list[str], label: str) -> list[int]:
         """Return the cell of each selected column, or one after the last if there is none."""
-        cells_by_name: dict[str, list[int]] = {}
-        for i, name in enumerate(header):
-            cells_by_name.setdefault(name.lower(), []).append(i)
-        if _KEY_HEADER not in cells_by_name:
-            raise DataError(f"{label}: missing CONTACT_ID column; not a contacts export")
-        key_cell = cells_by_name[_KEY_HEADER][0]
+        if len(header) > _MAX_CELLS:
+            raise DataError(
+                f"{label}: {len(header)} columns, more than {_MAX_CELLS}; not a contacts export"
+            )
+        header = [name.strip() for name in header]
+        # Before anything is logged: the first line may be a contact.
+        if missing := _REQUIRED_NAMES.difference(map(str.lower, header)):
+            raise DataError(
+                f"{label}: CSV header without {', '.join(sorted(missing)).upper()}; not a contacts "
+                "export"
+            )
         cells: dict[Column, int] = {}
-        for name, indexes in cells_by_name.items():
-            columns = [
-                column
-                for is_custom in (False, True)
-                if (column := self._layout.by_field.get((is_custom, name)))
-            ]
-            if not columns:
-                self._warn_unmapped(header[indexes[0]])
-                continue
-            if len(indexes) > len(columns):
-                raise duplicate_field_error(columns[0], label)
-            if len(columns) > len(indexes):
-                # A custom field with the name of a reserved one, and only one of them here.
-                columns = columns[:1] if header[indexes[0]].isupper() else columns[1:]
-            elif len(columns) > 1 and _is_custom_first(header, indexes, key_cell):
-                columns.reverse()
-            cells.update(zip(columns, indexes, strict=True))
+        for i, name in enumerate(header):
+            column = self._find_column(name, header, label)
+            if column is None:
+                self._warn_unmapped(name)
+            elif column in cells:
+                raise _ambiguous_header_error(column, label)
+            else:
+                cells[column] = i
+        self._warn_missing([each.name for each in self._layout.selected if each not in cells])
         return [cells.get(column, len(header)) for column in self._layout.selected]
+
+    def _find_column(self, name: str, header: list[str], label: str) -> Column | None:
+        """Return the column of a field, if it has one.
+
+        SendGrid writes reserved names in upper case. Only that tells such a field from a custom
+        one of the same name, which must be in another case then.
+        """
+        reserved, custom = (
+            self._layout.by_field.get((is_custom, name.lower())) for is_custom in (False, True)
+        )
+        if not (reserved and custom) or name.isupper():
+            return reserved or custom
+        if name.upper() not in header:
+            raise _ambiguous_header_error(custom, label)
+        return custom
 
     def _warn_unmapped(self, name: str) -> None:
         if name not in self._warned_fields:
             self._warned_fields.add(name)
             warn_unmapped_field(name)
 
-
-def _is_custom_first(header: Sequence[str], indexes: Sequence[int], key_cell: int) -> bool:
-    """Return which of two cells of one name, reserved or custom, comes first.
-
-    Reserved names are in upper case. If both are: reserved fields were seen before CONTACT_ID
-    and, the newer identifiers, after the custom fields.
-    """
-    first, second = indexes
-    if header[first].isupper() != header[second].isupper():
-        return header[second].isupper()
-    return first > key_cell
+    def _warn_missing(self, columns: list[str]) -> None:
+        """Warn of columns that the file lacks, once: all parts of an export have the same."""
+        if columns and not self._has_warned_missing:
+            self._has_warned_missing = True
+            warn_missing_columns(columns)
 
 
-def _coerce_column(column_type: ColumnType, cells: Sequence[str]) -> Sequence[Value]:
-    """Coerce a column of cells, empty or not; raises one of `COERCION_ERRORS`."""
-    if column_type == "text":
-        return cells if all(cells) else [cell or None for cell in cells]
-    texts = list(filter(None, cells))
-    parsed = _parse_values(column_type, texts) if texts else texts
-    if len(parsed) == len(cells):
-        return parsed
-    values = iter(parsed)
-    return [next(values) if cell else None for cell in cells]
-
-
-_NUMBERS = msgspec.json.Decoder(list[int | float])
-_LISTS = msgspec.json.Decoder(Texts)
-
-
-def _parse_values(column_type: ColumnType, texts: list[str]) -> Sequence[Value]:
-    """Parse texts at once if they are in the usual form, else one by one."""
-    values: Sequence[Value] | None = None
-    with contextlib.suppress(msgspec.DecodeError):
-        if column_type == "date":
-            values = _parse_usual_dates(texts)
-        elif column_type == "number":
-            values = _parse_usual_numbers(texts)
-        elif column_type == "list":
-            values = _parse_usual_lists(texts)
-    return values or list(map(PARSERS[column_type], texts))
-
-
-def _parse_usual_dates(texts: list[str]) -> list[datetime] | None:
-    dates = msgspec.convert(texts, list[AwareDatetime])
-    return dates if are_utc(dates) else None
-
-
-def _parse_usual_numbers(texts: list[str]) -> list[int | float] | None:
-    array = ",".join(texts)
-    # JSON allows blanks around numbers, cells do not.
-    if " " in array or not array.isprintable():
-        return None
-    numbers = _NUMBERS.decode(f"[{array}]")
-    # A cell with a comma would be two numbers.
-    return numbers if len(numbers) == len(texts) else None
-
-
-def _parse_usual_lists(texts: list[str]) -> list[list[str]] | None:
-    lines = "\n".join(texts)
-    # A text that does not start with a bracket is not parsed as JSON; NUL is to be dropped.
-    if not all(text.startswith("[") for text in texts) or "\\u0000" in lines:
-        return None
-    lists = _LISTS.decode_lines(lines)
-    # A cell with a line break could be two lists.
-    return lists if len(lists) == len(texts) else None
+def _ambiguous_header_error(column: Column, label: str) -> DataError:
+    return DataError(
+        f"{label}: which field of the CSV file is that of column {column.name} is uncertain: names "
+        "differ only in case. Set file_type to json, or rename the custom field"
+    )

@@ -11,6 +11,8 @@ from singer_sdk.exceptions import DataError
 from tap_sendgrid_contacts.columns import PRIMARY_KEY
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tap_sendgrid_contacts.columns import Column, OnInvalidValue
 
 logger = logging.getLogger(__name__)
@@ -63,6 +65,15 @@ def warn_unmapped_field(field: str) -> None:
         "Ignoring unknown field %.100a (not in catalog). If it is a custom field, re-run "
         "discovery to get its column (Meltano: meltano run --refresh-catalog)",
         field,
+    )
+
+
+def warn_missing_columns(names: Sequence[str]) -> None:
+    """Warn of columns that the export has no field of."""
+    logger.warning(
+        "Columns that the CSV file does not have are null in every contact: %s. If their fields "
+        "were deleted, re-run discovery (Meltano: meltano run --refresh-catalog)",
+        ", ".join(names),
     )
 
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from datetime import datetime
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, NoReturn
 
 import msgspec
 from msgspec.structs import astuple
 from singer_sdk.exceptions import DataError
-from typing_extensions import override
 
+from tap_sendgrid_contacts.column_types import COERCION_ERRORS
 from tap_sendgrid_contacts.columns import PRIMARY_KEY
-from tap_sendgrid_contacts.dates import UTC
 from tap_sendgrid_contacts.decode.errors import (
     InvalidValues,
     duplicate_field_error,
@@ -23,66 +20,28 @@ from tap_sendgrid_contacts.decode.errors import (
 )
 from tap_sendgrid_contacts.decode.lines import DAMAGED_PART_HINT, iter_line_blocks
 from tap_sendgrid_contacts.decode.values import (
-    COERCION_ERRORS,
-    AwareDatetime,
-    Text,
-    Texts,
-    are_utc,
+    JsonNumber,
     coerce,
+    coerce_raw,
+    needs_no_coercion,
 )
 from tap_sendgrid_contacts.schema import FORBIDDEN_NAME_CHARS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from tap_sendgrid_contacts.columns import Column, ColumnLayout, ColumnType, Row, Value
+    from tap_sendgrid_contacts.column_types import Value
+    from tap_sendgrid_contacts.columns import Column, ColumnLayout, Row
 
 _MAX_OBSERVED_NAMES = 1000
+"""Names of fields in a file that are not the catalog's own: an account has 500 custom fields at
+most. The struct is built again for each, so a file with more would take minutes."""
 
-# The types whose values need no more than decoding, and the types that accept any form.
-_STRICT_TYPES: dict[ColumnType, Any] = {
-    "text": Text | None,
-    "number": int | float | None,
-    "date": AwareDatetime | None,
-    "list": Texts | None,
-}
-_LENIENT_TYPES: dict[ColumnType, Any] = {
-    "text": str | None,
-    "number": Any,
-    "date": Any,
-    "list": Any,
-}
+# A contact has its key: no field of this type has a default.
+_Key = Annotated[str, msgspec.Meta(min_length=1)]
 
 # (is_custom, name as in the file)
 _FieldName = tuple[bool, str]
-
-
-@dataclass(frozen=True)
-class _Location:
-    """A contact's place in a part; its line is counted only if it is shown."""
-
-    part: BinaryIO
-    label: str
-    record: int
-
-    @override
-    def __str__(self) -> str:
-        position = self.part.tell()
-        line = record = 0
-        for block in iter_line_blocks(self._rewound(), self.label):
-            for text in block.removesuffix(b"\n").split(b"\n"):
-                line += 1
-                record += bool(text.strip())
-                if record == self.record:
-                    self.part.seek(position)
-                    return f"{self.label}, line {line}"
-        # There are lines of several objects, or objects of several lines.
-        self.part.seek(position)
-        return self.label
-
-    def _rewound(self) -> BinaryIO:
-        self.part.seek(0)
-        return self.part
 
 
 class JsonlDecoder:
@@ -91,7 +50,8 @@ class JsonlDecoder:
     `_decode_line` defines what a contact is. Blocks are first decoded as msgspec structs that
     have exactly the fields and types of the catalog: whatever these accept, `_decode_line` would
     read the same, only slower, and only one object per line. Where a file has other names or
-    forms, the struct is adapted to them.
+    forms, the struct is adapted to them: it leaves columns with values in other forms undecoded,
+    and these are parsed as cells of CSV are.
 
     Args:
         layout: The columns.
@@ -105,19 +65,19 @@ class JsonlDecoder:
             (column.is_custom, column.field): column for column in layout.by_field.values()
         }
         self._observed_names: set[_FieldName] = set()
-        # Columns with values that `_STRICT_TYPES` rejects.
+        # Columns with values that their type's `strict` rejects.
         self._lenient_columns: set[Column] = set()
         self._build_decoder()
 
     def decode(self, part: BinaryIO, label: str) -> Iterator[list[Row]]:
         """Decode a part; see `Decoder`."""
-        record = 0
+        lines_before = 0
         for block in iter_line_blocks(part, label):
             rows = self._decode_block(block)
             if rows is None:
-                rows = list(self._decode_lines(block, part, label, record))
-            yield rows
-            record += len(rows)
+                rows = list(self._decode_lines(block, label, lines_before))
+            yield self._layout.hash_rows(rows)
+            lines_before += block.count(b"\n")
 
     def log_invalid_values(self) -> None:
         """Warn of the number of invalid values in each column."""
@@ -126,10 +86,10 @@ class JsonlDecoder:
     def _build_decoder(self) -> None:
         self._decoder: msgspec.json.Decoder[Any] | None = None
         selected = self._layout.selected
-        self._date_indexes = [
-            self._layout.positions[column]
+        self._checks = [
+            (self._layout.positions[column], column.type.are_strict)
             for column in selected
-            if column.type == "date" and column not in self._lenient_columns
+            if column.type.are_strict and column not in self._lenient_columns
         ]
         try:
             custom_struct, self._custom_width = self._build_struct(is_custom=True)
@@ -157,7 +117,7 @@ class JsonlDecoder:
                 f"_{i}",
                 annotation,
                 msgspec.field(name=name)
-                if annotation is Text
+                if annotation is _Key
                 else msgspec.field(name=name, default=None),
             )
             for i, (name, annotation) in enumerate((*typed, *nested, *ignored))
@@ -168,17 +128,20 @@ class JsonlDecoder:
         return struct, len(selected)
 
     def _annotation(self, column: Column) -> Any:  # noqa: ANN401 - a type expression
-        if column.name == PRIMARY_KEY:
-            return Text
         if column in self._lenient_columns:
-            return _LENIENT_TYPES[column.type]
-        return _STRICT_TYPES[column.type]
+            return msgspec.Raw
+        return _Key if column.name == PRIMARY_KEY else column.type.strict
 
-    def _add_field_name(self, field_name: _FieldName) -> None:
+    def _add_field_name(self, field_name: _FieldName, location: str) -> None:
         """Add a name to the struct: a column's in another case, or one without column."""
         # Only once: two spellings of one column would otherwise rebuild it for every line.
-        if field_name in self._observed_names or len(self._observed_names) >= _MAX_OBSERVED_NAMES:
+        if field_name in self._observed_names:
             return
+        if len(self._observed_names) >= _MAX_OBSERVED_NAMES:
+            raise DataError(
+                f"{location}: more than {_MAX_OBSERVED_NAMES} fields that are not in the catalog; "
+                "not a contacts export"
+            )
         self._observed_names.add(field_name)
         is_custom, name = field_name
         column = self._layout.by_field.get((is_custom, name.lower()))
@@ -205,34 +168,36 @@ class JsonlDecoder:
             + astuple(fields[reserved] or empty)[:custom]
             for struct in structs
         ]
-        if not all(are_utc(map(itemgetter(i), rows)) for i in self._date_indexes):
+        if not all(are_strict(map(itemgetter(i), rows)) for i, are_strict in self._checks):
             return None
-        if not self._lenient_columns or not rows:
-            return rows
+        return self._coerce_lenient(rows) if self._lenient_columns and rows else rows
+
+    def _coerce_lenient(self, rows: list[Row]) -> list[Row] | None:
         columns: list[Sequence[Value]] = list(zip(*rows, strict=True))
         try:
             for column in self._lenient_columns:
                 i = self._layout.positions[column]
-                columns[i] = _coerce_column(column.type, columns[i])
+                columns[i] = coerce_raw(column.type, columns[i])
         except COERCION_ERRORS:
+            return None
+        if None in columns[self._layout.key_index]:
             return None
         return list(zip(*columns, strict=True))
 
-    def _decode_lines(self, block: bytes, part: BinaryIO, label: str, record: int) -> Iterator[Row]:
-        for line in filter(bytes.strip, block.split(b"\n")):
-            rows = self._decode_block(line)
-            record += 1
-            if rows is None:
-                yield self._decode_line(line, _Location(part, label, record))
-            else:
-                yield from rows
+    def _decode_lines(self, block: bytes, label: str, lines_before: int) -> Iterator[Row]:
+        for number, line in enumerate(block.split(b"\n"), lines_before + 1):
+            if line.strip():
+                rows = self._decode_block(line)
+                yield from (
+                    [self._decode_line(line, f"{label}, line {number}")] if rows is None else rows
+                )
 
-    def _decode_line(self, line: bytes, location: _Location) -> Row:
+    def _decode_line(self, line: bytes, location: str) -> Row:
         values: dict[Column, Value] = {}
         adapted = len(self._observed_names) + len(self._lenient_columns)
         for is_custom, name, value in _iter_fields(line, location):
             if (is_custom, name) not in self._names:
-                self._add_field_name((is_custom, name))
+                self._add_field_name((is_custom, name), location)
             column = self._layout.by_field.get((is_custom, name.lower()))
             if column is None or not column.is_selected:
                 continue
@@ -244,7 +209,7 @@ class JsonlDecoder:
                 self._invalid_values.replace(column, location)
                 values[column] = None
                 continue
-            if not _is_of_type(_STRICT_TYPES[column.type], value):
+            if column not in self._lenient_columns and not needs_no_coercion(column.type, value):
                 self._lenient_columns.add(column)
         if len(self._observed_names) + len(self._lenient_columns) > adapted:
             self._build_decoder()
@@ -254,12 +219,16 @@ class JsonlDecoder:
         return self._layout.add_stamp(row)
 
 
-def _iter_fields(line: bytes, location: _Location) -> Iterator[tuple[bool, str, object]]:
+def _iter_fields(line: bytes, location: str) -> Iterator[tuple[bool, str, object]]:
     """Yield for each field of a contact whether it is custom, its name and its value."""
     try:
-        # The bytes may contain surrogates too; lone ones are dropped with the text's others.
         contact = json.loads(
-            line.decode("utf-8", "surrogatepass"), strict=False, parse_constant=_reject_constant
+            # The bytes may contain surrogates too; lone ones are dropped with the text's others.
+            line.decode("utf-8", "surrogatepass"),
+            strict=False,
+            parse_int=JsonNumber,
+            parse_float=JsonNumber,
+            parse_constant=_reject_constant,
         )
     except (ValueError, RecursionError) as error:
         raise DataError(f"{location}: invalid JSON. {DAMAGED_PART_HINT}") from error
@@ -269,21 +238,6 @@ def _iter_fields(line: bytes, location: _Location) -> Iterator[tuple[bool, str, 
     for is_custom, fields in ((False, contact), (True, custom_fields or {})):
         for name, value in fields.items():
             yield is_custom, name, value
-
-
-def _coerce_column(column_type: ColumnType, values: Sequence[Any]) -> list[Value]:
-    """Coerce the values of a lenient column; raises what `coerce` does."""
-    if column_type == "text":
-        return [value or None for value in values]
-    return [None if value is None else coerce(column_type, value) for value in values]
-
-
-def _is_of_type(strict_type: Any, value: object) -> bool:  # noqa: ANN401 - a type expression
-    try:
-        converted = msgspec.convert(value, strict_type)
-    except COERCION_ERRORS:
-        return False
-    return not isinstance(converted, datetime) or converted.tzinfo is UTC
 
 
 def _reject_constant(_constant: str) -> NoReturn:

@@ -1,92 +1,82 @@
-"""Coerce text and JSON values to column types, in every form SendGrid may write them."""
+"""JSON values as the text that CSV has for them, so that both are parsed by the same functions."""
 
 from __future__ import annotations
 
-import json
-import math
-import re
-from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tap_sendgrid_contacts.dates import UTC, from_epoch, parse_date
+from tap_sendgrid_contacts.column_types import (
+    COERCION_ERRORS,
+    sanitize_list,
+    sanitize_text,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Sequence
 
-    from tap_sendgrid_contacts.columns import ColumnType, Value
-
-# Types of values in JSON that need no more than decoding.
-AwareDatetime = Annotated[datetime, msgspec.Meta(tz=True)]
-_NOT_EMPTY = msgspec.Meta(min_length=1)
-Text = Annotated[str, _NOT_EMPTY]
-Texts = Annotated[list[Text], _NOT_EMPTY]
+    from tap_sendgrid_contacts.column_types import ColumnType, Value
 
 
-def repair_surrogates(text: str) -> str:
-    """Join surrogate pairs and drop lone surrogates."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "ignore")
+class JsonNumber(str):
+    """The text of a number in JSON, as it is written there."""
+
+    __slots__ = ()
 
 
-_NUMBER = re.compile(r"[+-]?(?:([0-9]+)|(?:[0-9]+\.[0-9]*|\.?[0-9]+)(?:[eE][+-]?[0-9]+)?)")
-
-
-def _parse_number(text: str) -> float:
-    match = _NUMBER.fullmatch(text)
-    if match is None:
-        raise ValueError
-    return _require_finite(int(text) if match[1] else float(text))
-
-
-def _require_finite(number: float) -> float:
-    if not -math.inf < number < math.inf:
-        raise ValueError
-    return number
-
-
-def _parse_list(text: str) -> list[str] | None:
-    # How CSV writes several addresses in one cell is not documented.
-    items = json.loads(text) if text.startswith("[") else re.split(r"[,;\s]+", text)
-    return [clean for item in items if (clean := _sanitize_text(item))] or None
-
-
-def _sanitize_text(value: object) -> str | None:
-    if not isinstance(value, str):
-        raise TypeError
-    text = value.replace("\0", "")
-    return (text if text.isascii() else repair_surrogates(text)) or None
-
-
-PARSERS: dict[ColumnType, Callable[[str], Value]] = {
-    "text": str,
-    "number": _parse_number,
-    "date": parse_date,
-    "list": _parse_list,
-}
+_TEXTS = msgspec.json.Decoder(list[str | None])
+_TEXT = msgspec.json.Decoder(str)
 
 
 def coerce(column_type: ColumnType, value: object) -> Value:
-    """Coerce a value from JSON to its column's type.
+    """Coerce a value that the `json` module has parsed, with numbers as `JsonNumber`.
 
     Raises:
         Exception: One of `COERCION_ERRORS`, if the value is invalid.
     """
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        if column_type == "number":
-            return _require_finite(value)
-        if column_type == "date" and value == int(_require_finite(value)):
-            return from_epoch(int(value))
-    if column_type == "list" and isinstance(value, list):
-        return [clean for item in value if (clean := _sanitize_text(item))] or None
-    text = _sanitize_text(value)
-    return text and PARSERS[column_type](text)
+    if isinstance(value, list) and column_type.is_list:
+        if any(isinstance(item, JsonNumber) for item in value):
+            raise TypeError
+        return sanitize_list(value)
+    if isinstance(value, bool):
+        value = "true" if value else "false"
+    text = sanitize_text(value)
+    return text and column_type.parse(text)
 
 
-COERCION_ERRORS = (ValueError, TypeError, OverflowError, RecursionError, msgspec.ValidationError)
-"""Exceptions that mean 'invalid value'."""
+def needs_no_coercion(column_type: ColumnType, value: object) -> bool:
+    """Return whether msgspec decodes a value, of the same kind as in `coerce`, to the right one."""
+    try:
+        if isinstance(value, JsonNumber):
+            decoded = msgspec.json.decode(value, type=column_type.strict)
+        else:
+            decoded = msgspec.convert(value, column_type.strict)
+    except COERCION_ERRORS:
+        return False
+    return column_type.are_strict is None or column_type.are_strict([decoded])
 
 
-def are_utc(dates: Iterable[Any]) -> bool:
-    """Return whether dates, or None, are all in UTC."""
-    return {date.tzinfo for date in dates if date} <= {UTC}
+def coerce_raw(column_type: ColumnType, values: Sequence[Any]) -> Sequence[Value]:
+    """Coerce values that msgspec has left undecoded, or None.
+
+    Raises:
+        Exception: One of `COERCION_ERRORS`, if a value is invalid.
+    """
+    try:
+        joined = b",".join([value or b"null" for value in values])
+        cells = [text or "" for text in _TEXTS.decode(b"[" + joined + b"]")]
+    except msgspec.ValidationError:
+        # They are not all text.
+        cells = [_cell_of(column_type, bytes(value or b"null")) for value in values]
+    return column_type.parse_cells(cells)
+
+
+def _cell_of(column_type: ColumnType, raw: bytes) -> str:
+    start = raw[:1]
+    if start == b'"':
+        return _TEXT.decode(raw)
+    if start == b"n":
+        return ""
+    if start == b"{" or (start == b"[" and not column_type.is_list):
+        raise TypeError
+    return raw.decode()

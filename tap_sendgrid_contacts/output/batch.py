@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from singer_sdk.helpers._batch import BatchConfig
 
     from tap_sendgrid_contacts.checkpoint import Block, Checkpoint
-    from tap_sendgrid_contacts.columns import ColumnType, Row
+    from tap_sendgrid_contacts.column_types import ColumnType
+    from tap_sendgrid_contacts.columns import Row
     from tap_sendgrid_contacts.output.formats import Write
 
 

@@ -13,7 +13,7 @@ from tap_sendgrid_contacts.decode.lines import GzipFile
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from tap_sendgrid_contacts.columns import ColumnType
+    from tap_sendgrid_contacts.column_types import ColumnType
 
     Write = Callable[[Sequence[Any]], object]
     """Writes records; rows, if the format is columnar."""

@@ -143,7 +143,9 @@ REJECTED = [
     Rejected("bad-width", ", line ", "fails"),
     Rejected("invalid-utf8", ", line ", "fails"),
     Rejected("no-contact-id", "contact_id", "fails"),
-    Rejected("duplicate-header", "duplicate field for column", "fails", file_types=("csv",)),
+    Rejected(
+        "duplicate-header", "field of the CSV file is that of column", "fails", file_types=("csv",)
+    ),
     Rejected("bad-number", "on_invalid_value", "fails"),
     Rejected("bad-date", "on_invalid_value", "fails"),
 ]

@@ -11,18 +11,20 @@ import pytest
 from pyarrow import ipc, parquet
 from singer_sdk.exceptions import DataError
 
+from tap_sendgrid_contacts.column_types import DATE, INTEGER, LIST, NUMBER, TEXT
 from tap_sendgrid_contacts.output import columnar
 from tap_sendgrid_contacts.output.formats import FORMATS
 
 if TYPE_CHECKING:
-    from tap_sendgrid_contacts.columns import ColumnType, Row
+    from tap_sendgrid_contacts.column_types import ColumnType
+    from tap_sendgrid_contacts.columns import Row
 
 TYPES: dict[str, ColumnType] = {
-    "contact_id": "text",
-    "seats": "number",
-    "emails": "list",
-    "since": "date",
-    "city": "text",
+    "contact_id": TEXT,
+    "seats": NUMBER,
+    "emails": LIST,
+    "since": DATE,
+    "city": TEXT,
 }
 SCHEMA = [
     ("contact_id", pa.string()),
@@ -60,9 +62,9 @@ def read(file_format: str, file: io.BytesIO) -> pa.Table:
     return ipc.open_file(file).read_all() if file_format == "arrow" else parquet.read_table(file)
 
 
-def numbers(file_format: str, *values: float) -> list[float]:
+def numbers(file_format: str, *values: float, column_type: ColumnType = NUMBER) -> list[float]:
     rows: list[Row] = [(value,) for value in values]
-    table = read(file_format, write(file_format, rows, types={"seats": "number"}))
+    table = read(file_format, write(file_format, rows, types={"seats": column_type}))
     result: list[float] = table["seats"].to_pylist()
     return result
 
@@ -140,7 +142,7 @@ def test_rounded_whole_numbers_are_warned_of(
 def test_only_the_column_that_is_rounded_is_warned_of_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    names: dict[str, ColumnType] = {"a": "number", "b": "number", "c": "number"}
+    names: dict[str, ColumnType] = {"a": NUMBER, "b": NUMBER, "c": NUMBER}
     open_writer = FORMATS["arrow"].make_opener("none", names)
     for _ in range(2):
         with open_writer(io.BytesIO()) as write_rows:
@@ -152,8 +154,28 @@ def test_only_the_column_that_is_rounded_is_warned_of_once(
 
 @every_format
 def test_number_beyond_doubles_is_an_error(file_format: str) -> None:
-    with pytest.raises(DataError, match=r"^Column seats: .* beyond the range of doubles"):
-        numbers(file_format, 10**400)
+    with pytest.raises(DataError, match=r"^Column seats: .* beyond the range of double"):
+        numbers(file_format, 1, 10**400)
+
+
+@every_format
+def test_whole_numbers_are_exact_in_an_integer_column(file_format: str) -> None:
+    values = [2**63 - 1, -(2**63), 2**53 + 1]
+    assert numbers(file_format, *values, column_type=INTEGER) == values
+
+
+@every_format
+@pytest.mark.parametrize("value", [2**63, -(2**63) - 1, 10**400])
+def test_whole_number_beyond_int64_is_an_error(file_format: str, value: int) -> None:
+    with pytest.raises(DataError, match=r"^Column seats: .* int64, .* type it string"):
+        numbers(file_format, 1, value, column_type=INTEGER)
+
+
+@pytest.mark.parametrize("day", [datetime.min, datetime.max])  # noqa: DTZ901 - gets its zone
+def test_all_dates_can_be_written(day: datetime) -> None:
+    rows: list[Row] = [(day.replace(tzinfo=timezone.utc),), (None,)]
+    table = read("arrow", write("arrow", rows, types={"since": DATE}))
+    assert [(each["since"],) for each in table.to_pylist()] == rows
 
 
 def test_memory_holds_a_group_not_a_file(monkeypatch: pytest.MonkeyPatch) -> None:

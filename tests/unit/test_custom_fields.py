@@ -9,6 +9,7 @@ import pytest
 from singer_sdk.exceptions import ConfigurationError
 
 from tap_sendgrid_contacts.api.client import FieldDefinition
+from tap_sendgrid_contacts.column_types import INTEGER, TEXT, ColumnType
 from tap_sendgrid_contacts.custom_fields import ColumnPlan, plan_columns
 from tap_sendgrid_contacts.schema import build_schema
 
@@ -156,15 +157,16 @@ def test_column_of_a_custom_field_needs_the_name_of_one() -> None:
 @pytest.mark.parametrize(
     ("name", "definition", "type_"),
     [
-        ("custom_seats", {"type": ["string", "null"]}, "text"),
-        ("custom_since", {"type": "string"}, "text"),
-        ("custom_plan", {"anyOf": [{"type": "null"}, {"type": "string"}]}, "text"),
+        ("custom_seats", {"type": ["string", "null"]}, TEXT),
+        ("custom_seats", {"type": "integer"}, INTEGER),
+        ("custom_since", {"type": "string"}, TEXT),
+        ("custom_plan", {"anyOf": [{"type": "null"}, {"type": "string"}]}, TEXT),
     ],
 )
-def test_type_of_the_catalog_counts(name: str, definition: Definition, type_: str) -> None:
+def test_type_of_the_catalog_counts(name: str, definition: Definition, type_: ColumnType) -> None:
     plan = plan_columns(edited(**{name: definition}), FIELDS, select_all)
-    assert custom_columns(plan)[name]["type"] == ["string", "null"]
-    assert {each["name"]: each["type"] for each in plan.loaded}[name] == type_
+    assert custom_columns(plan)[name]["type"] == type_.json_schema["type"]
+    assert {each["name"]: each["type"] for each in plan.loaded}[name] == type_.name
     assert plan.warnings == []
 
 

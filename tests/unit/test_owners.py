@@ -240,7 +240,7 @@ def test_each_column_is_of_one_field_and_type(history: Sequence[list[FieldDefini
         assert len(set(names)) == len(names)
         for name, field in zip(names, fields, strict=True):
             assert re.fullmatch(r"custom_[a-z0-9_]{1,56}", name)
-            owner = (field.id, field_column_type(field))
+            owner = (field.id, field_column_type(field).name)
             assert owners.setdefault(name, owner) == owner
             # Stable: the same field with the same name has the same column.
             assert columns.setdefault((field.id, field.name.lower()), name) == name

@@ -13,6 +13,7 @@ from singer_sdk.exceptions import ConfigurationError
 from singer_sdk.singerlib import Schema
 
 from tap_sendgrid_contacts.api.client import FieldDefinition
+from tap_sendgrid_contacts.column_types import COLUMN_TYPES
 from tap_sendgrid_contacts.columns import Column
 from tap_sendgrid_contacts.schema import (
     allowed_types,
@@ -148,13 +149,13 @@ def test_columns_are_read_back_from_the_schema(
     columns = columns_from_schema(transfer(build_schema(FIELDS)), select_all)
     assert [column.name for column in columns[: len(RESERVED)]] == RESERVED
     assert [column.field for column in columns[: len(RESERVED)]] == RESERVED
-    assert {column.name: column.type for column in columns if not column.is_custom} == {
+    assert {column.name: column.type.name for column in columns if not column.is_custom} == {
         **dict.fromkeys(RESERVED, "text"),
         "alternate_emails": "list",
         "created_at": "date",
         "updated_at": "date",
     }
-    assert [(c.field, c.type, c.is_custom) for c in columns[len(RESERVED) :]] == [
+    assert [(c.field, c.type.name, c.is_custom) for c in columns[len(RESERVED) :]] == [
         (field.name, column_type, True)
         for field, column_type in zip(
             FIELDS, ["text", "number", "date", "text", "text"], strict=True
@@ -240,14 +241,14 @@ def test_columns_keep_their_type(name: str, definitions: list[dict[str, Any]]) -
     ("field_type", "allowed"),
     [
         ("Text", {"text"}),
-        ("Number", {"number", "text"}),
+        ("Number", {"number", "integer", "text"}),
         ("Date", {"date", "text"}),
         ("Something new", {"text"}),
     ],
 )
 def test_any_custom_field_can_be_text(field_type: str, allowed: set[str]) -> None:
     field = FieldDefinition("e1_X", "x", field_type)
-    assert set(allowed_types("custom_x", field)) == allowed
+    assert {each.name for each in allowed_types("custom_x", field)} == allowed
 
 
 def test_reserved_columns_are_first_whatever_the_order_of_the_catalog() -> None:
@@ -296,5 +297,10 @@ def test_column_removed_from_the_catalog_is_no_column() -> None:
     columns = columns_from_schema(schema, select_all)
     assert "city" not in {column.name for column in columns}
     assert columns[-1] == Column(
-        "custom_plan", "Plan", is_custom=True, type="text", is_selected=True, field_id="e1_T"
+        "custom_plan",
+        "Plan",
+        is_custom=True,
+        type=COLUMN_TYPES["text"],
+        is_selected=True,
+        field_id="e1_T",
     )
