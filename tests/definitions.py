@@ -118,10 +118,15 @@ def _dump_yaml(content: dict[str, Any]) -> str:
     return text
 
 
+# The SDK documents these.
+_SDK_SETTINGS = ("stream_map", "faker_", "flattening_")
+
+
 def _settings_table() -> str:
     rows = [
         f"| `{name}` | {type_and_default(name)} | {schema['description']} |"
         for name, schema in settings_schema()["properties"].items()
+        if not name.startswith(_SDK_SETTINGS)
     ]
     return "\n".join(["", "| setting | type, default | meaning |", "|---|---|---|", *rows, "", ""])
 
