@@ -32,6 +32,13 @@ def anchors(file: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
 
 
+def test_architecture_names_every_module() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    package = ROOT / "tap_sendgrid_contacts"
+    names = {each.stem for each in package.rglob("*.py") if each.stem != "__init__"}
+    assert not {name for name in names if not re.search(rf"[`/]{name}(\.py)?`", text)}
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda each: str(each.relative_to(ROOT)))
 def test_links_lead_somewhere(file: Path) -> None:
     for link in re.findall(r"\]\((?!https?:)([^)]+)\)", without_code(file)):
