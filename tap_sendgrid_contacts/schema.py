@@ -143,7 +143,7 @@ def normalize_definition(
     type_ = parse_type(definition)
     if type_ is None or type_ not in allowed:
         kinds = {key: definition[key] for key in _TYPE_KEYWORDS if key in definition}
-        found = json.dumps(kinds)[:80] if kinds else "of no type"
+        found = json.dumps(kinds, default=str)[:80] if kinds else "of no type"
         raise ConfigurationError(
             f"'{name:.80}' is not of type {' or '.join(each.catalog_name for each in allowed)} in "
             f"the catalog, but {found}; correct it, or re-run discovery"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -420,7 +421,8 @@ def edited(draw: st.DrawFn, document: dict[str, Any]) -> dict[str, Any]:
             parent[word] = copy.deepcopy(draw(JSON | st.sampled_from(WORDS)))
         else:
             parent[key] = copy.deepcopy(draw(st.sampled_from(WORDS) if edit == "word" else JSON))
-    return json.loads(json.dumps(document))  # type: ignore[no-any-return]
+    # As the SDK reads it.
+    return json.loads(json.dumps(document), parse_float=Decimal)  # type: ignore[no-any-return]
 
 
 def load(config: dict[str, Any], catalog: Any, state: Any) -> None:  # noqa: ANN401 - any JSON

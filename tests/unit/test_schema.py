@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -191,7 +192,7 @@ TEXTS = [
 DATES = [DATE, {"anyOf": [DATE, NULL]}, {"type": ["null", "string"], "format": "date-time"}]
 LISTS = [{"type": "array"}, {"type": ["null", "array"], "items": {"type": ["string", "null"]}}]
 OTHERS: list[dict[str, Any]] = [
-    *({}, {"type": None}, {"type": []}, {"type": 5}, {"type": [5]}, {"type": {}}, NULL),
+    *({}, {"type": None}, {"type": []}, {"type": Decimal(5)}, {"type": [5]}, {"type": {}}, NULL),
     *({"type": "boolean"}, {"type": "object"}, {"type": ["string", "number"]}, {"type": "text"}),
     *({"type": "string", "format": "date"}, {"type": "string", "format": ["date-time"]}),
     *({"type": "array", "items": []}, {"type": "array", "items": {"type": "number"}}),
