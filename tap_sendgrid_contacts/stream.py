@@ -12,7 +12,13 @@ from singer_sdk.mapper import RemoveRecordTransform, SameRecordTransform
 from singer_sdk.singerlib.catalog import Metadata
 from typing_extensions import override
 
-from tap_sendgrid_contacts.columns import PRIMARY_KEY, REPLICATION_KEY, ColumnLayout
+from tap_sendgrid_contacts.columns import (
+    PRIMARY_KEY,
+    REPLICATION_KEY,
+    ColumnLayout,
+    Hasher,
+    validate_hash_columns,
+)
 from tap_sendgrid_contacts.output.batch import BatchFiles, validate_batch_config
 from tap_sendgrid_contacts.output.formats import FORMATS
 from tap_sendgrid_contacts.output.lines import RecordLines, SdkRecords
@@ -185,6 +191,12 @@ class ContactsStream(Stream):
             make_records = self._records.as_structs
         return BatchFiles(batch_config, self.name, self._layout.types, make_records)
 
+    def validate_hash_columns(self) -> None:
+        """Raise `ConfigurationError` if one of `hash_columns` cannot be hashed."""
+        validate_hash_columns(
+            self.config["hash_columns"], self._columns, self.primary_keys, self._source_columns
+        )
+
     def _validate_batches(self, batch_config: BatchConfig) -> None:
         if len(self.stream_maps) > 1:
             # The SDK would announce every file for each of them.
@@ -226,6 +238,7 @@ class ContactsStream(Stream):
             emitter=self._emitter,
             is_incremental=self.replication_method == "INCREMENTAL",
             has_version=self._should_activate_version(),
+            hasher=self._hasher,
             fingerprint=self._fingerprint(),
         )
 
@@ -258,6 +271,7 @@ class ContactsStream(Stream):
             "activate_version": self._should_activate_version(),
             "columns": digest([*columns, *self._source_columns]),
             "stream_maps": digest(mapping),
+            "hash_columns": self._hasher.digest() if self._hasher else None,
         }
 
     # --- columns and maps -------------------------------------------------------------------
@@ -266,6 +280,11 @@ class ContactsStream(Stream):
     def _columns(self) -> list[Column]:
         columns = columns_from_schema(self.effective_schema, self._is_selected)
         return [*columns, *self._plan.ignored]
+
+    @cached_property
+    def _hasher(self) -> Hasher | None:
+        names = self.config["hash_columns"]
+        return Hasher(frozenset(names), self.config["hash_key"].encode()) if names else None
 
     @cached_property
     def _source_columns(self) -> list[str]:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import click
 from singer_sdk import Tap, metrics
@@ -228,7 +228,7 @@ class TapSendGridContacts(Tap):
         if errors := list(find_invalid_ids(self.config)):
             raise ConfigurationError("; ".join(errors))
         # The SDK makes the SCHEMAs here: the columns that are always selected must be by then.
-        stream = self.streams[ContactsStream.name]
+        stream = cast("ContactsStream", self.streams[ContactsStream.name])
         try:
             super().setup_mapper()
         except SingerSDKError:
@@ -241,6 +241,7 @@ class TapSendGridContacts(Tap):
         entry = self.catalog.get_stream(stream.tap_stream_id)
         if entry is None:
             return
+        stream.validate_hash_columns()
         mask = entry.metadata.resolve_selection()
         columns = [name for name in entry.schema.properties or () if mask["properties", name]]
         stream_maps = self.config.get("stream_maps", {})

@@ -6,6 +6,7 @@ Read `Run.read` from top to bottom.
 from __future__ import annotations
 
 import logging
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from singer_sdk.exceptions import DataError, FatalAPIError, FatalSyncError
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from tap_sendgrid_contacts.api.export import ExportRequest
     from tap_sendgrid_contacts.api.http import RetryPolicy
     from tap_sendgrid_contacts.checkpoint import Checkpoint
-    from tap_sendgrid_contacts.columns import Column
+    from tap_sendgrid_contacts.columns import Column, Hasher
     from tap_sendgrid_contacts.output import Output
     from tap_sendgrid_contacts.run.emitter import StateEmitter
 
@@ -84,6 +85,7 @@ class Run:
         emitter: Emits the state.
         is_incremental: Whether to emit only contacts updated since the bookmark.
         has_version: Whether the run is to end with ACTIVATE_VERSION.
+        hasher: Which columns are hashed, if any.
         fingerprint: What else decides on the records: with another one, a run is not resumed.
 
     Attributes:
@@ -102,6 +104,7 @@ class Run:
         emitter: StateEmitter,
         is_incremental: bool,
         has_version: bool,
+        hasher: Hasher | None,
         fingerprint: Mapping[str, Any],
     ) -> None:
         self._client = client
@@ -110,6 +113,7 @@ class Run:
         self._columns = columns
         self._source_columns = source_columns
         self._is_incremental = is_incremental
+        self._hasher = hasher
         check_temp_dir()
         sources = [Source()]
         if config["separate_exports"]:
@@ -201,10 +205,10 @@ class Run:
         syncs = [sync for sync in syncs if not sync.is_started]
         if not syncs:
             return
-        for sync in syncs:
-            sync.plan()
-        self.state.emit()
         try:
+            for sync in syncs:
+                sync.plan()
+            self.state.emit()
             for sync in syncs:
                 sync.start(retry)
         except Exception:
@@ -219,9 +223,9 @@ class Run:
 
         In groups, since each request needs a STATE before it and after it.
         """
-        following = self._syncs[position + 1 :]
-        ahead = [sync for sync in following if not self.state.is_finished(sync.key)]
-        ahead = ahead[:EXPORTS_AHEAD]
+        following = islice(self._syncs, position + 1, None)
+        unfinished = (sync for sync in following if not self.state.is_finished(sync.key))
+        ahead = list(islice(unfinished, EXPORTS_AHEAD))
         while missing := [sync for sync in ahead if not sync.is_started and not sync.rejection]:
             if 2 * len(missing) < len(ahead):
                 return
@@ -244,6 +248,7 @@ class Run:
             self._columns,
             self._config["on_invalid_value"],
             {name: stamp[name] for name in self._source_columns},
+            self._hasher,
         )
         since = self._make_filter(sync.key, layout) if self._is_incremental else None
         while True:

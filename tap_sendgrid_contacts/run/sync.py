@@ -104,11 +104,17 @@ class ExportSync:
 
         Saved before the request: if the response is lost with this process, the next run looks
         the export up.
+
+        Raises:
+            PollTimeoutError: If a new one is needed, and `poll_timeout` has passed.
         """
         if self._is_planned:
             return
-        self._is_planned = True
         checkpoint = self._state.checkpoint(self.key)
+        if not checkpoint and self._options.poll_budget.remaining <= 0:
+            # With hundreds of lists, all that is left would be created at once.
+            raise PollTimeoutError("not started: poll_timeout has passed")
+        self._is_planned = True
         self.is_resumed = checkpoint is not None
         self._save(checkpoint or Checkpoint(utc_now()))
 
@@ -127,7 +133,6 @@ class ExportSync:
             retry: How to retry.
 
         Raises:
-            PollTimeoutError: If `poll_timeout` passed before.
             TransientError: If SendGrid could not be reached, retries included.
             FatalAPIError: If SendGrid rejects the request.
         """
@@ -173,9 +178,6 @@ class ExportSync:
         self._wait_until_ready()
 
     def _create(self, retry: RetryPolicy) -> None:
-        if self._options.poll_budget.remaining <= 0:
-            # With hundreds of lists, all that is left would be created at once.
-            raise PollTimeoutError("not started: poll_timeout has passed")
         try:
             export_id, adopted = create_export_once(self._client, self._request, retry)
         except TransientError as error:
