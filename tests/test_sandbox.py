@@ -264,7 +264,7 @@ def test_numbers_as_text() -> None:
 
 
 def test_options_in_docs() -> None:
-    docs = (Path(__file__).parents[1] / "docs" / "sandbox.md").read_text()
+    docs = (Path(__file__).parents[1] / "sandbox" / "README.md").read_text()
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in docs.splitlines()]
     documented = {
         row[0].partition("`")[2].partition("`")[0]: row[1].strip("`")
