@@ -200,6 +200,7 @@ _TRANSPORT_ERRORS: tuple[tuple[type[BaseException], type[Exception], str], ...] 
         for error in (TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError)
     ),
     (ConnectionResetError, TransientError, "connection reset by {}"),
+    (urllib3.exceptions.DecodeError, TransientError, "corrupt compression by {}"),
     (BaseException, TransientError, "connection to {} broken"),
 )
 

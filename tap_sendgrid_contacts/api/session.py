@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import ssl
 import time
-import zlib
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -124,18 +123,12 @@ def read_body(response: requests.Response, description: str, timeout: float) -> 
 
     Raises:
         FatalAPIError: If it is larger than 16 MiB.
-        TransientError: If it takes longer than `timeout`, or cannot be decompressed.
+        TransientError: If it takes longer than `timeout`.
+        DecodeError: If it cannot be decompressed; for `map_transport_errors`.
     """
     deadline = time.monotonic() + timeout
-    is_compressed = "gzip" in response.headers.get("Content-Encoding", "")
-    decompressor = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     body = bytearray()
-    while chunk := response.raw.read1(_READ_BYTES, decode_content=False):
-        if is_compressed:
-            try:
-                chunk = decompressor.decompress(chunk, _MAX_RESPONSE_BYTES + 1)
-            except zlib.error:
-                raise TransientError(f"{description}: corrupt gzip response") from None
+    while chunk := response.raw.read1(_READ_BYTES, decode_content=True):
         body += chunk
         if len(body) > _MAX_RESPONSE_BYTES:
             raise FatalAPIError(

@@ -173,7 +173,7 @@ def test_compressed_response_is_read(requests_mock: Mocker, client: SendGridClie
 
 def test_corrupt_compressed_response(requests_mock: Mocker, client: SendGridClient) -> None:
     requests_mock.get(FIELDS, content=b"no gzip", headers={"Content-Encoding": "gzip"})
-    with pytest.raises(TransientError, match="corrupt gzip response"):
+    with pytest.raises(TransientError, match="corrupt compression by api"):
         client.list_field_definitions()
 
 
