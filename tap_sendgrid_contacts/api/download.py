@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import logging
 import threading
+import time
 from queue import Empty, Full, Queue
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 from urllib.parse import urljoin
@@ -39,6 +40,9 @@ logger = logging.getLogger(__name__)
 _CHUNK_BYTES = 256 * 1024
 
 _PREFETCH_LIMIT = 64
+
+# Bytes per second: below that, a part of gigabytes takes months.
+_MIN_RATE = 1000
 
 # How long the reader waits for a part before it looks for a signal again.
 _SLICE_SECONDS = 0.25
@@ -222,7 +226,7 @@ class _PrefetchWorker:
 
     def _download_remaining(self, name: str, part_file: PartFile) -> bool:
         """Download what is missing; return whether that was all of it."""
-        before = part_file.high_water_mark
+        before, started = part_file.high_water_mark, time.monotonic()
         self._check_cancelled()
         try:
             url = self._job.signed_url(name)
@@ -230,7 +234,9 @@ class _PrefetchWorker:
         except TransientError as error:
             self._check_cancelled()
             self._job.discard_urls()
-            if part_file.high_water_mark <= before or not self._retry.delays:
+            progress = part_file.high_water_mark - before
+            is_slow = progress <= _MIN_RATE * (time.monotonic() - started)
+            if is_slow or not self._retry.delays:
                 raise
             logger.warning("%s; resuming download at byte %d", error, part_file.resume_offset)
             return False
@@ -259,9 +265,18 @@ class _PrefetchWorker:
             part_file.start_response(response)
             self._response = response
             self._check_cancelled()
-            while chunk := response.raw.read(_CHUNK_BYTES, decode_content=False):
+            deadline, before = time.monotonic() + self._timeout, part_file.size
+            # `read` would wait for as many bytes, however slowly they come.
+            while chunk := response.raw.read1(_CHUNK_BYTES, decode_content=False):
                 part_file.write(chunk)
                 self._check_cancelled()
+                if (now := time.monotonic()) < deadline:
+                    continue
+                if part_file.size - before < _MIN_RATE * self._timeout:
+                    raise TransientError(
+                        f"{label}: download is slower than {_MIN_RATE:,} bytes/s (request_timeout)"
+                    )
+                deadline, before = now + self._timeout, part_file.size
             if part_file.is_incomplete():
                 raise TransientError(f"{label}: truncated response")
 

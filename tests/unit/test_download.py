@@ -19,6 +19,7 @@ from singer_sdk.exceptions import FatalAPIError, FatalSyncError
 from typing_extensions import override
 
 from tap_sendgrid_contacts import stopping
+from tap_sendgrid_contacts.api import download as download_module
 from tap_sendgrid_contacts.api.client import SendGridClient
 from tap_sendgrid_contacts.api.download import Part, iter_parts
 from tap_sendgrid_contacts.api.export import ExportJob
@@ -400,6 +401,48 @@ def test_restarting_again_and_again_is_no_progress(storage: Storage) -> None:
         contents(storage)
     # One with progress, then as many as any request has.
     assert len(storage.requests) == 1 + 6
+
+
+class TickingClock:
+    """A clock that advances each time it is read: by the given seconds, then by the last."""
+
+    def __init__(self, *ticks: float) -> None:
+        self._now, self._ticks = 0.0, list(ticks)
+
+    def monotonic(self) -> float:
+        self._now += self._ticks.pop(0) if len(self._ticks) > 1 else self._ticks[0]
+        return self._now
+
+
+@pytest.mark.parametrize(
+    # An attempt that was fast at first does not count.
+    ("ticks", "attempts"),
+    [([0.5], 1), ([2], 6), ([*([0.1] * 50), 2], 1 + 6)],
+)
+def test_slow_download(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, ticks: list[float], attempts: int
+) -> None:
+    monkeypatch.setattr(download_module, "_CHUNK_BYTES", 1000)
+    monkeypatch.setattr(download_module, "time", TickingClock(*ticks))
+    storage.script = [Response(200, bytes(80_000), {"ETag": ETAG}) for _ in range(9)]
+    client = SendGridClient(API_KEY, request_timeout=5, retry=NO_WAIT)
+    parts = download(storage.url, client=client)
+    if attempts > 1:
+        with pytest.raises(TransientError, match=r"Part 1 of 1.*slower.*request_timeout"):
+            next(parts)
+    else:
+        assert next(parts).size == 80_000
+    assert len(storage.requests) == attempts
+
+
+def test_slow_progress_over_many_connections(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download_module, "time", TickingClock(1))
+    storage.script = [Response(200, content_of(0), cut=cut) for cut in range(1, 20)]
+    with pytest.raises(TransientError, match="Part 1 of 1"):
+        contents(storage)
+    assert len(storage.requests) == 6
 
 
 def test_policy_without_delays_does_not_resume(storage: Storage) -> None:
