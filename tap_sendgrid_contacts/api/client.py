@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import parse_qs, quote, urlsplit
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from urllib.parse import parse_qs, quote
 
 import msgspec
 import requests
@@ -20,7 +20,7 @@ from tap_sendgrid_contacts.api.http import (
     parse_http_date,
     raise_for_status,
 )
-from tap_sendgrid_contacts.api.session import Session, read_body
+from tap_sendgrid_contacts.api.session import Session, decode_json, read_body
 from tap_sendgrid_contacts.dates import utc_now
 from tap_sendgrid_contacts.redaction import hide, sanitize
 
@@ -32,13 +32,24 @@ T = TypeVar("T")
 
 _NO_HINTS: Mapping[int, str] = {}
 _EXPORTS = "/v3/marketing/contacts/exports"
+_FIELDS = "/v3/marketing/field_definitions"
+_LISTS = "/v3/marketing/lists"
+
+# SendGrid allows 500.
+_MAX_FIELDS = 5000
+
+# Of up to 1,000 lists each.
+_MAX_PAGES = 1000
+
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+_NonEmpty = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class FieldDefinition(msgspec.Struct):
     """A custom field, as in `GET /v3/marketing/field_definitions`."""
 
-    id: str
-    name: str
+    id: _NonEmpty
+    name: _NonEmpty
     field_type: str
 
 
@@ -48,19 +59,19 @@ class Audience(msgspec.Struct):
     The count of a segment is as of its last sample, and may differ from that of an export.
     """
 
-    id: str
+    id: _NonEmpty
     name: str = ""
-    contact_count: int | None = None
+    contact_count: _Count | None = None
 
 
 class _Segment(msgspec.Struct):
-    id: str
+    id: _NonEmpty
     name: str = ""
-    contacts_count: int | None = None
+    contacts_count: _Count | None = None
 
 
 class _ContactCount(msgspec.Struct):
-    contact_count: int | None = None
+    contact_count: _Count | None = None
 
 
 class _AudienceRef(msgspec.Struct):
@@ -76,40 +87,40 @@ class ExportStatus(msgspec.Struct):
     status: str = ""
     created_at: str | None = None
     expires_at: str | None = None
-    urls: list[str] | None = None
-    message: str | None = None
-    contact_count: int | None = None
-    lists: list[_AudienceRef] | None = None
-    segments: list[_AudienceRef] | None = None
+    urls: list[str] = []
+    message: str = ""
+    contact_count: _Count | None = None
+    lists: list[_AudienceRef] = []
+    segments: list[_AudienceRef] = []
 
 
 class _FieldDefinitions(msgspec.Struct):
-    custom_fields: list[FieldDefinition] | None = None
+    custom_fields: list[FieldDefinition] = []
 
 
 class _PageMetadata(msgspec.Struct):
-    next: str | None = None
+    next: str = ""
 
 
 class _Lists(msgspec.Struct):
-    result: list[Audience] | None = None
-    metadata: _PageMetadata | None = msgspec.field(name="_metadata", default=None)
+    result: list[Audience] = []
+    metadata: _PageMetadata = msgspec.field(name="_metadata", default_factory=_PageMetadata)
 
 
 class _Segments(msgspec.Struct):
-    results: list[_Segment] | None = None
+    results: list[_Segment] = []
 
 
 class _Exports(msgspec.Struct):
-    result: list[ExportStatus] | None = None
+    result: list[ExportStatus] = []
 
 
 class _Error(msgspec.Struct):
-    message: str
+    message: str = ""
 
 
 class _Errors(msgspec.Struct):
-    errors: list[_Error]
+    errors: list[_Error] = []
 
 
 class SendGridClient:
@@ -165,25 +176,44 @@ class SendGridClient:
 
     def list_field_definitions(self) -> list[FieldDefinition]:
         """List the custom fields: `GET /v3/marketing/field_definitions`."""
-        definitions = self._request("GET", "/v3/marketing/field_definitions", _FieldDefinitions)
-        return definitions.custom_fields or []
+        fields = self._request("GET", _FIELDS, _FieldDefinitions).custom_fields
+        if len(fields) > _MAX_FIELDS:
+            raise FatalAPIError(
+                f"GET {_FIELDS}: {len(fields):,} custom fields; the limit is {_MAX_FIELDS:,}"
+            )
+        by_name: dict[str, FieldDefinition] = {}
+        for field in fields:
+            if by_name.setdefault(field.name.lower(), field) != field:
+                # The files name fields by their names, which are unique ignoring case.
+                raise FatalAPIError(
+                    f"GET {_FIELDS}: two custom fields have the name '{sanitize(field.name)}'; "
+                    "rename or delete one in SendGrid"
+                )
+        return [*by_name.values()]
 
     def list_lists(self) -> list[Audience]:
         """List the contact lists, all pages: `GET /v3/marketing/lists`."""
         lists: list[Audience] = []
         params = {"page_size": "1000"}
-        while True:
-            page = self._request("GET", "/v3/marketing/lists", _Lists, params=params)
-            lists += page.result or []
-            next_url = urlsplit((page.metadata and page.metadata.next) or "")
-            token = parse_qs(next_url.query).get("page_token", [""])[0]
-            if not page.result or token in {"", params.get("page_token")}:
+        tokens: set[str] = set()
+        for _ in range(_MAX_PAGES):
+            page = self._request("GET", _LISTS, _Lists, params=params)
+            lists += page.result
+            _, _, query = page.metadata.next.partition("?")
+            token = parse_qs(query).get("page_token", [""])[0]
+            if not page.result or not token:
                 return lists
+            if token in tokens:
+                raise FatalAPIError(
+                    f"GET {_LISTS}: the pages are a cycle (page_token in _metadata.next)"
+                )
+            tokens.add(token)
             params["page_token"] = token
+        raise FatalAPIError(f"GET {_LISTS}: more than {_MAX_PAGES:,} pages")
 
     def list_segments(self) -> list[Audience]:
         """List the segments: `GET /v3/marketing/segments/2.0`."""
-        segments = self._request("GET", "/v3/marketing/segments/2.0", _Segments).results or []
+        segments = self._request("GET", "/v3/marketing/segments/2.0", _Segments).results
         return [Audience(each.id, each.name, each.contacts_count) for each in segments]
 
     def count_contacts(self) -> int | None:
@@ -227,7 +257,7 @@ class SendGridClient:
 
     def list_exports(self) -> list[ExportStatus]:
         """List the exports in progress or recently done: `GET /v3/marketing/contacts/exports`."""
-        return self._request("GET", _EXPORTS, _Exports).result or []
+        return self._request("GET", _EXPORTS, _Exports).result
 
     def _request(
         self,
@@ -261,7 +291,7 @@ class SendGridClient:
         detail = self._error_detail(response.status_code, body, hints)
         raise_for_status(response, description, detail)
         try:
-            return msgspec.json.decode(body, type=response_type)
+            return decode_json(body, response_type)
         except msgspec.ValidationError as error:
             raise FatalAPIError(f"{description}: unexpected response schema: {error}") from None
         except RecursionError:
@@ -272,11 +302,10 @@ class SendGridClient:
     def _error_detail(self, status: int, body: bytes, hints: Mapping[int, str]) -> str:
         """Return what an error status means, and the API's own message."""
         try:
-            errors = msgspec.json.decode(body, type=_Errors).errors
+            errors = decode_json(body, _Errors).errors
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             errors = []
-        api_message = "; ".join(error.message for error in errors)
-        api_message = sanitize(api_message)
+        api_message = sanitize("; ".join(error.message for error in errors if error.message))
         hint = hints.get(status) or _STATUS_HINTS.get(status)
         if requests.codes.multiple_choices <= status < requests.codes.bad_request:
             hint = "Redirects are not followed; check api_url"

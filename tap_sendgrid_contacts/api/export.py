@@ -159,7 +159,7 @@ def find_matching_export(
         and created_at >= created_since
         and export.status in {"pending", "ready"}
         and [
-            {audience.id.lower() for audience in audiences or ()}
+            {audience.id.lower() for audience in audiences}
             for audiences in (export.lists, export.segments)
         ]
         == wanted
@@ -367,7 +367,7 @@ class ExportJob:
         if status.contact_count is not None:
             self.contact_count = status.contact_count
         self.created_at = _parse_timestamp(status.created_at)
-        self._urls = urls_by_part_name(status.urls or ())
+        self._urls = urls_by_part_name(status.urls)
         lifetime = min(map(url_lifetime, self._urls.values()), default=0.0)
         self._urls_expire_at = time.monotonic() + min(_MAX_URL_AGE, lifetime / 2)
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import ssl
 import time
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+import msgspec
 import requests
 import requests.utils
 from singer_sdk.exceptions import ConfigurationError, FatalAPIError
@@ -19,6 +20,8 @@ from typing_extensions import override
 
 from tap_sendgrid_contacts.api.http import TransientError
 from tap_sendgrid_contacts.api.urls import is_loopback
+
+T = TypeVar("T")
 
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 _PROXY_SCHEMES = {"http", "https"}
@@ -137,3 +140,16 @@ def read_body(response: requests.Response, description: str, timeout: float) -> 
         if time.monotonic() > deadline:
             raise TransientError(f"{description}: read timed out (request_timeout)")
     return bytes(body)
+
+
+def decode_json(body: bytes, type_: type[T]) -> T:
+    """Decode JSON. Null in an object is as no value, and numbers may be text."""
+    return msgspec.convert(_drop_nulls(msgspec.json.decode(body)), type_, strict=False)
+
+
+def _drop_nulls(value: Any) -> Any:  # noqa: ANN401 - any JSON
+    if isinstance(value, dict):
+        return {key: _drop_nulls(each) for key, each in value.items() if each is not None}
+    if isinstance(value, list):
+        return [_drop_nulls(each) for each in value]
+    return value

@@ -11,7 +11,7 @@ import requests
 from requests_mock import ANY
 from singer_sdk.exceptions import FatalAPIError
 
-from tap_sendgrid_contacts.api.client import SendGridClient
+from tap_sendgrid_contacts.api.client import Audience, SendGridClient
 from tap_sendgrid_contacts.api.http import (
     ForbiddenError,
     NotFoundError,
@@ -28,6 +28,7 @@ API = "https://api.sendgrid.com"
 EXPORTS = f"{API}/v3/marketing/contacts/exports"
 FIELDS = f"{API}/v3/marketing/field_definitions"
 LISTS = f"{API}/v3/marketing/lists"
+SEGMENTS = f"{API}/v3/marketing/segments/2.0"
 DATE = "Sun, 22 Nov 2026 10:00:00 GMT"
 DATE_EPOCH = 1795341600
 
@@ -154,8 +155,8 @@ def test_exports_and_segments_are_read(requests_mock: Mocker, client: SendGridCl
     )
     requests_mock.get(f"{API}/v3/marketing/segments/2.0", json={"results": [{"id": "S"}]})
     first, second = client.list_exports()
-    assert [ref.id for ref in first.lists or ()] == ["L"]
-    assert [ref.id for ref in second.segments or ()] == ["S"]
+    assert [ref.id for ref in first.lists] == ["L"]
+    assert [ref.id for ref in second.segments] == ["S"]
     assert [segment.id for segment in client.list_segments()] == ["S"]
 
 
@@ -198,9 +199,11 @@ def test_all_pages_of_lists_are_read(requests_mock: Mocker, client: SendGridClie
 @pytest.mark.parametrize(
     ("response", "pages"),
     [
-        ({"result": [{"id": "1"}], "_metadata": {"next": f"{LISTS}?page_token=same"}}, 2),
         ({"result": [], "_metadata": {"next": f"{LISTS}?page_token=more"}}, 1),
         ({"result": [{"id": "1"}], "_metadata": {"next": LISTS}}, 1),
+        ({"result": [{"id": "1"}], "_metadata": {"next": "http://[broken"}}, 1),
+        ({"result": [{"id": "1"}], "_metadata": {"next": None}}, 1),
+        ({"result": [{"id": "1"}], "_metadata": None}, 1),
         ({"result": None}, 1),
     ],
 )
@@ -210,6 +213,113 @@ def test_paging_ends(
     requests_mock.get(LISTS, json=response)
     client.list_lists()
     assert requests_mock.call_count == pages
+
+
+@pytest.mark.parametrize("tokens", [["a"] * 9, ["a", "b"] * 9, ["a", "b", "c", "b"]])
+def test_pages_of_lists_in_a_cycle_are_an_error(
+    requests_mock: Mocker, client: SendGridClient, tokens: list[str]
+) -> None:
+    pages = [
+        {"json": {"result": [{"id": "1"}], "_metadata": {"next": f"{LISTS}?page_token={token}"}}}
+        for token in tokens
+    ]
+    requests_mock.get(LISTS, pages)
+    with pytest.raises(FatalAPIError, match=r"GET /v3/marketing/lists: .* cycle"):
+        client.list_lists()
+    assert requests_mock.call_count == len(set(tokens)) + 1
+
+
+def test_pages_of_lists_are_limited(
+    requests_mock: Mocker, client: SendGridClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tap_sendgrid_contacts.api.client._MAX_PAGES", 3)
+    pages = [
+        {"json": {"result": [{"id": "1"}], "_metadata": {"next": f"{LISTS}?page_token={i}"}}}
+        for i in range(9)
+    ]
+    requests_mock.get(LISTS, pages)
+    with pytest.raises(FatalAPIError, match="GET /v3/marketing/lists: more than 3 pages"):
+        client.list_lists()
+    assert requests_mock.call_count == 3
+
+
+def fields(*names: str) -> dict[str, Any]:
+    return {
+        "custom_fields": [
+            {"id": f"e{i}_T", "name": name, "field_type": "Text"} for i, name in enumerate(names)
+        ]
+    }
+
+
+@pytest.mark.parametrize(
+    ("response", "words"),
+    [
+        (fields(*map(str, range(5001))), "5,001 custom fields"),
+        (fields("Plan", "other", "pLAN"), "two custom fields have the name 'pLAN'"),
+        (fields(""), "custom_fields"),
+    ],
+    ids=["many", "same name", "no name"],
+)
+def test_impossible_field_definitions_are_an_error(
+    requests_mock: Mocker, client: SendGridClient, response: dict[str, Any], words: str
+) -> None:
+    requests_mock.get(FIELDS, json=response)
+    with pytest.raises(FatalAPIError, match=f"GET /v3/marketing/field_definitions: .*{words}"):
+        client.list_field_definitions()
+
+
+def test_field_that_is_listed_twice_is_one(requests_mock: Mocker, client: SendGridClient) -> None:
+    response = fields("plan")
+    requests_mock.get(FIELDS, json={"custom_fields": response["custom_fields"] * 2})
+    assert len(client.list_field_definitions()) == 1
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"id": "1", "name": None, "contact_count": "5", "contacts_count": "5", "new": {}},
+        {"id": "1", "contact_count": 5.0, "contacts_count": 5.0, "_metadata": None},
+    ],
+)
+def test_lists_and_segments_are_read_tolerantly(
+    requests_mock: Mocker, client: SendGridClient, item: dict[str, Any]
+) -> None:
+    requests_mock.get(LISTS, json={"result": [item]})
+    requests_mock.get(SEGMENTS, json={"results": [item]})
+    expected = [Audience("1", "", 5)]
+    assert client.list_lists() == client.list_segments() == expected
+
+
+def test_export_is_read_tolerantly(requests_mock: Mocker, client: SendGridClient) -> None:
+    empty = dict.fromkeys(
+        ("message", "urls", "lists", "segments", "created_at", "user_id", "contact_count")
+    )
+    export = {**empty, "id": "e1", "status": "pending"}
+    requests_mock.get(EXPORTS, json={"result": [export, {**export, "lists": [{"ID": None}]}]})
+    requests_mock.get(f"{EXPORTS}/e1", json={**export, "contact_count": "7"})
+    assert [each.id for each in client.list_exports()] == ["e1", "e1"]
+    status = client.get_export("e1")
+    assert (status.urls, status.message, status.contact_count) == ([], "", 7)
+
+
+@pytest.mark.parametrize(
+    ("export", "key"),
+    [
+        ({"contact_count": "many"}, "contact_count"),
+        ({"contact_count": -1}, "contact_count"),
+        ({"contact_count": 1.5}, "contact_count"),
+        ({"urls": "https://x/1"}, "urls"),
+        ({"urls": [None]}, "urls"),
+        ({"status": 5}, "status"),
+        ({"id": 5}, "id"),
+    ],
+)
+def test_error_names_endpoint_and_key(
+    requests_mock: Mocker, client: SendGridClient, export: dict[str, Any], key: str
+) -> None:
+    requests_mock.get(f"{EXPORTS}/e1", json=export)
+    with pytest.raises(FatalAPIError, match=rf"GET /v3/.*/e1: .*\$\.{key}"):
+        client.get_export("e1")
 
 
 @pytest.mark.parametrize(
