@@ -15,6 +15,9 @@ _MAX_LENGTH = 300
 # Longer than what is shown, since it shrinks; short enough for any expression below.
 _CUT_LENGTH = 1000
 
+# API keys have 69 characters, and what is before the @ of an address up to 64.
+_MAX_SECRET_LENGTH = 100
+
 # A secret of a few characters would be found in any text.
 _MIN_SECRET_LENGTH = 8
 
@@ -70,8 +73,9 @@ def sanitize(text: str) -> str:
         if char.isspace() or unicodedata.category(char) not in _HIDDEN_CATEGORIES
     )
     if is_cut:
-        # The last word may be the start of a secret that no longer looks like one.
-        text = text.rpartition(" ")[0]
+        # The end may be the start of a secret that no longer looks like one. A word may have no
+        # end, in languages that are written without blanks.
+        text = text[: max(text.rfind(" "), len(text) - _MAX_SECRET_LENGTH, 0)]
     for secret in _secrets:
         text = text.replace(secret, "***")
     for pattern, replacement in _REDACTIONS:

@@ -41,6 +41,29 @@ def test_redirect_of_the_storage(
     assert "retrying" not in run.log
 
 
+@pytest.mark.parametrize("stage", ["error-500:0", "post-400:0", "failure"])
+def test_long_message(start_sandbox: Callable[..., Sandbox], tap: Tap, stage: str) -> None:
+    sandbox = start_sandbox("--contacts", "5", "--fault", "long-messages", "--fault", stage)
+    run = tap(sandbox)
+    assert run.code == 1
+    assert "://" in run.error
+    assert len(run.error) < 700
+
+
+def test_pages_in_a_cycle(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
+    run = tap(start_sandbox("--contacts", "5", "--fault", "paging-cycle"), separate_exports=True)
+    assert run.code == 1
+    assert "GET /v3/marketing/lists: the pages are a cycle" in run.error
+
+
+def test_list_without_a_name(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
+    sandbox = start_sandbox("--contacts", "5", "--fault", "null-name")
+    run = tap(sandbox, separate_exports=True)
+    assert run.code == 0, run.log
+    assert None in {record["source_name"] for record in run.records}
+    assert tap(sandbox, "--test").code == 0
+
+
 @pytest.mark.parametrize("arguments", [(), ("--test",)], ids=["run", "--test"])
 @pytest.mark.parametrize("fault", ["", "failure", "error-500:0", "forbidden", "export-not-found"])
 def test_no_control_character_reaches_the_log(

@@ -43,6 +43,8 @@ def _state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ),
         ("Ünïcödé 😀 名前", "Ünïcödé 😀 名前"),
         ("x" * 1000, "x" * 300),
+        ("名前" * 1000, "名前" * 150),
+        ("bad " + "://" * 30_000, "bad " + "://" * 98 + ":/"),
         ("word " * 100_000, ("word " * 60).strip()),
         # URLs
         ("see https://x/1?signature=secret, sorry", "see https://x/1 sorry"),
