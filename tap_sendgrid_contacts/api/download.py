@@ -122,6 +122,8 @@ class _AnonymousSession(Session):
         if target is None:
             return None
         if not is_safe_url(urljoin(resp.url, target), allow_http=self._allow_http):
+            # requests has not returned it yet: nobody else closes it.
+            resp.close()
             raise FatalAPIError("The storage redirects to a non-HTTPS URL; not following it")
         return target
 

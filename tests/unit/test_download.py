@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import hashlib
 import io
 import re
@@ -533,6 +534,14 @@ def test_redirect_to_plain_http_is_refused(requests_mock: Mocker, host: str) -> 
         list(download("https://one"))
     assert "secret" not in str(raised.value)
     assert [sent.hostname for sent in requests_mock.request_history] == ["one"]
+
+
+def test_refused_redirect_leaves_no_connection_open(storage: Storage) -> None:
+    storage.script = [Response(302, headers={"Location": "http://two/x"})]
+    with pytest.raises(FatalAPIError, match="non-HTTPS"):
+        contents(storage)
+    # A socket that nobody closed is a warning here, which fails the test.
+    gc.collect()
 
 
 # --- disk -----------------------------------------------------------------------------------
