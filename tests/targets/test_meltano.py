@@ -144,6 +144,39 @@ def test_scheduled_run_resumes_the_export_of_a_killed_run(tmp_path: Path, projec
         assert is_complete(meltano.state(state_id))
 
 
+def test_interrupted_full_refresh_is_not_filtered_by_the_old_bookmark(
+    tmp_path: Path, project: Path
+) -> None:
+    database = DuckDb(tmp_path)
+    file = tmp_path / "contacts.duckdb"
+    env = {
+        "TARGET_DUCKDB_FILEPATH": str(file),
+        "TAP_SENDGRID_CONTACTS__METADATA": '{"contacts": {"replication-method": "INCREMENTAL"}}',
+    }
+    run = ("run", "--state-id-suffix=refresh", "load-contacts")
+    with run_sandbox(*SIZE) as sandbox:
+        port = urlsplit(sandbox.url).port or 0
+        schema = Tap(tmp_path).discover(sandbox)["streams"][0]["schema"]
+        Meltano(project, sandbox)(*run, env=env)
+    file.unlink()
+    slow = ("--port", str(port), "--parts", "10", "--throttle", "0.01")
+    with run_sandbox(*SIZE, *slow) as sandbox:
+        meltano = Meltano(project, sandbox)
+        with meltano.start("run", "--full-refresh", *run[1:], env=env) as killed:
+            while killed.poll() is None and sandbox.count("GET /exports/") < 2:
+                time.sleep(0.05)
+            kill_tap(killed.pid)
+            meltano.wait(killed, code=1)
+        merged = meltano.state(f"dev:{NAME}-to-target-duckdb:refresh")
+        assert merged["replication_key_value"]
+        assert "bookmark" not in merged["run"][0]
+        meltano(*run, env=env)
+        assert sandbox.exports_created == 1
+    rows = expected_rows(Account(CONTACTS, CUSTOM_FIELDS), schema)
+    columns = column_types(schema)
+    assert database.rows(columns) == stored_rows(database, rows, columns)
+
+
 def test_cached_catalog_overwrites_nothing(tmp_path: Path, project: Path) -> None:
     database = DuckDb(tmp_path)
     env = {
