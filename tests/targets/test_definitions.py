@@ -26,9 +26,13 @@ from tests.targets.targets import (
 def test_files_are_valid_against_the_schema_of_meltano() -> None:
     packages = tool_venv(MELTANO).parent.glob("lib/python*/site-packages")
     schema = json.loads((next(packages) / "meltano/schemas/meltano.schema.json").read_text())
-    plugin = {"$ref": "#/$defs/plugins/extractors", "$defs": schema["$defs"]}
     Draft202012Validator(schema).validate(read_yaml(ROOT / "meltano.yml"))
-    Draft202012Validator(plugin).validate(read_definition(ROOT / "plugin.yaml"))
+    plugins = {ROOT / "plugin.yaml": "extractors"}
+    plugins |= dict.fromkeys((ROOT / "loaders").glob("*.yaml"), "loaders")
+    assert len(plugins) == 3
+    for file, kind in plugins.items():
+        plugin = {"$ref": f"#/$defs/plugins/{kind}", "$defs": schema["$defs"]}
+        Draft202012Validator(plugin).validate(read_definition(file))
 
 
 def test_loaders_are_those_that_are_tested() -> None:
