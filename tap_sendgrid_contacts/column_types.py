@@ -49,7 +49,7 @@ class ColumnType:
         parse: Parses a text that is not empty; raises one of `COERCION_ERRORS`.
         parse_cells: Does the same for many texts at once, where empty ones are null.
         is_list: Whether values are JSON arrays.
-        hash: Hashes a value with a function for texts; None if values are no texts.
+        make_hash: Makes the hash function of values of that of texts; None if they are no texts.
         arrow: Returns the type in Parquet and Arrow files; takes the module `pyarrow`, an extra.
     """
 
@@ -63,7 +63,7 @@ class ColumnType:
     parse: Callable[[str], Value]
     parse_cells: Callable[[Sequence[str]], Sequence[Value]]
     is_list: bool
-    hash: Callable[[Callable[[str], str], Any], Value] | None
+    make_hash: Callable[[Callable[[str], str]], Callable[[Any], Value]] | None
     arrow: Callable[[Any], Any]
 
     @override
@@ -139,7 +139,7 @@ TEXT = ColumnType(
     parse=str,
     parse_cells=_parse_text_cells,
     is_list=False,
-    hash=lambda hash_text, value: hash_text(value),
+    make_hash=lambda hash_text: hash_text,
     arrow=lambda pa: pa.string(),
 )
 
@@ -197,7 +197,7 @@ NUMBER = ColumnType(
     parse=_parse_number,
     parse_cells=_cells_parser(_parse_number, lambda texts: _usual_numbers(_NUMBERS, texts)),
     is_list=False,
-    hash=None,
+    make_hash=None,
     arrow=lambda pa: pa.float64(),
 )
 
@@ -213,7 +213,7 @@ INTEGER = ColumnType(
     parse=_parse_integer,
     parse_cells=_cells_parser(_parse_integer, lambda texts: _usual_numbers(_INTEGERS, texts)),
     is_list=False,
-    hash=None,
+    make_hash=None,
     arrow=lambda pa: pa.int64(),
 )
 
@@ -237,7 +237,7 @@ DATE = ColumnType(
     parse=parse_date,
     parse_cells=_cells_parser(parse_date, _usual_dates),
     is_list=False,
-    hash=None,
+    make_hash=None,
     arrow=lambda pa: pa.timestamp("us", "UTC"),
 )
 
@@ -273,7 +273,7 @@ LIST = ColumnType(
     parse=_parse_list,
     parse_cells=_cells_parser(_parse_list, _usual_lists),
     is_list=True,
-    hash=lambda hash_text, value: list(map(hash_text, value)),
+    make_hash=lambda hash_text: lambda texts: list(map(hash_text, texts)),
     arrow=lambda pa: pa.list_(pa.string()),
 )
 

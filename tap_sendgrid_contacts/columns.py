@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from singer_sdk.exceptions import ConfigurationError
 
@@ -64,15 +64,15 @@ class Hasher(NamedTuple):
         With the key's two blocks hashed once, it takes a third of the time of `hmac.digest`.
         """
         key = self.key if len(self.key) <= 64 else hashlib.sha256(self.key).digest()  # noqa: PLR2004 - SHA-256's block
-        inner_start, outer_start = (
-            hashlib.sha256(bytes(byte ^ pad for byte in key.ljust(64, b"\0")))
+        copy_inner, copy_outer = (
+            hashlib.sha256(bytes(byte ^ pad for byte in key.ljust(64, b"\0"))).copy
             for pad in (0x36, 0x5C)
         )
 
         def hash_text(text: str) -> str:
-            inner = inner_start.copy()
+            inner = copy_inner()
             inner.update(text.encode())
-            outer = outer_start.copy()
+            outer = copy_outer()
             outer.update(inner.digest())
             return outer.hexdigest()
 
@@ -121,13 +121,14 @@ class ColumnLayout:
             column: i + len(stamp) * column.is_custom for i, column in enumerate(self.selected)
         }
         self.by_field = {(column.is_custom, column.field.lower()): column for column in columns}
-        hashed = hasher.columns if hasher else frozenset()
-        self._hash_text = hasher.make_hash() if hasher else str
-        self._hashes = [
-            (i, column_type.hash)
-            for i, (name, column_type) in enumerate(types)
-            if name in hashed and column_type.hash
-        ]
+        self._hashes: list[tuple[int, Callable[[Any], Value]]] = []
+        if hasher:
+            hash_text = hasher.make_hash()
+            self._hashes = [
+                (i, column_type.make_hash(hash_text))
+                for i, (name, column_type) in enumerate(types)
+                if name in hasher.columns and column_type.make_hash
+            ]
 
     def add_stamp(self, values: Sequence[Value]) -> Row:
         """Return the row of a contact: the values of its selected columns, and the stamp."""
@@ -137,12 +138,9 @@ class ColumnLayout:
         """Return rows with hashes in place of the values that are to be hashed."""
         if not self._hashes or not rows:
             return rows
-        hash_text = self._hash_text
         columns: list[Sequence[Value]] = list(zip(*rows, strict=True))
         for i, hash_value in self._hashes:
-            columns[i] = [
-                None if value is None else hash_value(hash_text, value) for value in columns[i]
-            ]
+            columns[i] = [None if value is None else hash_value(value) for value in columns[i]]
         return list(zip(*columns, strict=True))
 
 
@@ -174,7 +172,7 @@ def validate_hash_columns(
             problem = "is not in the catalog; names are those of the records, such as email"
         elif not column.is_selected:
             problem = "is deselected"
-        elif column.type.hash is None:
+        elif column.type.make_hash is None:
             problem = f"is of type {column.type}; only texts and lists of texts can be hashed"
         else:
             continue
