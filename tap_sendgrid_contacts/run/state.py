@@ -171,7 +171,7 @@ class RunState:
         checkpoint = self._run.exports.pop(key, None)
         if not self._run.has_emitted:
             self._run.version = self._new_version()
-        elif checkpoint and checkpoint.contacts_read:
+        elif checkpoint and (checkpoint.contacts_read or checkpoint.failed_at):
             self._run.unproven = (
                 f"{self._prefix(key)}another export was read in part before, and its contacts may "
                 "be outdated"
@@ -181,7 +181,8 @@ class RunState:
     def keep_once(self, key: str) -> bool:
         """Keep an export that could not be read further, unless that was so before.
 
-        The part may have been damaged on its way, or a setting may be changed.
+        The part may have been damaged on its way, or a setting may be changed. It is read again
+        from its start: the digest of a damaged one would be that of another part.
 
         Returns:
             Whether it is kept.
@@ -192,7 +193,8 @@ class RunState:
             return False
         if checkpoint.failed_at == checkpoint.contacts_read:
             return False
-        self.save(key, replace(checkpoint, failed_at=checkpoint.contacts_read))
+        failed_at = checkpoint.contacts_read
+        self.save(key, replace(checkpoint, failed_at=failed_at, part_digest=None, part_offset=0))
         return True
 
     def finish(self, key: str, contact_count: int | None, created_at: datetime | None) -> None:
