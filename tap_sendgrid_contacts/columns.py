@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from operator import add, itemgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from singer_sdk.exceptions import ConfigurationError
@@ -129,6 +130,10 @@ class ColumnLayout:
                 for i, (name, column_type) in enumerate(types)
                 if name in hasher.columns and column_type.make_hash
             ]
+        order = list(range(len(types)))
+        for offset, (i, _) in enumerate(self._hashes):
+            order[i] = len(types) + offset
+        self._replace_hashed: Callable[[Row], Row] = itemgetter(*order)
 
     def add_stamp(self, values: Sequence[Value]) -> Row:
         """Return the row of a contact: the values of its selected columns, and the stamp."""
@@ -138,10 +143,12 @@ class ColumnLayout:
         """Return rows with hashes in place of the values that are to be hashed."""
         if not self._hashes or not rows:
             return rows
-        columns: list[Sequence[Value]] = list(zip(*rows, strict=True))
-        for i, hash_value in self._hashes:
-            columns[i] = [None if value is None else hash_value(value) for value in columns[i]]
-        return list(zip(*columns, strict=True))
+        hashed = [
+            [None if value is None else hash_value(value) for value in map(itemgetter(i), rows)]
+            for i, hash_value in self._hashes
+        ]
+        # Appended, then moved to their places: half the time of making columns of all values.
+        return list(map(self._replace_hashed, map(add, rows, zip(*hashed, strict=True))))
 
 
 def validate_hash_columns(
