@@ -20,7 +20,7 @@ from tests.unit.test_decode import COLUMNS, FAST, decode, typed
 if TYPE_CHECKING:
     from tap_sendgrid_contacts.columns import OnInvalidValue
 
-HEADER = '"CONTACT_ID","EMAIL","ALTERNATE_EMAILS","Seats","Since"'
+HEADER = '"CONTACT_ID","EMAIL","ALTERNATE_EMAILS","Seats","Since","CREATED_AT","UPDATED_AT"'
 LINE = '{"contact_id":%s,"email":%s,"alternate_emails":%s,"custom_fields":{"Seats":%s,"Since":%s}}'
 VALID_VALUES = ('"a"', '"b"', "null", "5", '"2020-01-02T03:04:05Z"')
 VALUES = [
@@ -48,7 +48,7 @@ def decode_all_ways(data: bytes) -> None:
             for i, byte in enumerate(part)
         ]
         rows = [values[i : i + 5] for i in range(0, len(values), 5)]
-        lines = [HEADER, *map(",".join, rows)]
+        lines = [HEADER, *(",".join(row) + ",," for row in rows)]
         if file_type == "json":
             lines = [LINE % (*row, *["null"] * (5 - len(row))) for row in rows]
         part = "\n".join(lines).encode("utf-8", "surrogatepass")
