@@ -29,7 +29,7 @@ from tap_sendgrid_contacts.run.reader import (
     IncompleteExportError,
     NotResumableError,
 )
-from tap_sendgrid_contacts.run.saved import export_key
+from tap_sendgrid_contacts.run.saved import digest, export_key
 from tap_sendgrid_contacts.run.sources import Source, find_sources
 from tap_sendgrid_contacts.run.state import RunState
 from tap_sendgrid_contacts.run.sync import ExportSync, SyncOptions
@@ -137,8 +137,9 @@ class Run:
             emitter,
             fingerprint={
                 **scope,
-                "list_ids": sorted(request.list_ids),
-                "segment_ids": sorted(request.segment_ids),
+                # There can be hundreds, and it is in every STATE.
+                "list_ids": _digest_ids(request.list_ids),
+                "segment_ids": _digest_ids(request.segment_ids),
                 "separate_exports": config["separate_exports"],
                 "file_type": request.file_type,
                 **fingerprint,
@@ -308,12 +309,13 @@ class Run:
 
     def _end(self, failures: Sequence[_Failure]) -> None:
         summary = f"{len(failures)} of {len(self._syncs)} exports are not complete. The next run"
-        if not all(failure.is_final for failure in failures):
-            raise FailedExportsError(f"{summary} continues this one")
-        # Each is finished or failed. The next run must not take what is finished for fresh.
-        self.state.restart()
+        what = "continues this one"
+        if all(failure.is_final for failure in failures):
+            # Each is finished or failed. The next run must not take what is finished for fresh.
+            self.state.restart()
+            what = "reads all lists and segments again"
         self.state.emit()
-        raise FailedExportsError(f"{summary} reads all lists and segments again")
+        raise FailedExportsError(f"{summary} {what}")
 
     def _log_end(self, sync: ExportSync, emitted: int) -> None:
         if sync.is_started:
@@ -325,3 +327,7 @@ class Run:
                 resumed=sync.is_resumed,
                 complete=self.state.is_finished(sync.key),
             )
+
+
+def _digest_ids(ids: Sequence[str]) -> str | None:
+    return digest(sorted(each.lower() for each in ids)) if ids else None
