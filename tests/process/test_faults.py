@@ -273,6 +273,7 @@ def test_rejected(
     if sandbox.exports_created:
         promised = "starts a new export" if row.next_run == "restarts" else "resumes it"
         assert first.error.endswith(f"The next run {promised}")
+        assert first.error.count("The next run") == 1
     created = sandbox.exports_created
 
     sandbox.end_faults()

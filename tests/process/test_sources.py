@@ -303,7 +303,7 @@ def test_run_that_poll_timeout_ends_is_continued(
 def test_resume_from_every_state(
     monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, tap: Tap, file_type: str
 ) -> None:
-    emit_states_every(monkeypatch, 150)
+    emit_states_every(monkeypatch, 50)
     config = {**SOURCES, "file_type": file_type, "emit_activate_version_messages": True}
     complete = tap(sandbox, **config)
     (activate,) = complete.of_type("ACTIVATE_VERSION")
@@ -387,6 +387,7 @@ def test_killed_in_the_second_source(start_sandbox: Callable[..., Sandbox], tap:
 def test_old_run_is_not_continued(
     sandbox: Sandbox, tap: Tap, monkeypatch: pytest.MonkeyPatch, *, activate: bool
 ) -> None:
+    emit_states_every(monkeypatch, STATE_INTERVAL)
     config = {**SOURCES, "emit_activate_version_messages": activate}
     complete = tap(sandbox, **config)
     state = last_state_with(complete, 2)
@@ -407,7 +408,10 @@ def test_version_is_activated_once_after_the_last_source(sandbox: Sandbox, tap: 
     assert {m["version"] for m in run.of_type("RECORD")} == {run.messages[-2]["version"]}
 
 
-def test_interrupted_run_of_a_removed_list_gets_a_new_version(sandbox: Sandbox, tap: Tap) -> None:
+def test_interrupted_run_of_a_removed_list_gets_a_new_version(
+    monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, tap: Tap
+) -> None:
+    emit_states_every(monkeypatch, STATE_INTERVAL)
     config = {**SOURCES, "emit_activate_version_messages": True}
     first = tap(sandbox, **config)
     state = last_state_with(first, 2)
