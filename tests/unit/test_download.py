@@ -563,20 +563,35 @@ def test_part_is_closed_when_the_next_one_is_read(storage: Storage) -> None:
     assert two.file.closed
 
 
+NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
+
+
 class FullDisk(io.BytesIO):
+    def __init__(self, fails: str) -> None:
+        super().__init__()
+        self._fails = fails
+
     @override
-    def write(self, data: object, /) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def write(self, data: Any, /) -> int:
+        if self._fails == "writing":
+            raise NO_SPACE
+        return super().write(data)
+
+    @override
+    def flush(self) -> None:
+        # Of a buffered file, this may be what reaches the disk.
+        if self._fails == "flushing" and self.tell():
+            raise NO_SPACE
 
 
-@pytest.mark.parametrize("fails", ["writing", "opening"])
+@pytest.mark.parametrize("fails", ["writing", "flushing", "opening"])
 def test_full_disk_names_tmpdir(
     storage: Storage, monkeypatch: pytest.MonkeyPatch, folder: Path, fails: str
 ) -> None:
     def temporary_file(**_options: object) -> FullDisk:
         if fails == "opening":
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return FullDisk()
+            raise NO_SPACE
+        return FullDisk(fails)
 
     monkeypatch.setattr(tempfile, "TemporaryFile", temporary_file)
     with pytest.raises(FatalSyncError, match="TMPDIR") as raised:
