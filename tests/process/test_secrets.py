@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sendgrid_sandbox.account import Account
-from tests.harness import both_file_types
+from sendgrid_sandbox.faults import FAULTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,32 +21,15 @@ KEY = "SG.very-secret.key-that-is-long-enough-to-be-one"
 DEBUG = {"LOGLEVEL": "DEBUG"}
 SIGNATURE = re.compile("X-Amz|Signature|Security-Token")
 
-# The faults whose errors and warnings could quote something.
-FAULTS = [
-    "html",
-    "reset",
-    "rate-limit-reset",
-    "post-accepted-reset",
-    "redirect-api",
-    "redirect-part",
-    "forbidden",
-    "failure",
-    "part-reset",
-    "part-truncated",
-    "part-stall",
-    "part-expired",
-    "part-expired:0",
-    "part-500:0",
-    "part-missing",
-    "truncated-gzip",
-    "bad-line",
-    "bad-width",
-    "bad-number",
-    "bad-date",
-    "invalid-utf8",
-    "duplicate-header",
-    "unknown-field",
+# Every fault of the sandbox, and messages that quote secrets wherever there is a message.
+FAULT_NAMES = [
+    fault.name.replace("-CODE", "-503") for faults in FAULTS.values() for fault in faults
 ]
+LEAKS = [
+    f"leaky-messages {fault}"
+    for fault in ("forbidden", "post-400:0", "status-500:0", "failure", "unknown-status")
+]
+FILE_FAULTS = [fault.name for fault in FAULTS["data"]]
 
 
 def values_of(account: Account) -> set[str]:
@@ -68,11 +51,16 @@ def assert_no_secrets(run: Run) -> None:
     assert not {value for value in VALUES if value in run.log}
 
 
-@both_file_types
-@pytest.mark.parametrize("fault", ["", *FAULTS])
-def test_log(start_sandbox: Callable[..., Sandbox], tap: Tap, fault: str, file_type: str) -> None:
-    faults = ("--fault", fault) if fault else ()
-    sandbox = start_sandbox("--contacts", "60", "--parts", "2", "--api-key", KEY, *faults)
+@pytest.mark.parametrize(
+    ("faults", "file_type"),
+    [
+        *((faults, "json") for faults in ("", *FAULT_NAMES, *LEAKS, "part-expired:0")),
+        *((faults, "csv") for faults in ("", *FILE_FAULTS)),
+    ],
+)
+def test_log(start_sandbox: Callable[..., Sandbox], tap: Tap, faults: str, file_type: str) -> None:
+    options = [option for fault in faults.split() for option in ("--fault", fault)]
+    sandbox = start_sandbox("--contacts", "60", "--parts", "2", "--api-key", KEY, *options)
     run = tap(sandbox, env=DEBUG, file_type=file_type, request_timeout=1, poll_timeout=5)
     # A run that is rejected at once logs nothing at that level.
     assert "DEBUG" in run.log or run.code == 1
