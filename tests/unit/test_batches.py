@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import json
 import os
 from datetime import datetime, timezone
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -47,7 +49,7 @@ def write(blocks: Iterable[Block], config: BatchConfig) -> Iterator[tuple[str, C
         yield "".join(url for [url] in manifests), checkpoint
 
 
-def rows_of(url: str) -> list[int]:
+def rows_of(url: str) -> list[Any]:
     content = Path(urlsplit(url).path).read_bytes()
     lines = gzip.decompress(content) if url.endswith(".gz") else content
     return [json.loads(line) for line in lines.splitlines()]
@@ -92,6 +94,43 @@ def test_emitted_records_are_counted_with_their_file(tmp_path: Path) -> None:
     output = BatchFiles(batch_config(tmp_path, batch_size=2), "contacts", {}, None)
     files = output.write([block(0, 1), block(2)], None)
     assert [output.records_emitted for _ in files] == [2, 3]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
+@pytest.mark.parametrize("sizes", [(5, 4, 3), (1,) * 6, (10,), (0, 3, 0, 0, 4, 0), (0,), ()])
+def test_checkpoint_after_a_file_never_covers_more_than_the_files(
+    tmp_path: Path, size: int, sizes: tuple[int, ...]
+) -> None:
+    numbers = iter(range(sum(sizes)))
+    end, blocks = 0, []
+    for count in sizes:
+        end += count
+        rows: Any = list(itertools.islice(numbers, count))
+        blocks.append(Block(rows, Checkpoint(NOW, part_offset=end)))
+    written: list[int] = []
+    durable = 0
+    for url, checkpoint in write(blocks, batch_config(tmp_path, batch_size=size)):
+        rows = rows_of(url) if url else []
+        assert len(rows) <= size
+        written += rows
+        durable = checkpoint.part_offset if checkpoint else durable
+        # Within the block that is being written.
+        assert 0 <= len(written) - durable < max(1, *sizes)
+    assert written == list(range(end))
+    assert durable == end
+
+
+def test_records_are_made_of_rows_and_may_be_fewer(tmp_path: Path) -> None:
+    def make_records(rows: Any) -> list[Any]:  # noqa: ANN401 - of a test
+        return [{"id": Decimal("1.10")} for row in rows if row != 1]
+
+    config = batch_config(tmp_path, "none", batch_size=3)
+    output = BatchFiles(config, "contacts", {}, make_records)
+    files = list(output.write([block(1), block(0, 1, 2)], None))
+    assert [checkpoint and checkpoint.part_offset for _, checkpoint in files] == [2, 3]
+    assert files[0][0] == []
+    assert rows_of(files[1][0][0][0]) == [{"id": 1.1}] * 2
+    assert output.records_emitted == 2
 
 
 def test_file_is_complete_before_it_is_announced(tmp_path: Path) -> None:
