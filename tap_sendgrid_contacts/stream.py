@@ -163,8 +163,8 @@ class ContactsStream(Stream):
             )
         else:
             output = SdkRecords(self._records, self._message_writer)
+        run = self._start_run()
         with self._emitter.emit_if_stopped():
-            run = self._start_run()
             for record in run.read(output):
                 self._stream_version = run.state.version
                 yield record
@@ -177,8 +177,8 @@ class ContactsStream(Stream):
         if self._all_maps_drop_records():
             return
         self._validate_batches(batch_config)
+        run = self._start_run()
         with self._emitter.emit_if_stopped():
-            run = self._start_run()
             for manifest in run.read(self._make_batch_files(batch_config)):
                 yield batch_config.encoding, manifest
             self._end_run(run)
@@ -226,6 +226,11 @@ class ContactsStream(Stream):
         return batch_config
 
     def _start_run(self) -> Run:
+        """Load or make the state of the run.
+
+        A run that is stopped before emits no STATE: merged onto the old one, as Meltano does after
+        `--full-refresh`, it would be that of a run that is complete.
+        """
         if self._plan.loaded:
             self.stream_state[COLUMNS_KEY] = self._plan.loaded
         return Run(

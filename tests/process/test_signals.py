@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tap_sendgrid_contacts import stopping
 from tap_sendgrid_contacts.output.messages import MessageWriter
 from tests.harness import both_file_types, contacts_read, run_sandbox
 
@@ -150,6 +151,19 @@ def test_stop_while_discovering(start_sandbox: Callable[..., Sandbox], tap: Tap)
     assert run.messages == []
     assert run.errors == []
     assert "Traceback" not in run.log
+
+
+def test_stop_before_the_run(
+    start_sandbox: Callable[..., Sandbox], tap: Tap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise stopping.Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr("tap_sendgrid_contacts.run.run.find_sources", stop)
+    run = tap(start_sandbox(), separate_exports=True)
+    assert run.code == 143
+    # After `--full-refresh`, Meltano would merge a STATE onto the one of the last complete run.
+    assert [message["type"] for message in run.messages] == ["SCHEMA"]
 
 
 def test_broken_pipe(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
