@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from singer_sdk.exceptions import ConfigurationError
 
-from tap_sendgrid_contacts.catalog import quote_names
+from tap_sendgrid_contacts.catalog.normalize import quote_names
 
 _STREAM = "contacts"
 

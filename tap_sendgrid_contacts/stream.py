@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
     from tap_sendgrid_contacts.api.client import SendGridClient
     from tap_sendgrid_contacts.api.export import ExportRequest
+    from tap_sendgrid_contacts.catalog.fields import ColumnPlan
     from tap_sendgrid_contacts.columns import Column, Row
-    from tap_sendgrid_contacts.custom_fields import ColumnPlan
     from tap_sendgrid_contacts.output import Output
     from tap_sendgrid_contacts.output.messages import MessageWriter
     from tap_sendgrid_contacts.tap import TapSendGridContacts

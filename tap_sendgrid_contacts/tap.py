@@ -22,7 +22,8 @@ from tap_sendgrid_contacts.account import AccountReport
 from tap_sendgrid_contacts.api.client import SendGridClient
 from tap_sendgrid_contacts.api.export import ExportRequest
 from tap_sendgrid_contacts.api.http import ForbiddenError, RetryPolicy
-from tap_sendgrid_contacts.catalog import normalize_catalog, resolve_key
+from tap_sendgrid_contacts.catalog.fields import plan_columns
+from tap_sendgrid_contacts.catalog.normalize import normalize_catalog, resolve_key
 from tap_sendgrid_contacts.config import (
     find_invalid_ids,
     find_misnamed,
@@ -31,7 +32,6 @@ from tap_sendgrid_contacts.config import (
     normalize,
     validate,
 )
-from tap_sendgrid_contacts.custom_fields import plan_columns
 from tap_sendgrid_contacts.maps import find_mistakes
 from tap_sendgrid_contacts.options import adapt_options, read_json_object
 from tap_sendgrid_contacts.output.messages import MessageWriter

@@ -201,7 +201,8 @@ class SendGridClient:
             lists += page.result
             _, _, query = page.metadata.next.partition("?")
             token = parse_qs(query).get("page_token", [""])[0]
-            if not page.result or not token:
+            # A last page that names itself has no next one either.
+            if not page.result or token in {"", params.get("page_token")}:
                 return lists
             if token in tokens:
                 raise FatalAPIError(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 COLUMNS_KEY = "columns"
-"""State key of the custom columns that were loaded; see `custom_fields`."""
+"""State key of the custom columns that were loaded; see `catalog.fields`."""
 
 _OLD_KEYS = ("exports", "partitions", "scope")
 

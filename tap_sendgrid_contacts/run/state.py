@@ -8,7 +8,7 @@ Nothing else reads or writes the stream's state. All of it is in `bookmarks.cont
 - `version`: the last table version used.
 - `run`: the run in progress. A list with one element, or none: Meltano merges the state of an
   interrupted `--full-refresh` onto the old one, key by key, but replaces lists as a whole.
-- `columns`: see `custom_fields`.
+- `columns`: see `catalog.fields`.
 """
 
 from __future__ import annotations

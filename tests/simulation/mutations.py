@@ -10,9 +10,10 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
-from tap_sendgrid_contacts import cli, custom_fields, stopping
+from tap_sendgrid_contacts import cli, stopping
 from tap_sendgrid_contacts.api import download, export, part_file
 from tap_sendgrid_contacts.api.export import ExportJob
+from tap_sendgrid_contacts.catalog import fields
 from tap_sendgrid_contacts.output import lines
 from tap_sendgrid_contacts.output.messages import MessageWriter, RecordMessageEncoder
 from tap_sendgrid_contacts.run import incremental, reader, run, sync
@@ -163,7 +164,7 @@ def reuse_versions():
 
 def share_columns():
     names = "assign_columns"
-    _set(custom_fields, names, lambda columns, *_: {each.name: each.name for each in columns})
+    _set(fields, names, lambda columns, *_: {each.name: each.name for each in columns})
 
 
 # --- exports and progress -------------------------------------------------------------------

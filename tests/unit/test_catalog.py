@@ -16,7 +16,7 @@ from singer_sdk.exceptions import ConfigurationError
 from singer_sdk.singerlib import Catalog
 
 from tap_sendgrid_contacts.api.client import FieldDefinition, SendGridClient
-from tap_sendgrid_contacts.catalog import normalize_catalog, resolve_key
+from tap_sendgrid_contacts.catalog.normalize import normalize_catalog, resolve_key
 from tap_sendgrid_contacts.schema import SOURCE_COLUMNS, build_schema
 from tap_sendgrid_contacts.state_file import normalize_state
 from tap_sendgrid_contacts.tap import TapSendGridContacts

@@ -205,6 +205,7 @@ def test_all_pages_of_lists_are_read(requests_mock: Mocker, client: SendGridClie
         ({"result": [{"id": "1"}], "_metadata": {"next": None}}, 1),
         ({"result": [{"id": "1"}], "_metadata": None}, 1),
         ({"result": None}, 1),
+        ({"result": [{"id": "1"}], "_metadata": {"next": f"{LISTS}?page_token=itself"}}, 2),
     ],
 )
 def test_paging_ends(
@@ -215,7 +216,7 @@ def test_paging_ends(
     assert requests_mock.call_count == pages
 
 
-@pytest.mark.parametrize("tokens", [["a"] * 9, ["a", "b"] * 9, ["a", "b", "c", "b"]])
+@pytest.mark.parametrize("tokens", [["a", "b"] * 9, ["a", "b", "c", "b"]])
 def test_pages_of_lists_in_a_cycle_are_an_error(
     requests_mock: Mocker, client: SendGridClient, tokens: list[str]
 ) -> None:

@@ -9,8 +9,8 @@ import pytest
 from singer_sdk.exceptions import ConfigurationError
 
 from tap_sendgrid_contacts.api.client import FieldDefinition
+from tap_sendgrid_contacts.catalog.fields import ColumnPlan, plan_columns
 from tap_sendgrid_contacts.column_types import INTEGER, TEXT, ColumnType
-from tap_sendgrid_contacts.custom_fields import ColumnPlan, plan_columns
 from tap_sendgrid_contacts.schema import build_schema
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tap_sendgrid_contacts.api.client import FieldDefinition
-from tap_sendgrid_contacts.custom_fields import plan_columns
-from tap_sendgrid_contacts.owners import read_loaded_columns
+from tap_sendgrid_contacts.catalog.fields import plan_columns
+from tap_sendgrid_contacts.catalog.owners import read_loaded_columns
 from tap_sendgrid_contacts.schema import build_schema, field_column_type
 
 if TYPE_CHECKING:

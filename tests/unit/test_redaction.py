@@ -156,7 +156,7 @@ def test_libraries_log_nothing_whatever_the_configuration(
             logger.debug("GET %s", "/part?X-Amz-Signature=secret")
             logger.critical("failed", exc_info=ValueError("secret"), stack_info=True)
         for shown in ("tap-sendgrid-contacts", "tap_sendgrid_contacts.api", "singer_sdk.metrics"):
-            logging.getLogger(shown).debug("shown by %s", shown)
+            logging.getLogger(shown).error("shown by %s", shown)
     finally:
         root.handlers[:] = handlers
         root.setLevel(root_level)

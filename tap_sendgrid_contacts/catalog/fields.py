@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from singer_sdk.exceptions import ConfigurationError
 
-from tap_sendgrid_contacts.catalog import REFRESH, quote_names
-from tap_sendgrid_contacts.column_types import TEXT
-from tap_sendgrid_contacts.columns import Column
-from tap_sendgrid_contacts.owners import (
+from tap_sendgrid_contacts.catalog.normalize import REFRESH, quote_names
+from tap_sendgrid_contacts.catalog.owners import (
     assign_columns,
     read_loaded_columns,
     update_loaded_columns,
 )
+from tap_sendgrid_contacts.column_types import TEXT
+from tap_sendgrid_contacts.columns import Column
 from tap_sendgrid_contacts.schema import (
     CUSTOM_PREFIX,
     allowed_types,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from tap_sendgrid_contacts.api.client import FieldDefinition
-    from tap_sendgrid_contacts.owners import LoadedColumn
+    from tap_sendgrid_contacts.catalog.owners import LoadedColumn
 
 
 class ColumnPlan(NamedTuple):
