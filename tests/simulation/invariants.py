@@ -68,7 +68,9 @@ def secrets(_: Simulation, run: Run) -> Iterator[str]:
 
 def final_state(simulation: Simulation, run: Run) -> Iterator[str]:
     """STATE is last; with exit code 0, no export is in progress in it."""
-    has_state = any(line["type"] == "STATE" for line in run.lines)
+    kinds = [line["type"] for line in run.lines]
+    # Before the SCHEMA there may be the state that the run was given.
+    has_state = "STATE" in kinds[1:] and "SCHEMA" in kinds[:-1]
     if run.code != 0 and not (run.code > 128 and has_state):
         return
     if not run.lines or run.lines[-1]["type"] != "STATE":

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from tap_sendgrid_contacts import cli, stopping
@@ -64,10 +64,11 @@ def fail_unexpectedly():
     _set(ExportJob, "discard_urls", lambda self: self.no_such_attribute)
 
 
-def log_signed_urls():
+def print_signed_urls():
     def signed_url(before, *args):
         url = before(*args)
-        logging.getLogger("tap").warning("Downloading %s", url)
+        # A log line would be redacted.
+        sys.stderr.write(f"Downloading {url}\n")
         return url
 
     _wrap(ExportJob, "signed_url", signed_url)
@@ -228,7 +229,7 @@ MUTATIONS: dict[Callable[[], None], str] = {
     succeed_when_stopped: "exit_codes",
     ignore_closed_pipe: "exit_codes",
     fail_unexpectedly: "errors",
-    log_signed_urls: "secrets",
+    print_signed_urls: "secrets",
     mix_contacts_up: "values",
     save_before_writing: "completeness",
     ignore_contact_count: "completeness",

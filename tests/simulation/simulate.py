@@ -75,7 +75,6 @@ class Simulation:
         self.forgiven: set[tuple[str, str]] = set()
         # Whether the last error has promised that the next run starts a new export.
         self.promised = False
-        self._last_error = ""
         self._write("config.json", self.config)
         described = {**self.config, "incremental": self._is_incremental}
         described |= {"catalog": self._catalog_mode, "target": self.target.returns}
@@ -103,15 +102,13 @@ class Simulation:
         return self.outcome
 
     def _recover(self) -> bool:
-        """Run until it succeeds: twice, or until a damaged file is given up as the error says."""
-        for _ in range(4 if "--full-refresh" in self._last_error else 2):
+        """Run until it succeeds: a damaged file is read twice before its export is given up."""
+        for _ in range(3):
             run = self._run(None)
             if self.outcome.violations:
                 return False
             if run.code == 0:
                 return True
-            if "--full-refresh" in run.log:
-                self._must_refresh = True
             if self.target.returns == "first":
                 # It never keeps the state in which an export without records is given up.
                 self.server.now += LIFETIME
@@ -200,17 +197,15 @@ class Simulation:
         if is_refresh:
             self._must_refresh = not states
         is_last = bool(states) and states[-1] == run.lines[-1].get("value")
-        self.promised = is_last and run.code == 1 and "starts a new export" in self._error(run)
+        self.promised = (
+            is_last and run.code == 1 and "starts a new export" in run.log.rpartition("ERROR")[2]
+        )
         emitted = [line["value"] for line in run.lines if line["type"] == "STATE"]
         self._note_finished(run, has_state=states[-1:] == emitted[-1:] != [])
         if run.code == 0 and states and not dies and states[-1] == run.lines[-1].get("value"):
             self._is_saved = True
         else:
             self._is_saved = False
-
-    def _error(self, run: Run) -> str:
-        self._last_error = next((line for line in run.log.splitlines() if "ERROR" in line), "")
-        return self._last_error
 
     def _note_finished(self, run: Run, *, has_state: bool) -> None:
         """Note which exports an interrupted run has finished: they have left its last state."""
@@ -221,13 +216,16 @@ class Simulation:
         elif has_state and run.code != 0:
             earlier = server.state + "".join(map(json.dumps, run.lines))
             now = json.dumps(self._state)
-            for source, export in server.ready.items():
-                name = f'"{export.id}"'
-                if name in earlier and name not in now and not export.reasons:
-                    server.finished.add(source)
-            if server.finished.issuperset(self.sources()):
+            left = {
+                source
+                for source, export in server.ready.items()
+                if f'"{export.id}"' in earlier and f'"{export.id}"' not in now
+            }
+            if (left | server.finished).issuperset(self.sources()):
                 # It was interrupted after its last state.
                 server.finished.clear()
+            else:
+                server.finished |= {each for each in left if not server.ready[each].reasons}
 
     def _count(self, run: Run) -> None:
         """Note what a run was, for the next ones and for the story."""

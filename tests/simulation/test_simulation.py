@@ -24,5 +24,5 @@ def test_invariants_hold_in_simulated_worlds() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks, and reads output from memory files")
 def test_mutations_of_the_tap_are_noticed() -> None:
-    simulation = simulate("--mutations", "forget_signals", "log_signed_urls", "never_resume")
+    simulation = simulate("--mutations", "forget_signals", "print_signed_urls", "never_resume")
     assert simulation.returncode == 0, simulation.stdout + simulation.stderr
