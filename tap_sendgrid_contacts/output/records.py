@@ -47,8 +47,7 @@ class Records:
     """
 
     def __init__(self, names: Iterable[str]) -> None:
-        self._names = list(names)
-        self._contact_class = make_contact_class(self._names)
+        self._contact_class = make_contact_class(list(names))
 
     def as_structs(self, rows: Iterable[Row]) -> list[Contact]:
         """Return records to be encoded as they are."""
@@ -56,5 +55,4 @@ class Records:
 
     def as_dicts(self, rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
         """Yield records as the SDK's stream maps take them: dates are text."""
-        for row in rows:
-            yield msgspec.to_builtins(dict(zip(self._names, row, strict=True)))
+        return map(msgspec.to_builtins, starmap(self._contact_class, rows))

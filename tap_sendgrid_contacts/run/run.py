@@ -273,10 +273,8 @@ class Run:
         self, key: str, written: Iterator[tuple[Iterable[T], Checkpoint | None]]
     ) -> Iterator[T]:
         for items, checkpoint in written:
-            for item in items:
-                # The SDK has written an item when it asks for the next one.
-                yield item
-                stopping.check()
+            # The SDK has written an item when it asks for the next one.
+            yield from items
             if checkpoint:
                 self.state.save(key, checkpoint)
             stopping.check()
