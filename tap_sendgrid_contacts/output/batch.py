@@ -14,12 +14,12 @@ from singer_sdk.exceptions import ConfigurationError
 from tap_sendgrid_contacts.output.formats import FORMATS
 from tap_sendgrid_contacts.output.storage import (
     is_local,
-    make_folder,
     map_storage_errors,
     open_file,
     remove_unfinished,
-    validate_params,
+    resolve_root,
     validate_root,
+    validate_transport,
 )
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def validate_batch_config(config: BatchConfig) -> None:
             raise ConfigurationError(
                 f"batch_config.storage.root must be a local folder for {encoding.format}"
             )
-    validate_params(config.storage.params)
+    validate_transport(config.storage.root, config.storage.params)
 
 
 class _Chunk(NamedTuple):
@@ -105,12 +105,10 @@ class BatchFiles:
         file_format = FORMATS[config.encoding.format]
         compression = config.encoding.compression or file_format.default_compression
         self._open_writer = file_format.make_opener(compression, types)
-        if not config.storage.root:
-            config.storage.root = make_folder()
-        prefix = config.storage.prefix or ""
-        remove_unfinished(config.storage.get_url(f"{prefix}{stream}-"))
+        config.storage.root = resolve_root(config.storage.root)
+        self._prefix = f"{config.storage.prefix or ''}{stream}-"
+        remove_unfinished(config.storage.get_url(self._prefix))
         suffix = file_format.suffixes[compression]
-        self._prefix = f"{prefix}{stream}-"
         unique = uuid.uuid4()
         self._suffixes = (f"-{unique}-{number}.{suffix}" for number in itertools.count(1))
 

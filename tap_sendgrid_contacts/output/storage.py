@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 # What a storage root can be in. Others, such as `memory`, lose or publish what is written.
 _PROTOCOLS = ("file", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss")
 
+# What object stores read from the environment where `storage.params` has nothing.
+_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AZURE_STORAGE_CONNECTION_STRING")
+
+_FOLDER_PREFIX = "tap-sendgrid-contacts-"
 _UNFINISHED = ".unfinished"
 
 
@@ -31,9 +35,15 @@ def is_local(url: str) -> bool:
     return get_protocol(url) in {"file", "local"}
 
 
-def make_folder() -> str:
-    """Make a folder for the files of a run without `storage.root`; return its URL."""
-    return Path(tempfile.mkdtemp(prefix="tap-sendgrid-contacts-")).as_uri()
+def resolve_root(root: str) -> str:
+    """Return a root as a URL; without a root, that of a new folder.
+
+    Readers of BATCH messages take what follows `file://` as it is, so nothing is encoded.
+    """
+    if "://" in root:
+        return root
+    folder = Path(root).absolute() if root else Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX))
+    return f"file:///{folder.as_posix().lstrip('/')}"
 
 
 def validate_root(root: str) -> None:
@@ -54,20 +64,26 @@ def validate_root(root: str) -> None:
         raise ConfigurationError(f"batch_config.storage.root: {error}") from error
 
 
-def validate_params(params: Mapping[str, Any]) -> None:
+def validate_transport(root: str, params: Mapping[str, Any]) -> None:
     """Refuse to send contacts in clear text, except to this computer."""
-    text = json.dumps(params, separators=(",", ":"), default=str)
+    _validate_options("batch_config.storage.params", params)
+    if not is_local(root):
+        _validate_options("The configuration of fsspec", fsspec.config.conf)
+        for name in _VARIABLES:
+            _validate_options(name, os.environ.get(name))
+
+
+def _validate_options(name: str, options: Any) -> None:  # noqa: ANN401 - any JSON
+    text = json.dumps(options, separators=(",", ":"), default=str)
     endpoints = re.findall(r"http://[^\s\";,]*", text, re.IGNORECASE)
     if not all(map(is_safe_url, endpoints)):
-        raise ConfigurationError(
-            "batch_config.storage.params must not have an http endpoint, except on localhost"
-        )
+        raise ConfigurationError(f"{name} must not have an http endpoint, except on localhost")
     # 0 and null turn it off too.
     turned_off = re.search(
         r'"use_ssl":(?!true)|DefaultEndpointsProtocol=http\b', text, re.IGNORECASE
     )
     if turned_off and not endpoints:
-        raise ConfigurationError("batch_config.storage.params must not turn TLS off")
+        raise ConfigurationError(f"{name} must not turn TLS off")
 
 
 @contextlib.contextmanager
@@ -95,9 +111,10 @@ def remove_unfinished(url: str) -> None:
     if not is_local(url):
         return
     prefix = Path(fsspec.url_to_fs(url)[1])
-    for path in prefix.parent.glob(f".{glob.escape(prefix.name)}*{_UNFINISHED}"):
-        with contextlib.suppress(OSError), path.open("rb") as file:
-            _lock(file)
+    pattern = f".{glob.escape(prefix.name)}*{_UNFINISHED}"
+    for name in glob.glob(pattern, root_dir=prefix.parent):  # noqa: PTH207 - that of Path can raise
+        path = prefix.parent / name
+        with contextlib.suppress(OSError), _locked(path):
             path.unlink()
 
 
@@ -123,12 +140,14 @@ def _open_local(path: Path) -> Iterator[IO[bytes]]:
     unfinished = path.with_name(f".{path.name}{_UNFINISHED}")
     descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            # Tells a file that is being written from one that a kill has left.
-            _lock(file)
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        with contextlib.ExitStack() as stack:
+            # Where files cannot be locked, nobody removes what a kill has left.
+            with contextlib.suppress(OSError):
+                stack.enter_context(_locked(unfinished))
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
             unfinished.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -137,13 +156,22 @@ def _open_local(path: Path) -> Iterator[IO[bytes]]:
     _sync_folder(path.parent)
 
 
-def _lock(file: IO[bytes]) -> None:
-    """Lock a file until it is closed; raise `OSError` if another process has locked it."""
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Lock a file that is being written, which tells it from one that a kill has left.
+
+    Raises:
+        OSError: If another process has locked it.
+    """
     try:
         import fcntl  # noqa: PLC0415 - not on Windows, where open files cannot be removed
     except ImportError:
+        yield
         return
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    # On network file systems, only files that are open for writing can be locked.
+    with path.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
 
 
 def _sync_folder(folder: Path) -> None:

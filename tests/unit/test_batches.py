@@ -246,16 +246,6 @@ def test_storage_is_valid(
     validate_batch_config(batch_config(Path("/"), storage=storage))
 
 
-def test_folder_of_a_run_is_new_and_private() -> None:
-    folders = [Path(urlsplit(storage.make_folder()).path) for _ in range(2)]
-    try:
-        assert folders[0] != folders[1]
-        assert [folder.stat().st_mode & 0o777 for folder in folders] == [0o700] * 2
-    finally:
-        for folder in folders:
-            folder.rmdir()
-
-
 def test_columnar_files_require_pyarrow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tap_sendgrid_contacts.output.batch.find_spec", lambda _: None)
     validate_batch_config(batch_config(tmp_path))
