@@ -19,8 +19,6 @@ postgresql://user@localhost/warehouse.
 import json
 import re
 import sys
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -61,7 +59,7 @@ def main() -> None:
 
 def read_file(file_format: str, url: str) -> pa.Table:
     """Return the contacts of a BATCH file as an Arrow table."""
-    path = url2pathname(urlsplit(url).path)
+    path = url.removeprefix("file://")
     if file_format == "parquet":
         return pq.read_table(path)
     return pa.ipc.open_file(pa.memory_map(path)).read_all()
