@@ -187,9 +187,13 @@ def test_poll_timeout_covers_the_resumed_and_the_new_export(
     assert sum(clock.sleeps) == 10
 
 
+@pytest.mark.parametrize("replaced", [False, True])
 def test_poll_timeout_covers_the_create_request(
-    sendgrid: FakeSendGrid, pipeline: Pipeline, clock: Clock
+    sendgrid: FakeSendGrid, pipeline: Pipeline, clock: Clock, *, replaced: bool
 ) -> None:
+    if replaced:
+        pipeline(stop_after=5)
+        sendgrid.exports["e1"].status = {"status": "failure"}
     sendgrid.seconds = 9
     sendgrid.next_export.status = {"status": "pending"}
     with pytest.raises(PollTimeoutError):
@@ -416,12 +420,13 @@ def test_rate_limited_export_is_created_when_another_one_is_ready(
 ) -> None:
     three.create_errors = [202, 429]
     assert pipeline(list_ids=lists) == IDS
-    # Nothing is looked up, and nothing waits.
-    assert [each for each in three.requests if each != "GET lists" and "/" not in each][:4] == [
+    assert three.requests[1 : three.requests.index("GET e1/a")] == [
         *["POST exports"] * 2,
         "GET e1",
-        "POST exports",
+        # Before the first one is read.
+        *["POST exports"] * 2,
     ]
+    # Nothing is looked up, and nothing waits.
     assert "GET exports" not in three.requests
     assert clock.sleeps == []
 

@@ -197,6 +197,8 @@ def test_state_is_emitted_every_10_000_contacts_of_the_run(clock: Clock) -> None
     stream.run.save(B, replace(START, part_offset=2))
     assert len(stream.emitted) == 1
     assert stream.emitted[0]["run"][0]["exports"][B]["part_offset"] == 2
+    stream.run.save(B, replace(START, part_offset=STATE_INTERVAL + 1))
+    assert len(stream.emitted) == 1
     assert clock.sleeps == []
 
 
@@ -431,7 +433,7 @@ def test_unfinished_run_keeps_its_bookmark_and_other_runs_too() -> None:
     ("latest", "created_at", "bookmark"),
     [
         ((day(3), day(4)), (None, None), "2020-01-03T00:00:00Z"),
-        ((day(3), day(4)), (day(9), day(9)), "2020-01-04T00:00:00Z"),
+        ((day(4), day(3)), (day(9), day(9)), "2020-01-04T00:00:00Z"),
         # Not later than any export: changes since then are not in it.
         ((day(3), day(4)), (day(2), day(9)), "2020-01-02T00:00:00Z"),
         ((None, day(4).replace(microsecond=1)), (None, None), "2020-01-04T00:00:00.000001Z"),
