@@ -271,7 +271,9 @@ class RunState:
         ]
         if changed:
             return f"{', '.join(changed)} changed since the last run"
-        if run.finished and utc_now() - run.started_at > _MAX_RUN_AGE:
+        # A run may have waited for hours before its first export was created.
+        exported_at = max(run.started_at, run.exported_at or run.started_at)
+        if run.finished and utc_now() - exported_at > _MAX_RUN_AGE:
             return "The interrupted run is older than 12 hours"
         if run.version and not {*run.finished, *run.exports} <= self._labels.keys():
             return "A list or segment of the interrupted run is gone"

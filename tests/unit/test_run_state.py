@@ -250,6 +250,16 @@ def test_finished_exports_are_valid_for_12_hours(
     assert ("older than 12 hours" in caplog.text) == (finished and is_old)
 
 
+@pytest.mark.parametrize("hours", [11, 13])
+def test_age_of_a_run_is_that_of_its_exports(hours: int) -> None:
+    stream = Stream()
+    stream.run.save(A, replace(START, contacts_before=1))
+    stream.run.finish(A, 1, utc_now() - timedelta(hours=hours))
+    # It waited for SendGrid for a day.
+    stream.state["run"][0]["started_at"] = (utc_now() - timedelta(hours=24)).isoformat()
+    assert Stream(stream.state).run.is_finished(A) == (hours < 12)
+
+
 @pytest.mark.parametrize("has_version", [True, False])
 def test_list_that_is_gone_ends_a_run_with_a_version(*, has_version: bool) -> None:
     stream = Stream(has_version=has_version)
