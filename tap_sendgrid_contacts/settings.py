@@ -203,9 +203,9 @@ SETTINGS_SCHEMA: dict[str, Any] = th.PropertiesList(
             th.Property("batch_size", th.IntegerType(minimum=1, maximum=_MAX_BATCH_SIZE)),
         ),
         title="Batch configuration",
-        description="Write contacts to files and emit BATCH messages: encoding (format jsonl, "
-        "parquet or arrow; compression), storage (root, prefix, params) and batch_size. Without "
-        "a root, they go to a new folder in the system's temp folder.",
+        description="Write contacts to files and emit BATCH messages: encoding (format: "
+        f"{', '.join(FORMATS)}; compression), storage (root, prefix, params) and batch_size. "
+        "Without a root, they go to a new folder in the system's temp folder.",
     ),
     # Instead of the SDK's own declaration, which makes the validator raise an AttributeError for
     # some values; `maps` validates it.

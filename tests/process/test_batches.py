@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import tempfile
-from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-import pyarrow as pa
 import pytest
-from pyarrow import ipc, parquet
+from pyarrow import parquet
 
+from tap_sendgrid_contacts.output.formats import FORMATS
+from tests.batch_files import columnar_formats, every_format, paths_of, records_of, stored
 from tests.harness import both_file_types, checkpoint_of, contacts_read, deselect, incremental
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.harness import Run, Sandbox, Tap
-
-
-FORMATS = [
-    ("jsonl", "gzip"),
-    ("jsonl", "none"),
-    ("parquet", "zstd"),
-    ("parquet", "none"),
-    ("arrow", "none"),
-]
-every_format = pytest.mark.parametrize(("file_format", "compression"), FORMATS)
 
 
 def batch_config(
@@ -43,46 +30,13 @@ def batch_config(
 
 
 def path_of(message: dict[str, Any]) -> Path:
-    (url,) = message["manifest"]
-    assert "/load-contacts-" in url
-    return Path(urlsplit(url).path)
-
-
-def rows_of(message: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the records in the file of a BATCH message."""
-    path = path_of(message)
-    if path.suffix == ".parquet":
-        return records_of(parquet.read_table(path))
-    if path.suffix == ".arrow":
-        return records_of(ipc.open_file(path).read_all())
-    content = path.read_bytes()
-    lines = (gzip.decompress(content) if path.suffix == ".gz" else content).splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def records_of(table: pa.Table) -> list[dict[str, Any]]:
-    """Return the rows of a table in the notation of records."""
-    return [
-        {
-            name: value.isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else value
-            for name, value in row.items()
-        }
-        for row in table.to_pylist()
-    ]
-
-
-def stored(records: list[dict[str, Any]], file_format: str) -> list[dict[str, Any]]:
-    """Return what a format stores for records: in a columnar one, numbers are doubles."""
-    if file_format == "jsonl":
-        return records
-    return [
-        {name: float(v) if isinstance(v, int) else v for name, v in record.items()}
-        for record in records
-    ]
+    (path,) = paths_of(message)
+    assert path.name.startswith("load-contacts-")
+    return path
 
 
 def batches_of(run: Run) -> list[list[dict[str, Any]]]:
-    return [rows_of(message) for message in run.of_type("BATCH")]
+    return [records_of(message) for message in run.of_type("BATCH")]
 
 
 @both_file_types
@@ -191,7 +145,7 @@ def test_state_counts_announced_files_only(
     announced = 0
     for message in run.messages:
         if message["type"] == "BATCH":
-            announced += len(rows_of(message))
+            announced += len(records_of(message))
         elif message["type"] == "STATE":
             assert contacts_read(message["value"]) <= announced
     # A run resumes to the rest from any of them.
@@ -238,7 +192,7 @@ def test_incompatible_settings(
     assert sandbox.exports_created == 0
 
 
-@pytest.mark.parametrize("file_format", ["parquet", "arrow"])
+@columnar_formats
 @pytest.mark.parametrize(
     "config",
     [
@@ -308,7 +262,7 @@ def test_config_without_encoding(
 @pytest.mark.parametrize(
     ("setting", "values", "reason"),
     [
-        ("encoding", {"format": "avro"}, "jsonl, parquet, arrow"),
+        ("encoding", {"format": "avro"}, ", ".join(FORMATS)),
         ("encoding", {"format": "parquet", "compression": "gzip"}, "zstd, none for parquet"),
         ("encoding", {"format": "arrow", "compression": "zstd"}, "none for arrow"),
         ("storage", {"root": "gs://contacts"}, "gcsfs"),
@@ -364,7 +318,7 @@ def test_unwritable_storage(start_sandbox: Callable[..., Sandbox], tap: Tap) -> 
 
 
 @both_file_types
-@pytest.mark.parametrize(("file_format", "compression"), FORMATS[1:3])
+@every_format
 def test_incremental_files_resume(
     start_sandbox: Callable[..., Sandbox],
     tap: Tap,
@@ -392,7 +346,7 @@ def test_incremental_files_resume(
     states = []
     for message in complete.messages:
         if message["type"] == "BATCH":
-            emitted |= ids(rows_of(message))
+            emitted |= ids(records_of(message))
         elif message["type"] == "STATE" and checkpoint_of(message["value"]):
             states.append((message["value"], set(emitted)))
     for state, before in states[1::3]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import itertools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
-from pyarrow import ipc, parquet
 
+from tap_sendgrid_contacts.output.formats import FORMATS
+from tests.batch_files import records_of
 from tests.harness import both_file_types, incremental
 
 if TYPE_CHECKING:
@@ -70,11 +72,12 @@ def test_records(sandbox: Sandbox, tap: Tap, file_type: str) -> None:
     [
         {"stream_maps": {"contacts": {"seen": "email"}}},
         {"separate_exports": True},
-        {"batch_config": {"encoding": {"format": "jsonl"}}},
-        {"batch_config": {"encoding": {"format": "parquet", "compression": "none"}}},
-        {"batch_config": {"encoding": {"format": "arrow"}}},
+        *(
+            {"batch_config": {"encoding": {"format": name, "compression": "none"}}}
+            for name in FORMATS
+        ),
     ],
-    ids=["stream maps", "separate exports", "jsonl", "parquet", "arrow"],
+    ids=["stream maps", "separate exports", *FORMATS],
 )
 @both_file_types
 def test_no_output_has_plain_text(
@@ -86,26 +89,13 @@ def test_no_output_has_plain_text(
     assert run.code == 0, run.log
     written = written_by(run)
     assert not [text for text in addresses_of(plain) if text.encode() in written]
-    records = [*run.records, *records_in_files(run)]
+    in_files = itertools.chain.from_iterable(map(records_of, run.of_type("BATCH")))
+    records = [*run.records, *in_files]
     seen = {record["email"] for record in records} - {None}
     # Not every contact is on a list.
     assert seen and seen <= emails if "separate_exports" in settings else seen == emails
     if "stream_maps" in settings:
         assert all(record["seen"] == record["email"] for record in records)
-
-
-def records_in_files(run: Run) -> list[dict[str, Any]]:
-    records: list[dict[str, Any]] = []
-    for message in run.of_type("BATCH"):
-        for url in message["manifest"]:
-            path = Path(urlsplit(url).path)
-            if path.suffix == ".jsonl":
-                records += map(json.loads, path.read_bytes().splitlines())
-            elif path.suffix == ".parquet":
-                records += parquet.read_table(path).to_pylist()
-            else:
-                records += ipc.open_file(path).read_all().to_pylist()
-    return records
 
 
 def test_incremental(sandbox: Sandbox, tap: Tap) -> None:

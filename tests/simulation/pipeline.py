@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import copy
-import gzip
-import json
 import signal
 from dataclasses import dataclass, field
-from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit
 
+from tests import batch_files
 from tests.simulation.process import Interruption
 from tests.simulation.server import API_KEY
 
 if TYPE_CHECKING:
     import random
+    from pathlib import Path
 
 Key = tuple[str, str]  # contact and source
 
@@ -164,25 +161,4 @@ def records_of(line: dict[str, Any]) -> list[dict[str, Any]]:
         return [line["record"]]
     if line["type"] != "BATCH":
         return []
-    return [
-        record
-        for url in line["manifest"]
-        for record in _read_file(Path(urlsplit(url).path), line["encoding"])
-    ]
-
-
-def _read_file(path: Path, encoding: dict[str, str]) -> list[dict[str, Any]]:
-    if encoding["format"] == "parquet":
-        from pyarrow import parquet  # noqa: PLC0415 - slow to import
-
-        return [
-            {
-                key: value.strftime("%Y-%m-%dT%H:%M:%SZ") if isinstance(value, datetime) else value
-                for key, value in row.items()
-            }
-            for row in parquet.read_table(path).to_pylist()
-        ]
-    content = path.read_bytes()
-    if encoding.get("compression") == "gzip":
-        content = gzip.decompress(content)
-    return [json.loads(line) for line in content.decode().split("\n") if line]
+    return batch_files.records_of(line)

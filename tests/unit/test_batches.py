@@ -21,6 +21,7 @@ from typing_extensions import Buffer, override
 from tap_sendgrid_contacts.checkpoint import Block, Checkpoint
 from tap_sendgrid_contacts.output import storage
 from tap_sendgrid_contacts.output.batch import BatchFiles, validate_batch_config
+from tap_sendgrid_contacts.output.formats import FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -209,16 +210,9 @@ def test_error_of_the_contacts_is_not_one_of_the_storage(tmp_path: Path) -> None
 # --- config ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("file_format", "compressions"),
-    [
-        ("jsonl", ["gzip", "none", None]),
-        ("parquet", ["zstd", "none", None]),
-        ("arrow", ["none", None]),
-    ],
-)
-def test_batch_config_is_valid(tmp_path: Path, file_format: str, compressions: list[Any]) -> None:
-    for compression in compressions:
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_batch_config_is_valid(tmp_path: Path, file_format: str) -> None:
+    for compression in (None, *FORMATS[file_format].suffixes):
         encoding = {"format": file_format, "compression": compression}
         validate_batch_config(batch_config(tmp_path, encoding=encoding))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tap_sendgrid_contacts.output.formats import FORMATS
 from tests.definitions import ROOT
 
 if TYPE_CHECKING:
@@ -37,6 +38,14 @@ def test_architecture_names_every_module() -> None:
     package = ROOT / "tap_sendgrid_contacts"
     names = {each.stem for each in package.rglob("*.py") if each.stem != "__init__"}
     assert not {name for name in names if not re.search(rf"[`/]{name}(\.py)?`", text)}
+
+
+def test_batch_names_every_format() -> None:
+    text = (ROOT / "docs" / "batch.md").read_text()
+    rows = re.findall(r"^\| `(\w+)`.*?\| (`.+?) \|", text, re.MULTILINE)
+    assert {name: re.findall(r"\w+", cell) for name, cell in rows} == {
+        name: list(each.suffixes) for name, each in FORMATS.items()
+    }
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda each: str(each.relative_to(ROOT)))
