@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 KEPT_SEEDS = {
     "10122": "a full refresh stopped at its first line emitted a STATE without a run, so that the "
     "next run filtered by the old bookmark",
-    "30005": "lists finished by a run that had begun 12 hours before its first export were read again",
+    "30005": "lists that a run had finished were read again, since it began 12 hours before them",
 }
 
 # Worlds after which a mutation counts as not noticed.
