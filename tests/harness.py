@@ -35,6 +35,7 @@ from sendgrid_sandbox.server import run_server
 from tap_sendgrid_contacts import cli, stopping
 from tap_sendgrid_contacts.api import export
 from tap_sendgrid_contacts.api.http import RetryPolicy
+from tap_sendgrid_contacts.decode import FILE_TYPES
 from tap_sendgrid_contacts.run import progress
 from tap_sendgrid_contacts.tap import TapSendGridContacts
 from tests.openapi.judge import Exchange, check_traffic, make_recorder
@@ -577,4 +578,4 @@ def deselect(catalog: dict[str, Any], *columns: str) -> dict[str, Any]:
     return catalog
 
 
-both_file_types = pytest.mark.parametrize("file_type", ["json", "csv"])
+both_file_types = pytest.mark.parametrize("file_type", FILE_TYPES)

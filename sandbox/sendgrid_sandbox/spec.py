@@ -45,7 +45,7 @@ def parse_export_spec(body: object, account: Account) -> ExportSpec:
         raise ValueError(f"unknown field {sorted(unknown)}")
     file_type = body.get("file_type", "csv")
     if file_type not in ENCODERS:
-        raise ValueError("file_type must be csv or json")
+        raise ValueError(f"file_type must be one of {', '.join(ENCODERS)}")
     size = body.get("max_file_size", _DEFAULT_MAX_FILE_SIZE)
     if type(size) is not int or size < 1:
         raise ValueError("max_file_size must be a positive integer")
