@@ -128,7 +128,7 @@ def _end_process(read_end: int) -> None:
     signum = min(signals) if _noted is None else _noted
     time.sleep(GRACE_SECONDS)
     name = signal.Signals(signum).name
-    line = f"Stopped by {name}, {GRACE_SECONDS:.0f} s later: the output is not being read\n"
+    line = f"Stopped by {name} after {GRACE_SECONDS:.0f} s of waiting: is the output being read?\n"
     with contextlib.suppress(OSError, ValueError):
         # Not a log call: the main thread may hold the lock of a handler.
         os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, line.encode())

@@ -29,12 +29,12 @@ from tap_sendgrid_contacts.run.saved import COLUMNS_KEY, digest
 from tap_sendgrid_contacts.schema import SOURCE_COLUMNS, SOURCE_KEY, columns_from_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 
     from singer_sdk.helpers._batch import BaseBatchFileEncoding, BatchConfig
     from singer_sdk.helpers.types import Context, Record
     from singer_sdk.metrics import Counter
-    from singer_sdk.singerlib import Catalog, MetadataMapping
+    from singer_sdk.singerlib import Catalog, MetadataMapping, RecordMessage
 
     from tap_sendgrid_contacts.api.client import SendGridClient
     from tap_sendgrid_contacts.api.export import ExportRequest
@@ -139,6 +139,18 @@ class ContactsStream(Stream):
         self, latest_record: Record, *, context: Context | None = None
     ) -> None:
         """No-op: `RunState` manages the state."""
+
+    @override
+    def _generate_record_messages(self, record: Record) -> Generator[RecordMessage, None, None]:
+        try:
+            messages = list(super()._generate_record_messages(record))
+        except Exception as error:  # noqa: BLE001 - expressions can raise anything
+            # The SDK's own message has the expression, others may have values.
+            raise ConfigurationError(
+                f"stream_maps cannot be applied to a contact ({type(error).__name__}): an "
+                "expression may have to allow for null, as in `email or ''`"
+            ) from None
+        yield from messages
 
     @override
     def compare_start_date(self, value: str, start_date_value: str) -> str:

@@ -97,7 +97,6 @@ def iter_parts(
     try:
         for _ in part_names:
             part = worker.get(on_progress)
-            job.bytes_downloaded += part.size
             with part.file:
                 yield part
     finally:

@@ -236,8 +236,6 @@ class ExportJob:
             export is ready.
         contact_count: Number of contacts according to SendGrid, if it says.
         created_at: When SendGrid created it, if it says.
-        seconds_waited: How long this run waited for it.
-        bytes_downloaded: Size of the parts that this run downloaded.
     """
 
     def __init__(
@@ -248,8 +246,6 @@ class ExportJob:
         self.part_names: tuple[str, ...] = ()
         self.contact_count: int | None = None
         self.created_at: datetime | None = None
-        self.seconds_waited = 0.0
-        self.bytes_downloaded = 0
         self._client = client
         self._visible_at = time.monotonic() + (NOT_FOUND_TOLERANCE.total_seconds() if is_new else 0)
         self._urls: dict[str, str] = {}
@@ -280,12 +276,8 @@ class ExportJob:
             FatalAPIError: On a response that is not as documented.
             PollTimeoutError: If the budget is spent.
         """
-        started = time.monotonic()
-        try:
-            with budget.spend():
-                self._poll_until_ready(poll_interval, budget, wait)
-        finally:
-            self.seconds_waited += time.monotonic() - started
+        with budget.spend():
+            self._poll_until_ready(poll_interval, budget, wait)
         self.part_names = tuple(sorted(self._urls))
         count = "unknown number of" if self.contact_count is None else self.contact_count
         if not self.part_names and self.contact_count != 0:

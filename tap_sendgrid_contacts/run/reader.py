@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 from singer_sdk.exceptions import DataError, SingerSDKError
 
+from tap_sendgrid_contacts import stopping
 from tap_sendgrid_contacts.api.download import iter_parts
 from tap_sendgrid_contacts.checkpoint import Block
 from tap_sendgrid_contacts.run.saved import digest
@@ -119,8 +120,13 @@ class ExportReader:
             logger.info("%s: skipping %d already emitted contacts", part.label, skip)
         checkpoint = replace(checkpoint, part_digest=part.digest, part_offset=0)
         for rows in self._decoder.decode(part.file, part.label):
+            # Not every block is yielded, or written at once.
+            stopping.check()
             offset = checkpoint.part_offset + len(rows)
             checkpoint = replace(checkpoint, part_offset=offset)
+            self._progress.report_contacts(
+                part.label, checkpoint.contacts_read, self._job.contact_count
+            )
             if offset <= skip:
                 continue
             unread: Sequence[Row] = rows[max(0, len(rows) - (offset - skip)) :]
@@ -130,9 +136,6 @@ class ExportReader:
                 checkpoint = replace(checkpoint, max_updated_at=latest)
             self.checkpoint = checkpoint
             yield Block(unread, checkpoint)
-            self._progress.report_contacts(
-                part.label, checkpoint.contacts_read, self._job.contact_count
-            )
         self.checkpoint = checkpoint.finish_part(digest(part.name), part.digest)
         yield Block((), self.checkpoint)
 

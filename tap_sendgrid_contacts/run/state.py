@@ -129,8 +129,8 @@ class RunState:
                 earlier = "is the first one" if before is None else f"had {before} the last time"
                 return (
                     f"{self._prefix(key)}the export has {count} contacts and {earlier}: a drop by "
-                    f"more than max_shrink_percent ({max_shrink_percent}). If that is right, set "
-                    "it to 100 for one run"
+                    f"more than max_shrink_percent ({max_shrink_percent}). If that is right, run "
+                    "again: the next run is compared with this one"
                 )
         return None
 

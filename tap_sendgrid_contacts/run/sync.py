@@ -72,7 +72,7 @@ class ExportSync:
         is_started: Whether it is.
         rejection: Why SendGrid rejected it, if it did so ahead of its turn.
         progress: Reports progress.
-        is_resumed: Whether an earlier run has requested it.
+        is_resumed: Whether it was requested before, by an earlier run or an earlier attempt.
     """
 
     checkpoint: Checkpoint
@@ -180,7 +180,7 @@ class ExportSync:
     def _create(self, retry: RetryPolicy) -> None:
         try:
             export_id, adopted = create_export_once(self._client, self._request, retry)
-        except TransientError as error:
+        except (TransientError, PollTimeoutError) as error:
             # It may have been processed, by an earlier attempt too: then the next one looks it up.
             is_unprocessed = isinstance(error, RequestNotProcessedError) and retry is NO_RETRY
             self.is_resumed = not is_unprocessed
@@ -222,7 +222,7 @@ class ExportSync:
         prefix = f"{self.label}: " if self.label and not self.is_started else ""
         logger.warning("%s%s; starting a new export", prefix, reason)
         self._state.give_up(self.key)
-        self.is_resumed = False
+        self.is_started = self.is_resumed = False
         self._save(Checkpoint(utc_now()))
         self._state.emit()
         self._create(retry)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -132,3 +133,18 @@ def test_byte_order_mark(sandbox: Sandbox, tap: Tap, tmp_path: Path, option: str
     done = shell('"$@"', arguments)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count('"RECORD"') == CONTACTS
+
+
+@pytest.mark.parametrize("expression", ["'s3cr3t' + email.lower()", "email + '@x'", "int(city)"])
+@pytest.mark.parametrize("batch", [{}, {"batch_config": {"encoding": {"format": "jsonl"}}}])
+def test_stream_map_that_fails_on_a_contact(
+    start_sandbox: Callable[..., Sandbox], tap: Tap, expression: str, batch: dict[str, Any]
+) -> None:
+    maps: dict[str, Any] = {"stream_maps": {"contacts": {"made": expression}}}
+    run = tap(start_sandbox("--contacts", "100"), **maps, **batch)
+    assert run.code == 1
+    assert re.fullmatch(
+        r".* stream_maps cannot be applied to a contact \(\w+\): an expression may have .*",
+        run.error,
+    )
+    assert "s3cr3t" not in run.log

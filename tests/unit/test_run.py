@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import signal
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from tap_sendgrid_contacts.output.batch import BatchFiles
 from tap_sendgrid_contacts.run.reader import IncompleteExportError
 from tap_sendgrid_contacts.run.run import FailedExportsError
 from tap_sendgrid_contacts.run.state import STATE_INTERVAL
+from tap_sendgrid_contacts.stopping import Stopped
 from tests.unit.pipeline import EXPORTS, NOW, PARTS, Export, FakeSendGrid, Pipeline, Rows, part
 
 if TYPE_CHECKING:
@@ -601,3 +603,46 @@ def test_state_is_small(
     # Two for each pair of exports that are created, with some 20 bytes for each that is finished.
     assert len(sizes) <= (102 if shape == "lists" else 4)
     assert max(sizes) < (4_000 if shape == "lists" else 1_000)
+
+
+def test_signal_while_contacts_are_skipped_is_honoured(
+    sendgrid: FakeSendGrid, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sendgrid.next_export.parts = {"a": part(range(30))}
+    pipeline(stop_after=25)
+    checks = 0
+
+    def check() -> None:
+        nonlocal checks
+        checks += 1
+        if checks == 6:
+            raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr("tap_sendgrid_contacts.stopping.check", check)
+    with pytest.raises(Stopped):
+        pipeline()
+    assert pipeline.items == []
+
+
+def test_poll_timeout_keeps_a_request_that_may_have_been_processed(
+    sendgrid: FakeSendGrid, pipeline: Pipeline
+) -> None:
+    sendgrid.create_errors = [-503]
+    sendgrid.seconds = 20
+    with pytest.raises(PollTimeoutError):
+        pipeline(poll_timeout=10)
+    assert sendgrid.created == 1
+    sendgrid.seconds = 0
+    assert pipeline() == IDS
+    assert sendgrid.created == 1
+
+
+def test_replacement_that_fails_promises_no_resume(
+    sendgrid: FakeSendGrid, pipeline: Pipeline
+) -> None:
+    pipeline(stop_after=5)
+    del sendgrid.exports["e1"]
+    sendgrid.create_errors = [429] * 9
+    with pytest.raises(TransientError) as error:
+        pipeline()
+    assert "resumes" not in str(error.value)

@@ -77,7 +77,7 @@ def test_a_process_that_writes_to_nobody_ends_after_the_grace_period() -> None:
     body = "print(flush=True); print('x' * (1 << 20), flush=True)"
     code, stderr = _run(body, signal.SIGINT, signal.SIGTERM, grace=0.2)
     assert code == 128 + signal.SIGINT
-    assert stderr == "Stopped by SIGINT, 0 s later: the output is not being read\n"
+    assert stderr == "Stopped by SIGINT after 0 s of waiting: is the output being read?\n"
 
 
 def test_signals_within_log_calls_are_honoured() -> None:
