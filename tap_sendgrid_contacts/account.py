@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from tap_sendgrid_contacts.api.client import Audience, SendGridClient
-    from tap_sendgrid_contacts.api.export import ExportRequest
+    from tap_sendgrid_contacts.api.request import ExportRequest
     from tap_sendgrid_contacts.columns import Column
 
 T = TypeVar("T")

@@ -97,3 +97,11 @@ def _from_epoch(number: int) -> datetime:
     if digits > _MAX_EPOCH_DIGITS or (digits < _MIN_EPOCH_DIGITS and number % _SECONDS_PER_DAY):
         raise ValueError
     return _EPOCH + timedelta(seconds=number)
+
+
+def parse_timestamp(text: str | None) -> datetime | None:
+    """Return the date of a response; None if there is none, or it is none that is known."""
+    try:
+        return parse_date(text) if text else None
+    except (ValueError, OverflowError):
+        return None

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from singer_sdk.singerlib import Catalog, MetadataMapping, RecordMessage
 
     from tap_sendgrid_contacts.api.client import SendGridClient
-    from tap_sendgrid_contacts.api.export import ExportRequest
+    from tap_sendgrid_contacts.api.request import ExportRequest
     from tap_sendgrid_contacts.catalog.fields import ColumnPlan
     from tap_sendgrid_contacts.columns import Column, Row
     from tap_sendgrid_contacts.output import Output

@@ -20,8 +20,8 @@ from typing_extensions import override
 from tap_sendgrid_contacts import stopping
 from tap_sendgrid_contacts.account import AccountReport
 from tap_sendgrid_contacts.api.client import SendGridClient
-from tap_sendgrid_contacts.api.export import ExportRequest
 from tap_sendgrid_contacts.api.http import ForbiddenError, RetryPolicy
+from tap_sendgrid_contacts.api.request import ExportRequest
 from tap_sendgrid_contacts.catalog.fields import plan_columns
 from tap_sendgrid_contacts.catalog.normalize import normalize_catalog, resolve_key
 from tap_sendgrid_contacts.config import (

@@ -11,9 +11,8 @@ import contextlib
 import dataclasses
 import logging
 import time
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from singer_sdk.exceptions import FatalAPIError, FatalSyncError
 from typing_extensions import override
@@ -21,11 +20,10 @@ from typing_extensions import override
 from tap_sendgrid_contacts import stopping
 from tap_sendgrid_contacts.api.http import (
     NotFoundError,
-    RequestNotProcessedError,
     TransientError,
 )
 from tap_sendgrid_contacts.api.urls import is_safe_url, url_lifetime, urls_by_part_name
-from tap_sendgrid_contacts.dates import parse_date, utc_now
+from tap_sendgrid_contacts.dates import parse_timestamp
 from tap_sendgrid_contacts.redaction import sanitize
 
 if TYPE_CHECKING:
@@ -39,9 +37,6 @@ logger = logging.getLogger(__name__)
 
 _MAX_POLL_INTERVAL = 30.0
 _POLL_BACKOFF = 1.5
-
-# Both the time of the request and `created_at` are known to the second only.
-_CLOCK_SKEW = timedelta(seconds=2)
 
 # A URL is used for the start of a download only, and is valid for five minutes.
 _MAX_URL_AGE = 60.0
@@ -58,117 +53,6 @@ class ExportUnavailableError(FatalAPIError):
 
 class PollTimeoutError(FatalSyncError):
     """`poll_timeout` passed. Nothing is wrong with the exports: the next run resumes them."""
-
-
-@dataclass(frozen=True)
-class ExportRequest:
-    """Parameters of an export.
-
-    Attributes:
-        list_ids: Ids of lists.
-        segment_ids: Ids of segments; with neither, all contacts.
-        file_type: `json` or `csv`.
-        max_file_size: Largest part, in MB.
-        notify_email: Whether SendGrid also mails a link.
-    """
-
-    list_ids: tuple[str, ...] = ()
-    segment_ids: tuple[str, ...] = ()
-    file_type: str = "json"
-    max_file_size: int | None = None
-    notify_email: bool = False
-
-    def body(self) -> dict[str, Any]:
-        """Return the body of `POST /v3/marketing/contacts/exports`.
-
-        Empty arrays are omitted: their effect is not documented.
-        """
-        body: dict[str, Any] = {"file_type": self.file_type}
-        if self.list_ids:
-            body["list_ids"] = list(self.list_ids)
-        if self.segment_ids:
-            body["segment_ids"] = list(self.segment_ids)
-        if self.max_file_size:
-            body["max_file_size"] = self.max_file_size
-        if self.notify_email:
-            body["notifications"] = {"email": True}
-        return body
-
-
-def create_export_once(
-    client: SendGridClient, request: ExportRequest, retry: RetryPolicy
-) -> tuple[str, bool]:
-    """Create an export, and one only: a request whose response was lost is looked up.
-
-    Args:
-        client: The API client.
-        request: Parameters of the export.
-        retry: How to retry.
-
-    Returns:
-        The id of the export, and whether it was adopted: found, but not confirmed.
-
-    Raises:
-        TransientError: If SendGrid did not respond, retries included.
-        FatalAPIError: If SendGrid rejects the request.
-    """
-    requested_at = utc_now()
-    maybe_created = False
-
-    def find_or_create() -> tuple[str, bool]:
-        nonlocal maybe_created
-        if maybe_created:
-            if export_id := find_matching_export(client, request, requested_at):
-                return export_id, True
-            logger.warning("Export not found; retrying the create request")
-            maybe_created = False
-        try:
-            return client.create_export(request.body()), False
-        except RequestNotProcessedError:
-            raise
-        except TransientError:
-            maybe_created = True
-            raise
-
-    return retry.call(find_or_create)
-
-
-def find_matching_export(
-    client: SendGridClient, request: ExportRequest, requested_at: datetime
-) -> str | None:
-    """Find the export that an unconfirmed request created.
-
-    Args:
-        client: The API client.
-        request: Parameters of the export.
-        requested_at: When it was requested, by this machine's clock.
-
-    Returns:
-        The id of the first export of the same lists and segments created since, if any.
-    """
-    # `GET /exports` has neither file type nor size. Assumption: a concurrent export of the same
-    # lists is less likely than a lost response.
-    wanted = [{id_.lower() for id_ in ids} for ids in (request.list_ids, request.segment_ids)]
-    exports = client.list_exports()
-    # Only now, after a response, is the offset of SendGrid's clock known.
-    created_since = requested_at + client.clock_offset - _CLOCK_SKEW
-    matches = [
-        (created_at, export.id)
-        for export in exports
-        if (created_at := _parse_timestamp(export.created_at))
-        and created_at >= created_since
-        and export.status in {"pending", "ready"}
-        and [
-            {audience.id.lower() for audience in audiences}
-            for audiences in (export.lists, export.segments)
-        ]
-        == wanted
-    ]
-    if not matches:
-        return None
-    _, export_id = min(matches)
-    logger.info("Create request was accepted; adopting export %s", sanitize(export_id))
-    return export_id
 
 
 class PollBudget:
@@ -353,19 +237,12 @@ class ExportJob:
         return True
 
     def _set_ready(self, status: ExportStatus) -> None:
-        expires_at = _parse_timestamp(status.expires_at)
+        expires_at = parse_timestamp(status.expires_at)
         if expires_at and expires_at < self._client.server_time():
             raise ExportUnavailableError(f"{self} expired at {expires_at}")
         if status.contact_count is not None:
             self.contact_count = status.contact_count
-        self.created_at = _parse_timestamp(status.created_at)
+        self.created_at = parse_timestamp(status.created_at)
         self._urls = urls_by_part_name(status.urls)
         lifetime = min(map(url_lifetime, self._urls.values()), default=0.0)
         self._urls_expire_at = time.monotonic() + min(_MAX_URL_AGE, lifetime / 2)
-
-
-def _parse_timestamp(text: str | None) -> datetime | None:
-    try:
-        return parse_date(text) if text else None
-    except (ValueError, OverflowError):
-        return None

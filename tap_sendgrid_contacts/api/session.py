@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import ssl
 import time
+from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -104,6 +105,13 @@ def find_ca_bundle(url: str) -> str | None:
     if variable is None:
         return None
     bundle = os.environ[variable]
+    _check_ca_bundle(variable, bundle)
+    return bundle
+
+
+@lru_cache(maxsize=1)
+def _check_ca_bundle(variable: str, bundle: str) -> None:
+    # Once, not for each export: loading hundreds of certificates takes longer than a request.
     try:
         if os.path.isdir(bundle):  # noqa: PTH112 - a text for requests
             ssl.create_default_context(capath=bundle)
@@ -113,7 +121,6 @@ def find_ca_bundle(url: str) -> str | None:
         raise ConfigurationError(f"{variable} is not a PEM file with CA certificates") from None
     except OSError as error:
         raise ConfigurationError(f"{variable}: cannot read CA bundle: {error.strerror}") from None
-    return bundle
 
 
 def read_body(response: requests.Response, description: str, timeout: float) -> bytes:

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 
     from tap_sendgrid_contacts.api.client import SendGridClient
-    from tap_sendgrid_contacts.api.export import ExportRequest
     from tap_sendgrid_contacts.api.http import RetryPolicy
+    from tap_sendgrid_contacts.api.request import ExportRequest
     from tap_sendgrid_contacts.checkpoint import Checkpoint
     from tap_sendgrid_contacts.columns import Column, Hasher
     from tap_sendgrid_contacts.output import Output

@@ -15,10 +15,9 @@ from tap_sendgrid_contacts.api.export import (
     ExportJob,
     ExportUnavailableError,
     PollTimeoutError,
-    create_export_once,
-    find_matching_export,
 )
 from tap_sendgrid_contacts.api.http import NO_RETRY, RequestNotProcessedError, TransientError
+from tap_sendgrid_contacts.api.request import create_export_once, find_matching_export
 from tap_sendgrid_contacts.checkpoint import Checkpoint
 from tap_sendgrid_contacts.dates import utc_now
 from tap_sendgrid_contacts.run.progress import ProgressReporter
@@ -27,8 +26,9 @@ from tap_sendgrid_contacts.run.saved import digest
 
 if TYPE_CHECKING:
     from tap_sendgrid_contacts.api.client import SendGridClient
-    from tap_sendgrid_contacts.api.export import ExportRequest, PollBudget
+    from tap_sendgrid_contacts.api.export import PollBudget
     from tap_sendgrid_contacts.api.http import RetryPolicy
+    from tap_sendgrid_contacts.api.request import ExportRequest
     from tap_sendgrid_contacts.run.state import RunState
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any
 
-from tap_sendgrid_contacts.api.export import ExportRequest
+from tap_sendgrid_contacts.api.request import ExportRequest
 from tap_sendgrid_contacts.run.run import Run
 from tap_sendgrid_contacts.schema import build_schema, columns_from_schema
 

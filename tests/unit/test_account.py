@@ -8,7 +8,7 @@ import pytest
 from singer_sdk.exceptions import ConfigurationError, FatalAPIError
 
 from tap_sendgrid_contacts.account import AccountReport
-from tap_sendgrid_contacts.api.export import ExportRequest
+from tap_sendgrid_contacts.api.request import ExportRequest
 
 if TYPE_CHECKING:
     from requests_mock import Mocker

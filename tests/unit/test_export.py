@@ -14,14 +14,16 @@ from singer_sdk.exceptions import FatalAPIError
 
 from tap_sendgrid_contacts.api.export import (
     ExportJob,
-    ExportRequest,
     ExportUnavailableError,
     PollBudget,
     PollTimeoutError,
+)
+from tap_sendgrid_contacts.api.http import RequestNotProcessedError, TransientError
+from tap_sendgrid_contacts.api.request import (
+    ExportRequest,
     create_export_once,
     find_matching_export,
 )
-from tap_sendgrid_contacts.api.http import RequestNotProcessedError, TransientError
 
 if TYPE_CHECKING:
     from requests_mock import Mocker

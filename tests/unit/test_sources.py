@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tap_sendgrid_contacts.api.export import ExportRequest
 from tap_sendgrid_contacts.api.http import ForbiddenError
+from tap_sendgrid_contacts.api.request import ExportRequest
 from tap_sendgrid_contacts.run.sources import Source, find_sources
 
 if TYPE_CHECKING:

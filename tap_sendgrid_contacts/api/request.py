@@ -1,0 +1,134 @@
+"""Create an export, and one only: a request whose response was lost is looked up."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from tap_sendgrid_contacts.api.http import RequestNotProcessedError, TransientError
+from tap_sendgrid_contacts.dates import parse_timestamp, utc_now
+from tap_sendgrid_contacts.redaction import sanitize
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from tap_sendgrid_contacts.api.client import SendGridClient
+    from tap_sendgrid_contacts.api.http import RetryPolicy
+
+logger = logging.getLogger(__name__)
+
+# Both the time of the request and `created_at` are known to the second only.
+_CLOCK_SKEW = timedelta(seconds=2)
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """Parameters of an export.
+
+    Attributes:
+        list_ids: Ids of lists.
+        segment_ids: Ids of segments; with neither, all contacts.
+        file_type: `json` or `csv`.
+        max_file_size: Largest part, in MB.
+        notify_email: Whether SendGrid also mails a link.
+    """
+
+    list_ids: tuple[str, ...] = ()
+    segment_ids: tuple[str, ...] = ()
+    file_type: str = "json"
+    max_file_size: int | None = None
+    notify_email: bool = False
+
+    def body(self) -> dict[str, Any]:
+        """Return the body of `POST /v3/marketing/contacts/exports`.
+
+        Empty arrays are omitted: their effect is not documented.
+        """
+        body: dict[str, Any] = {"file_type": self.file_type}
+        if self.list_ids:
+            body["list_ids"] = list(self.list_ids)
+        if self.segment_ids:
+            body["segment_ids"] = list(self.segment_ids)
+        if self.max_file_size:
+            body["max_file_size"] = self.max_file_size
+        if self.notify_email:
+            body["notifications"] = {"email": True}
+        return body
+
+
+def create_export_once(
+    client: SendGridClient, request: ExportRequest, retry: RetryPolicy
+) -> tuple[str, bool]:
+    """Create an export, and one only: a request whose response was lost is looked up.
+
+    Args:
+        client: The API client.
+        request: Parameters of the export.
+        retry: How to retry.
+
+    Returns:
+        The id of the export, and whether it was adopted: found, but not confirmed.
+
+    Raises:
+        TransientError: If SendGrid did not respond, retries included.
+        FatalAPIError: If SendGrid rejects the request.
+    """
+    requested_at = utc_now()
+    maybe_created = False
+
+    def find_or_create() -> tuple[str, bool]:
+        nonlocal maybe_created
+        if maybe_created:
+            if export_id := find_matching_export(client, request, requested_at):
+                return export_id, True
+            logger.warning("Export not found; retrying the create request")
+            maybe_created = False
+        try:
+            return client.create_export(request.body()), False
+        except RequestNotProcessedError:
+            raise
+        except TransientError:
+            maybe_created = True
+            raise
+
+    return retry.call(find_or_create)
+
+
+def find_matching_export(
+    client: SendGridClient, request: ExportRequest, requested_at: datetime
+) -> str | None:
+    """Find the export that an unconfirmed request created.
+
+    Args:
+        client: The API client.
+        request: Parameters of the export.
+        requested_at: When it was requested, by this machine's clock.
+
+    Returns:
+        The id of the first export of the same lists and segments created since, if any.
+    """
+    # `GET /exports` has neither file type nor size. Assumption: a concurrent export of the same
+    # lists is less likely than a lost response.
+    wanted = [{id_.lower() for id_ in ids} for ids in (request.list_ids, request.segment_ids)]
+    exports = client.list_exports()
+    # Only now, after a response, is the offset of SendGrid's clock known.
+    created_since = requested_at + client.clock_offset - _CLOCK_SKEW
+    matches = [
+        (created_at, export.id)
+        for export in exports
+        if (created_at := parse_timestamp(export.created_at))
+        and created_at >= created_since
+        and export.status in {"pending", "ready"}
+        and [
+            {audience.id.lower() for audience in audiences}
+            for audiences in (export.lists, export.segments)
+        ]
+        == wanted
+    ]
+    if not matches:
+        return None
+    _, export_id = min(matches)
+    logger.info("Create request was accepted; adopting export %s", sanitize(export_id))
+    return export_id
