@@ -147,7 +147,9 @@ class Api:
         lists = self._account.lists
         is_name_null = self._faults.consume("null-name")
         metadata = {"self": str(request.url), "count": len(lists)}
-        following = 0 if self._faults.consume("paging-cycle") else start + size
+        following = start + size
+        if self._faults.consume("paging-cycle"):
+            following = 0 if start else 1
         if following < len(lists):
             metadata["next"] = str(
                 request.url.with_query(page_size=str(size), page_token=str(following))

@@ -82,7 +82,7 @@ FAULTS = {
     ),
     "lists": (
         Fault("null-name", ALWAYS, "the first list of a page has no name"),
-        Fault("paging-cycle", ALWAYS, "the next page of the lists is always the first one"),
+        Fault("paging-cycle", ALWAYS, "two pages of the lists name each other as the next one"),
     ),
     "status": (
         Fault("status-CODE", 1, "this status for a status request"),

@@ -292,7 +292,7 @@ class RunState:
         if not self._has_version:
             return None
         last = self._state.get("version")
-        version = int(time.time())
+        version = int(utc_now().timestamp())
         if isinstance(last, int) and last < _MAX_VERSION:
             version = max(version, last + 1)
         self._state["version"] = version

