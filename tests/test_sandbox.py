@@ -842,10 +842,12 @@ def test_malformed_header_and_drip(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_lists_faults() -> None:
     with serve(faults="null-name paging-cycle") as sandbox:
-        pages = [sandbox.get("/v3/marketing/lists?page_size=3")]
-        pages.append(sandbox.get(pages[0].json()["_metadata"]["next"].removeprefix(sandbox.url)))
-    assert pages[0].json()["result"] == pages[1].json()["result"]
-    first, *others = pages[0].json()["result"]
+        pages = [sandbox.get("/v3/marketing/lists?page_size=3").json()]
+        for _ in range(3):
+            following = pages[-1]["_metadata"]["next"].removeprefix(sandbox.url)
+            pages.append(sandbox.get(following).json())
+    assert pages[1]["result"] == pages[3]["result"] != pages[2]["result"]
+    first, *others = pages[0]["result"]
     assert first["name"] is None
     assert all(each["name"] for each in others)
 

@@ -68,7 +68,7 @@ class Days:
         if key not in self._ran:
             tap = Tap(self._folders.mktemp("tap"))
             start = mock.patch(
-                "tap_sendgrid_contacts.run.state.utc_now", lambda at=next(_starts): at
+                "tap_sendgrid_contacts.run.state.utc_now", return_value=next(_starts)
             )
             with start, run_sandbox(*SIZE, "--day", str(number), *options) as sandbox:
                 account = Account(CONTACTS, CUSTOM_FIELDS, day=number)

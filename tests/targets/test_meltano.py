@@ -88,9 +88,8 @@ def test_every_value_is_loaded_on_two_days(
                 assert loaded.columns() == types
             state_id = f"dev:{NAME}-to-{loaded.command}:days"
             # No export is in progress any more.
-            assert is_complete(
-                {"bookmarks": {"contacts": Meltano(project, sandbox).state(state_id)}}
-            )
+            state = Meltano(project, sandbox).state(state_id)
+            assert is_complete({"bookmarks": {"contacts": state}})
         yesterday = rows
     assert (project / "meltano.yml").read_text() == before
 

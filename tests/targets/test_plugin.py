@@ -146,6 +146,5 @@ def test_plugins_that_inherit_from_it_run_in_parallel(
     for name, list_id in LISTS.items():
         rows = Jsonl(tmp_path / name).rows(column_types(schema))
         assert rows == expected_rows(ACCOUNT, schema, [list_id])
-        assert is_complete(
-            {"bookmarks": {"contacts": meltano.state(f"dev:{name}-to-target-jsonl")}}
-        )
+        state = meltano.state(f"dev:{name}-to-target-jsonl")
+        assert is_complete({"bookmarks": {"contacts": state}})
