@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import sys
 import uuid
 from importlib.util import find_spec
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from tap_sendgrid_contacts.column_types import ColumnType
     from tap_sendgrid_contacts.columns import Row
     from tap_sendgrid_contacts.output.formats import Write
+
+
+logger = logging.getLogger(__name__)
 
 
 def validate_batch_config(config: BatchConfig) -> None:
@@ -105,7 +109,10 @@ class BatchFiles:
         file_format = FORMATS[config.encoding.format]
         compression = config.encoding.compression or file_format.default_compression
         self._open_writer = file_format.make_opener(compression, types)
+        is_new_folder = not config.storage.root
         config.storage.root = resolve_root(config.storage.root)
+        if is_new_folder:
+            logger.info("Writing BATCH files to %s", config.storage.root)
         self._prefix = f"{config.storage.prefix or ''}{stream}-"
         remove_unfinished(config.storage.get_url(self._prefix))
         suffix = file_format.suffixes[compression]
