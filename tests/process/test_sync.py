@@ -462,7 +462,7 @@ def test_stream_map_error_quotes_no_contact(
     sandbox = start_sandbox("--contacts", "40", "--no-edge-cases")
     run = tap(sandbox, stream_maps={"contacts": {"n": "int(first_name)"}})
     assert run.code == 1
-    assert "ValueError (" in run.error
+    assert "cannot be applied to a contact (ValueError)" in run.error
     assert "LOGLEVEL=DEBUG" in run.error
     assert "meltano --log-level=debug" in run.error
     assert "invalid literal" not in run.log
