@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tap_sendgrid_contacts import cli
 from tap_sendgrid_contacts.cli import configure_process
 from tap_sendgrid_contacts.decode.lines import MAX_ROW_BYTES
+from tap_sendgrid_contacts.tap import TapSendGridContacts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,3 +45,18 @@ def test_error_that_the_sdk_logs_before_raising_it_is_dropped(
 @pytest.mark.usefixtures("configured")
 def test_csv_cells_may_be_as_long_as_a_row() -> None:
     assert csv.field_size_limit() == MAX_ROW_BYTES
+
+
+def test_unexpected_error_is_one_line_without_its_message(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise KeyError("ada@example.com")
+
+    monkeypatch.setattr(TapSendGridContacts, "cli", fail)
+    assert cli._run() == 1  # noqa: SLF001 - `main` would change this process for good
+    (message,) = [each.getMessage() for each in caplog.records if each.levelname == "ERROR"]
+    assert message.startswith("Unexpected error: KeyError (test_cli.py:")
+    assert "LOGLEVEL=DEBUG" in message
+    assert "meltano --log-level=debug" in message
+    assert "ada" not in caplog.text
