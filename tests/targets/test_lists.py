@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import pytest
 
 from sendgrid_sandbox.account import Account
-from tap_sendgrid_contacts.tap import TapSendGridContacts
 from tests.harness import Tap, run_sandbox
 from tests.targets.targets import (
     ROOT,
@@ -53,10 +53,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
     """A run of yesterday, and one of today."""
     tap = Tap(tmp_path_factory.mktemp("tap"))
     runs = []
-    for account, start in ((YESTERDAY, 1_800_000_000_000), (TODAY, 1_800_086_400_000)):
+    for account, start in ((YESTERDAY, 1_800_000_000), (TODAY, 1_800_086_400)):
         options = ("--contacts", "1000", "--custom-fields", "0", "--day", str(account.day))
         # Versions of a table count seconds, and a run in the test process takes less than that.
-        version = mock.patch.object(TapSendGridContacts, "initialized_at", start)
+        now = datetime.fromtimestamp(start, timezone.utc)
+        version = mock.patch("tap_sendgrid_contacts.run.state.utc_now", return_value=now)
         with version, run_sandbox(*options) as sandbox:
             runs.append(tap(sandbox, **CONFIG))
     return runs
