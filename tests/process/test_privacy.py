@@ -1,4 +1,4 @@
-"""Contacts and keys stay where they are told to."""
+"""Contacts are stored in the folder that was named, and in no core dump."""
 
 from __future__ import annotations
 
