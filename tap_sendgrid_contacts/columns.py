@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from operator import add, itemgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -113,6 +114,7 @@ class ColumnLayout:
         self.selected = [column for column in columns if column.is_selected]
         self.key_index = [column.name for column in self.selected].index(PRIMARY_KEY)
         self.stamp = tuple(stamp.values())
+        self._stamp_names = tuple(stamp)
         self.stamp_index = sum(not column.is_custom for column in self.selected)
         types = [(each.name, each.type) for each in self.selected]
         types[self.stamp_index : self.stamp_index] = [(name, TEXT) for name in stamp]
@@ -134,6 +136,16 @@ class ColumnLayout:
         for offset, (i, _) in enumerate(self._hashes):
             order[i] = len(types) + offset
         self._replace_hashed: Callable[[Row], Row] = itemgetter(*order)
+
+    def with_stamp(self, values: Mapping[str, str | None]) -> ColumnLayout:
+        """Return this layout with the values of its stamp.
+
+        Args:
+            values: Values by the names of columns; more than those of the stamp, maybe.
+        """
+        layout = copy.copy(self)
+        layout.stamp = tuple(values[name] for name in self._stamp_names)
+        return layout
 
     def add_stamp(self, values: Sequence[Value]) -> Row:
         """Return the row of a contact: the values of its selected columns, and the stamp."""

@@ -25,7 +25,8 @@ from tap_sendgrid_contacts.output.lines import RecordLines, SdkRecords
 from tap_sendgrid_contacts.output.records import Records
 from tap_sendgrid_contacts.run.emitter import StateEmitter
 from tap_sendgrid_contacts.run.run import Run
-from tap_sendgrid_contacts.run.saved import COLUMNS_KEY, digest
+from tap_sendgrid_contacts.run.saved import COLUMNS_KEY, digest, request_fingerprint
+from tap_sendgrid_contacts.run.state import RunState
 from tap_sendgrid_contacts.schema import SOURCE_COLUMNS, SOURCE_KEY, columns_from_schema
 
 if TYPE_CHECKING:
@@ -175,8 +176,8 @@ class ContactsStream(Stream):
             )
         else:
             output = SdkRecords(self._records, self._message_writer)
-        run = self._start_run()
         with self._emitter.emit_if_stopped():
+            run = self._start_run()
             for record in run.read(output):
                 self._stream_version = run.state.version
                 yield record
@@ -189,8 +190,8 @@ class ContactsStream(Stream):
         if self._all_maps_drop_records():
             return
         self._validate_batches(batch_config)
-        run = self._start_run()
         with self._emitter.emit_if_stopped():
+            run = self._start_run()
             for manifest in run.read(self._make_batch_files(batch_config)):
                 yield batch_config.encoding, manifest
             self._end_run(run)
@@ -238,25 +239,21 @@ class ContactsStream(Stream):
         return batch_config
 
     def _start_run(self) -> Run:
-        """Load or make the state of the run.
-
-        A run that is stopped before emits no STATE: merged onto the old one, as Meltano does after
-        `--full-refresh`, it would be that of a run that is complete.
-        """
         if self._plan.loaded:
             self.stream_state[COLUMNS_KEY] = self._plan.loaded
+        state = RunState(
+            self.stream_state,
+            self._emitter,
+            fingerprint=request_fingerprint(self._request, self.config) | self._fingerprint(),
+            has_version=self._should_activate_version(),
+        )
         return Run(
             self._client,
             self._request,
             self.config,
-            columns=self._columns,
-            source_columns=self._source_columns,
-            state=self.stream_state,
-            emitter=self._emitter,
+            self._layout,
+            state,
             is_incremental=self.replication_method == "INCREMENTAL",
-            has_version=self._should_activate_version(),
-            hasher=self._hasher,
-            fingerprint=self._fingerprint(),
         )
 
     def _end_run(self, run: Run) -> None:
@@ -310,7 +307,12 @@ class ContactsStream(Stream):
     @cached_property
     def _layout(self) -> ColumnLayout:
         """The columns of the records, without the values of a source."""
-        return ColumnLayout(self._columns, stamp=dict.fromkeys(self._source_columns))
+        return ColumnLayout(
+            self._columns,
+            self.config["on_invalid_value"],
+            dict.fromkeys(self._source_columns),
+            self._hasher,
+        )
 
     @cached_property
     def _records(self) -> Records:

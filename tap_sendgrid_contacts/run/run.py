@@ -20,7 +20,7 @@ from tap_sendgrid_contacts.api.http import (
     UnauthorizedError,
 )
 from tap_sendgrid_contacts.api.part_file import check_temp_dir
-from tap_sendgrid_contacts.columns import REPLICATION_KEY, ColumnLayout
+from tap_sendgrid_contacts.columns import REPLICATION_KEY
 from tap_sendgrid_contacts.dates import parse_date
 from tap_sendgrid_contacts.decode import make_decoder
 from tap_sendgrid_contacts.run.incremental import Since
@@ -29,21 +29,20 @@ from tap_sendgrid_contacts.run.reader import (
     IncompleteExportError,
     NotResumableError,
 )
-from tap_sendgrid_contacts.run.saved import digest, export_key
+from tap_sendgrid_contacts.run.saved import export_key
 from tap_sendgrid_contacts.run.sources import Source, find_sources
-from tap_sendgrid_contacts.run.state import RunState
 from tap_sendgrid_contacts.run.sync import ExportSync, SyncOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from tap_sendgrid_contacts.api.client import SendGridClient
     from tap_sendgrid_contacts.api.http import RetryPolicy
     from tap_sendgrid_contacts.api.request import ExportRequest
     from tap_sendgrid_contacts.checkpoint import Checkpoint
-    from tap_sendgrid_contacts.columns import Column, Hasher
+    from tap_sendgrid_contacts.columns import ColumnLayout
     from tap_sendgrid_contacts.output import Output
-    from tap_sendgrid_contacts.run.emitter import StateEmitter
+    from tap_sendgrid_contacts.run.state import RunState
 
 T = TypeVar("T")
 
@@ -79,78 +78,34 @@ class Run:
         client: The API client.
         request: Parameters of the exports.
         config: The tap's settings.
-        columns: The columns of the export.
-        source_columns: The columns that name the source, if they are selected.
-        state: The stream's state; it is written to.
-        emitter: Emits the state.
+        layout: The columns of the contacts.
+        state: The state of the run.
         is_incremental: Whether to emit only contacts updated since the bookmark.
-        has_version: Whether the run is to end with ACTIVATE_VERSION.
-        hasher: Which columns are hashed, if any.
-        fingerprint: What else decides on the records: with another one, a run is not resumed.
 
     Attributes:
-        state: The state of the run.
+        state: As above.
     """
 
-    def __init__(  # noqa: PLR0913 - what a run depends on
+    def __init__(
         self,
         client: SendGridClient,
         request: ExportRequest,
         config: Mapping[str, Any],
+        layout: ColumnLayout,
+        state: RunState,
         *,
-        columns: Sequence[Column],
-        source_columns: Sequence[str],
-        state: MutableMapping[str, Any],
-        emitter: StateEmitter,
         is_incremental: bool,
-        has_version: bool,
-        hasher: Hasher | None,
-        fingerprint: Mapping[str, Any],
     ) -> None:
+        self.state = state
         self._client = client
         self._request = request
         self._config = config
-        self._columns = columns
-        self._source_columns = source_columns
+        self._layout = layout
         self._is_incremental = is_incremental
-        self._hasher = hasher
-        check_temp_dir()
-        sources = [Source()]
-        if config["separate_exports"]:
-            sources = find_sources(client, request)
-            if not sources:
-                logger.warning("The account has no lists; nothing to sync")
-        options = SyncOptions(
-            poll_interval=config["poll_interval"],
-            poll_budget=PollBudget(config["poll_timeout"]),
-            allow_count_mismatch=config["allow_count_mismatch"],
-        )
-        self._retry = options.poll_budget.limit(client.retry)
-        scope = {"api_url": config["api_url"], "on_behalf_of": config.get("on_behalf_of")}
-        requests = {source: source.request(request) for source in sources}
-        self._sources = {
-            export_key(**scope, list_ids=each.list_ids, segment_ids=each.segment_ids): source
-            for source, each in requests.items()
-        }
-        self.state = RunState(
-            state,
-            emitter,
-            fingerprint={
-                **scope,
-                # There can be hundreds, and it is in every STATE.
-                "list_ids": _digest_ids(request.list_ids),
-                "segment_ids": _digest_ids(request.segment_ids),
-                "separate_exports": config["separate_exports"],
-                "file_type": request.file_type,
-                **fingerprint,
-            },
-            labels={key: str(source) for key, source in self._sources.items()},
-            has_version=has_version,
-        )
-        self._syncs = [
-            ExportSync(client, requests[source], key, str(source), self.state, options)
-            for key, source in self._sources.items()
-        ]
+        self._poll_budget = PollBudget(config["poll_timeout"])
+        self._retry = self._poll_budget.limit(client.retry)
+        self._sources: dict[str, Source] = {}
+        self._syncs: list[ExportSync] = []
 
     def read(self, output: Output[T]) -> Iterator[T]:
         """Read the exports one after the other; SendGrid prepares the next ones meanwhile.
@@ -166,6 +121,8 @@ class Run:
         Raises:
             FatalSyncError: If an export failed; if there are several, the log says why.
         """
+        check_temp_dir()
+        self._syncs = self._find_exports()
         failures: list[_Failure] = []
         for position, sync in enumerate(self._syncs):
             if self.state.is_finished(sync.key):
@@ -200,6 +157,30 @@ class Run:
         self.state.complete(REPLICATION_KEY if self._is_incremental else None)
 
     # --- start ------------------------------------------------------------------------------
+
+    def _find_exports(self) -> list[ExportSync]:
+        config = self._config
+        sources = [Source()]
+        if config["separate_exports"]:
+            sources = find_sources(self._client, self._request)
+            if not sources:
+                logger.warning("The account has no lists; nothing to sync")
+        requests = {source: source.request(self._request) for source in sources}
+        account = config["api_url"], config.get("on_behalf_of")
+        self._sources = {
+            export_key(*account, each.list_ids, each.segment_ids): source
+            for source, each in requests.items()
+        }
+        self.state.set_exports({key: str(source) for key, source in self._sources.items()})
+        options = SyncOptions(
+            poll_interval=config["poll_interval"],
+            poll_budget=self._poll_budget,
+            allow_count_mismatch=config["allow_count_mismatch"],
+        )
+        return [
+            ExportSync(self._client, requests[source], key, str(source), self.state, options)
+            for key, source in self._sources.items()
+        ]
 
     def _start(self, syncs: Sequence[ExportSync], retry: RetryPolicy) -> None:
         """Create exports, or resume them; emit STATE before the requests and after them."""
@@ -244,13 +225,7 @@ class Run:
     # --- read -------------------------------------------------------------------------------
 
     def _read_export(self, sync: ExportSync, output: Output[T]) -> Iterator[T]:
-        stamp = self._sources[sync.key].stamp
-        layout = ColumnLayout(
-            self._columns,
-            self._config["on_invalid_value"],
-            {name: stamp[name] for name in self._source_columns},
-            self._hasher,
-        )
+        layout = self._layout.with_stamp(self._sources[sync.key].stamp)
         since = self._make_filter(sync.key, layout) if self._is_incremental else None
         while True:
             reader = ExportReader(
@@ -325,7 +300,3 @@ class Run:
                 resumed=sync.is_resumed,
                 complete=self.state.is_finished(sync.key),
             )
-
-
-def _digest_ids(ids: Sequence[str]) -> str | None:
-    return digest(sorted(each.lower() for each in ids)) if ids else None

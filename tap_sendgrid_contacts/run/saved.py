@@ -12,7 +12,9 @@ from tap_sendgrid_contacts.checkpoint import Checkpoint, Time
 from tap_sendgrid_contacts.dates import parse_date
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, MutableMapping
+    from collections.abc import Mapping, MutableMapping, Sequence
+
+    from tap_sendgrid_contacts.api.request import ExportRequest
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ class SavedRun(msgspec.Struct, omit_defaults=True):
         bookmark: What it filters by, with INCREMENTAL.
         finished: Contacts of each export that was read and verified.
         exports: Checkpoints of the exports in flight.
+        given_up: The last export that was given up of each: it must not be adopted.
         unproven: Why rows of its version may be missing or outdated, if so.
         max_updated_at: The latest `updated_at` of the finished exports.
         exported_at: When the earliest of them was created.
@@ -43,6 +46,7 @@ class SavedRun(msgspec.Struct, omit_defaults=True):
     bookmark: Time | None = None
     finished: dict[str, int] = {}
     exports: dict[str, Checkpoint] = {}
+    given_up: dict[str, str] = {}
     unproven: str | None = None
     max_updated_at: Time | None = None
     exported_at: Time | None = None
@@ -73,6 +77,23 @@ def export_key(
         sorted(each.lower() for each in segment_ids),
     )
     return digest(scope)
+
+
+def request_fingerprint(request: ExportRequest, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides on whose contacts a run has, and in which files."""
+    return {
+        "api_url": config["api_url"],
+        "on_behalf_of": config.get("on_behalf_of"),
+        # There can be hundreds, and it is in every STATE.
+        "list_ids": _digest_ids(request.list_ids),
+        "segment_ids": _digest_ids(request.segment_ids),
+        "separate_exports": config["separate_exports"],
+        "file_type": request.file_type,
+    }
+
+
+def _digest_ids(ids: Sequence[str]) -> str | None:
+    return digest(sorted(each.lower() for each in ids)) if ids else None
 
 
 def digest(value: object) -> str:

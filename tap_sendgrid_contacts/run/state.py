@@ -52,7 +52,6 @@ class RunState:
         state: The stream's state; it is written to.
         emitter: Emits it.
         fingerprint: What decides on the records: a run with another one is not resumed.
-        labels: The exports of the run by their keys: what each is of, for messages.
         has_version: Whether the run is to end with ACTIVATE_VERSION.
     """
 
@@ -62,12 +61,11 @@ class RunState:
         emitter: StateEmitter,
         *,
         fingerprint: Mapping[str, Any],
-        labels: Mapping[str, str],
         has_version: bool = False,
     ) -> None:
         self._state = state
         self._emitter = emitter
-        self._labels = labels
+        self._labels: Mapping[str, str] = {}
         self._contacts_since_emitted = 0
         self._emitted_at = time.monotonic()
         if not {"run", "counts"} & state.keys():
@@ -77,6 +75,25 @@ class RunState:
         self._fingerprint = {key: value for key, value in fingerprint.items() if value}
         self._has_version = has_version
         self._run = self._load()
+        self._write()
+
+    def set_exports(self, labels: Mapping[str, str]) -> None:
+        """Set the exports of the run; forget those of lists and segments that are gone.
+
+        Args:
+            labels: What each export is of, for messages, by its key.
+        """
+        self._labels = labels
+        run = self._run
+        gone = {*run.finished, *run.exports} - labels.keys()
+        for key in gone:
+            run.finished.pop(key, None)
+            run.exports.pop(key, None)
+        if gone and run.version:
+            logger.warning(
+                "A list or segment of the interrupted run is gone; starting a new export"
+            )
+            self._run = self._new_run(run.bookmark)
         self._write()
 
     # --- read -------------------------------------------------------------------------------
@@ -105,6 +122,10 @@ class RunState:
         """Return how many contacts of an export this run and earlier ones have read."""
         checkpoint = self._run.exports.get(key)
         return checkpoint.contacts_read if checkpoint else self._run.finished.get(key, 0)
+
+    def given_up(self, key: str) -> str | None:
+        """Return the id of the export that was given up last, of those of a key."""
+        return self._run.given_up.get(key)
 
     def is_finished(self, key: str) -> bool:
         """Return whether this run has finished an export."""
@@ -169,6 +190,8 @@ class RunState:
         activated.
         """
         checkpoint = self._run.exports.pop(key, None)
+        if checkpoint and checkpoint.export_id:
+            self._run.given_up[key] = checkpoint.export_id
         if not self._run.has_emitted:
             self._run.version = self._new_version()
         elif checkpoint and (checkpoint.contacts_read or checkpoint.failed_at):
@@ -232,8 +255,10 @@ class RunState:
         self._state["run"] = []
 
     def restart(self) -> None:
-        """Keep nothing of the run but its bookmark: the next run reads all exports again."""
+        """Forget what the run has read: the next run reads all exports again."""
+        given_up = self._run.given_up
         self._run = self._new_run(self._run.bookmark)
+        self._run.given_up = given_up
         self._write()
 
     # --- start ------------------------------------------------------------------------------
@@ -253,10 +278,6 @@ class RunState:
                 logger.warning("%s; starting a new export", reason)
             # Not the one of the state: Meltano brings that back after `--full-refresh`.
             return self._new_run(run.bookmark)
-        gone = {*run.finished, *run.exports} - self._labels.keys()
-        for key in gone:
-            run.finished.pop(key, None)
-            run.exports.pop(key, None)
         if not run.has_emitted:
             # It may have been completed, with a target that did not keep the last STATE.
             run.version = self._new_version()
@@ -275,8 +296,6 @@ class RunState:
         exported_at = max(run.started_at, run.exported_at or run.started_at)
         if run.finished and utc_now() - exported_at > _MAX_RUN_AGE:
             return "The interrupted run is older than 12 hours"
-        if run.version and not {*run.finished, *run.exports} <= self._labels.keys():
-            return "A list or segment of the interrupted run is gone"
         return None
 
     def _new_run(self, bookmark: datetime | None) -> SavedRun:

@@ -162,8 +162,11 @@ def test_stop_before_the_run(
     monkeypatch.setattr("tap_sendgrid_contacts.run.run.find_sources", stop)
     run = tap(start_sandbox(), separate_exports=True)
     assert run.code == 143
-    # After `--full-refresh`, Meltano would merge a STATE onto the one of the last complete run.
-    assert [message["type"] for message in run.messages] == ["SCHEMA"]
+    assert [message["type"] for message in run.messages] == ["SCHEMA", "STATE"]
+    # After `--full-refresh`, Meltano merges it onto the one of the last complete run: it replaces
+    # the run, which has no bookmark.
+    (state,) = run.state["bookmarks"]["contacts"]["run"]
+    assert state.keys() == {"started_at", "fingerprint", "exports"}
 
 
 def test_broken_pipe(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:

@@ -12,7 +12,10 @@ from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any
 
 from tap_sendgrid_contacts.api.request import ExportRequest
+from tap_sendgrid_contacts.columns import ColumnLayout
 from tap_sendgrid_contacts.run.run import Run
+from tap_sendgrid_contacts.run.saved import request_fingerprint
+from tap_sendgrid_contacts.run.state import RunState
 from tap_sendgrid_contacts.schema import build_schema, columns_from_schema
 
 if TYPE_CHECKING:
@@ -244,19 +247,15 @@ class Pipeline:
             **config,
         }
         emitter: Any = type("Emitter", (), {"emit": staticmethod(emit)})
-        self.run = Run(
-            self._client,
-            ExportRequest(list_ids, file_type=config.pop("file_type", "json")),
-            config,
-            columns=COLUMNS,
-            source_columns=[],
-            hasher=None,
-            state=stream,
-            emitter=emitter,
-            is_incremental=incremental,
+        request = ExportRequest(list_ids, file_type=config.pop("file_type", "json"))
+        run_state = RunState(
+            stream,
+            emitter,
+            fingerprint=request_fingerprint(request, config) | {"columns": fingerprint},
             has_version=not incremental,
-            fingerprint={"columns": fingerprint},
         )
+        layout = ColumnLayout(COLUMNS, config["on_invalid_value"])
+        self.run = Run(self._client, request, config, layout, run_state, is_incremental=incremental)
         items = self.run.read(output or Rows())
         with contextlib.closing(items):  # type: ignore[type-var]
             for item in items:

@@ -49,9 +49,9 @@ class Stream:
             self.state,
             emitter,
             fingerprint=fingerprint,
-            labels={key: f"list {key}" for key in keys},
             has_version=has_version,
         )
+        self.run.set_exports({key: f"list {key}" for key in keys})
 
     def emit(self) -> None:
         self.emitted.append(copy.deepcopy(self.state))
