@@ -21,7 +21,7 @@ class Checkpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     """How far an export has been read.
 
     Attributes:
-        requested_at: When it was requested, by this machine's clock.
+        requested_at: When it was requested, or confirmed, by this machine's clock.
         export_id: The export; absent until SendGrid has confirmed the request.
         adopted: Whether the export was found in the list of exports, its request unconfirmed.
         part_count: Number of parts; 0 until the export is ready.

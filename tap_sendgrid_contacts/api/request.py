@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from tap_sendgrid_contacts.api.http import RequestNotProcessedError, TransientError
-from tap_sendgrid_contacts.dates import parse_timestamp, utc_now
+from tap_sendgrid_contacts.dates import parse_timestamp
 from tap_sendgrid_contacts.redaction import sanitize
 
 if TYPE_CHECKING:
@@ -59,7 +59,11 @@ class ExportRequest:
 
 
 def create_export_once(
-    client: SendGridClient, request: ExportRequest, retry: RetryPolicy
+    client: SendGridClient,
+    request: ExportRequest,
+    retry: RetryPolicy,
+    requested_at: datetime,
+    given_up: str | None,
 ) -> tuple[str, bool]:
     """Create an export, and one only: a request whose response was lost is looked up.
 
@@ -67,6 +71,8 @@ def create_export_once(
         client: The API client.
         request: Parameters of the export.
         retry: How to retry.
+        requested_at: When it was requested first, by this machine's clock.
+        given_up: The id of an export that is not looked for.
 
     Returns:
         The id of the export, and whether it was adopted: found, but not confirmed.
@@ -75,13 +81,12 @@ def create_export_once(
         TransientError: If SendGrid did not respond, retries included.
         FatalAPIError: If SendGrid rejects the request.
     """
-    requested_at = utc_now()
     maybe_created = False
 
     def find_or_create() -> tuple[str, bool]:
         nonlocal maybe_created
         if maybe_created:
-            if export_id := find_matching_export(client, request, requested_at):
+            if export_id := find_matching_export(client, request, requested_at, given_up):
                 return export_id, True
             logger.warning("Export not found; retrying the create request")
             maybe_created = False
@@ -97,7 +102,7 @@ def create_export_once(
 
 
 def find_matching_export(
-    client: SendGridClient, request: ExportRequest, requested_at: datetime
+    client: SendGridClient, request: ExportRequest, requested_at: datetime, given_up: str | None
 ) -> str | None:
     """Find the export that an unconfirmed request created.
 
@@ -105,6 +110,8 @@ def find_matching_export(
         client: The API client.
         request: Parameters of the export.
         requested_at: When it was requested, by this machine's clock.
+        given_up: The id of an export that is not looked for: it can have been created in the
+            same second.
 
     Returns:
         The id of the first export of the same lists and segments created since, if any.
@@ -121,6 +128,7 @@ def find_matching_export(
         if (created_at := parse_timestamp(export.created_at))
         and created_at >= created_since
         and export.status in {"pending", "ready"}
+        and export.id != given_up
         and [
             {audience.id.lower() for audience in audiences}
             for audiences in (export.lists, export.segments)

@@ -179,13 +179,22 @@ class ExportSync:
 
     def _create(self, retry: RetryPolicy) -> None:
         try:
-            export_id, adopted = create_export_once(self._client, self._request, retry)
+            export_id, adopted = create_export_once(
+                self._client,
+                self._request,
+                retry,
+                self.checkpoint.requested_at,
+                self._state.given_up(self.key),
+            )
         except (TransientError, PollTimeoutError) as error:
             # It may have been processed, by an earlier attempt too: then the next one looks it up.
             is_unprocessed = isinstance(error, RequestNotProcessedError) and retry is NO_RETRY
             self.is_resumed = not is_unprocessed
             raise
-        self._save(replace(self.checkpoint, export_id=export_id, adopted=adopted))
+        confirmed = replace(
+            self.checkpoint, export_id=export_id, adopted=adopted, requested_at=utc_now()
+        )
+        self._save(confirmed)
         self._set_job(export_id, is_new=True)
 
     def _resume(self, retry: RetryPolicy) -> None:
@@ -209,21 +218,29 @@ class ExportSync:
 
     def _find_unconfirmed(self, retry: RetryPolicy) -> str:
         requested_at = self.checkpoint.requested_at
-        if utc_now() - requested_at > _ADOPTION_WINDOW:
+        if not self._is_recent():
             raise NotResumableError(
                 "Unconfirmed export request in state is older than 30 min; not searching for it"
             )
-        export_id = retry.call(find_matching_export, self._client, self._request, requested_at)
+        given_up = self._state.given_up(self.key)
+        export_id = retry.call(
+            find_matching_export, self._client, self._request, requested_at, given_up
+        )
         if export_id is None:
             raise NotResumableError("Unconfirmed export request in state was not accepted")
         return export_id
 
+    def _is_recent(self) -> bool:
+        return utc_now() - self.checkpoint.requested_at <= _ADOPTION_WINDOW
+
     def _replace(self, reason: Exception, retry: RetryPolicy) -> None:
         prefix = f"{self.label}: " if self.label and not self.is_started else ""
         logger.warning("%s%s; starting a new export", prefix, reason)
+        # One that was not found may become visible yet: it is looked for again.
+        is_lost = not self.checkpoint.export_id and self._is_recent()
         self._state.give_up(self.key)
         self.is_started = self.is_resumed = False
-        self._save(Checkpoint(utc_now()))
+        self._save(Checkpoint(self.checkpoint.requested_at if is_lost else utc_now()))
         self._state.emit()
         self._create(retry)
         self._state.emit()

@@ -24,6 +24,7 @@ from tap_sendgrid_contacts.api.request import (
     create_export_once,
     find_matching_export,
 )
+from tap_sendgrid_contacts.dates import utc_now
 
 if TYPE_CHECKING:
     from requests_mock import Mocker
@@ -86,7 +87,7 @@ def test_body_has_what_is_configured_and_nothing_else(
     requests_mock: Mocker, client: SendGridClient, request_: ExportRequest, body: dict[str, Any]
 ) -> None:
     requests_mock.post(EXPORTS, status_code=202, json={"id": "e1"})
-    assert create_export_once(client, request_, client.retry) == ("e1", False)
+    assert create_export_once(client, request_, client.retry, utc_now(), None) == ("e1", False)
     assert requests_mock.request_history[0].json() == body
     assert requests_mock.call_count == 1
 
@@ -139,7 +140,7 @@ def test_create_without_response_is_looked_up_and_not_sent_again(
 ) -> None:
     requests_mock.post(EXPORTS, [lost])
     requests_mock.get(EXPORTS, json={"result": [listed()]}, headers=DATE)
-    assert create_export_once(client, REQUEST, client.retry) == ("found", True)
+    assert create_export_once(client, REQUEST, client.retry, utc_now(), None) == ("found", True)
     assert posts(requests_mock) == 1
 
 
@@ -156,7 +157,7 @@ def test_failed_look_up_is_retried_before_anything_is_sent_again(
             {"json": {"result": [listed()]}, "headers": DATE},
         ],
     )
-    assert create_export_once(client, REQUEST, client.retry) == ("found", True)
+    assert create_export_once(client, REQUEST, client.retry, utc_now(), None) == ("found", True)
     assert posts(requests_mock) == 1
 
 
@@ -175,7 +176,7 @@ def test_matching_export_is_found(
     requests_mock: Mocker, client: SendGridClient, changes: dict[str, Any]
 ) -> None:
     requests_mock.get(EXPORTS, json={"result": [listed(**changes)]})
-    assert find_matching_export(client, REQUEST, NOW) == "found"
+    assert find_matching_export(client, REQUEST, NOW, None) == "found"
 
 
 @pytest.mark.parametrize(
@@ -202,7 +203,7 @@ def test_other_export_is_not_adopted_and_a_new_one_created(
 ) -> None:
     requests_mock.post(EXPORTS, [{"status_code": 500}, {"json": {"id": "ours"}}])
     requests_mock.get(EXPORTS, json={"result": [listed(**changes)]}, headers=DATE)
-    assert create_export_once(client, REQUEST, client.retry) == ("ours", False)
+    assert create_export_once(client, REQUEST, client.retry, utc_now(), None) == ("ours", False)
     assert posts(requests_mock) == 2
 
 
@@ -213,7 +214,7 @@ def test_export_of_all_contacts_is_told_from_one_of_a_list(
     requests_mock: Mocker, client: SendGridClient, lists: list[Any] | None, found: str | None
 ) -> None:
     requests_mock.get(EXPORTS, json={"result": [listed(lists=lists, segments=lists)]})
-    assert find_matching_export(client, ExportRequest(), NOW) == found
+    assert find_matching_export(client, ExportRequest(), NOW, None) == found
 
 
 def test_first_of_several_matching_exports_is_found(
@@ -224,12 +225,12 @@ def test_first_of_several_matching_exports_is_found(
         for name, later in (("last", 9), ("first", 1), ("middle", 5))
     ]
     requests_mock.get(EXPORTS, json={"result": exports})
-    assert find_matching_export(client, REQUEST, NOW) == "first"
+    assert find_matching_export(client, REQUEST, NOW, None) == "first"
 
 
 def test_no_exports_are_no_matching_export(requests_mock: Mocker, client: SendGridClient) -> None:
     requests_mock.get(EXPORTS, json={"result": None})
-    assert find_matching_export(client, REQUEST, NOW) is None
+    assert find_matching_export(client, REQUEST, NOW, None) is None
 
 
 def connection_refused() -> requests.ConnectionError:
@@ -244,7 +245,7 @@ def test_create_that_was_not_processed_is_sent_again_without_a_look_up(
 ) -> None:
     requests_mock.post(EXPORTS, [response])
     with pytest.raises(RequestNotProcessedError):
-        create_export_once(client, REQUEST, client.retry)
+        create_export_once(client, REQUEST, client.retry, utc_now(), None)
     assert {sent.method for sent in requests_mock.request_history} == {"POST"}
     assert requests_mock.call_count == 6
 
@@ -253,7 +254,7 @@ def test_create_that_was_rate_limited_once_succeeds(
     requests_mock: Mocker, client: SendGridClient
 ) -> None:
     requests_mock.post(EXPORTS, [{"status_code": 429}, {"json": {"id": "e1"}}])
-    assert create_export_once(client, REQUEST, client.retry) == ("e1", False)
+    assert create_export_once(client, REQUEST, client.retry, utc_now(), None) == ("e1", False)
     assert requests_mock.call_count == 2
 
 
@@ -262,7 +263,7 @@ def test_rejected_create_is_neither_looked_up_nor_repeated(
 ) -> None:
     requests_mock.post(EXPORTS, status_code=400, json={"errors": [{"message": "no such list"}]})
     with pytest.raises(FatalAPIError, match="no such list"):
-        create_export_once(client, REQUEST, client.retry)
+        create_export_once(client, REQUEST, client.retry, utc_now(), None)
     assert requests_mock.call_count == 1
 
 
@@ -270,7 +271,7 @@ def test_create_retries_end(requests_mock: Mocker, client: SendGridClient) -> No
     requests_mock.post(EXPORTS, status_code=500)
     requests_mock.get(EXPORTS, json={"result": []})
     with pytest.raises(TransientError, match=r"^POST .*: HTTP 500"):
-        create_export_once(client, REQUEST, client.retry)
+        create_export_once(client, REQUEST, client.retry, utc_now(), None)
     assert posts(requests_mock) == 6
 
 
@@ -281,7 +282,7 @@ def test_create_retries_end_with_poll_timeout(
     requests_mock.post(EXPORTS, status_code=429, headers={"Retry-After": retry_after})
     budget = PollBudget(12)
     with budget.spend(), pytest.raises((PollTimeoutError, RequestNotProcessedError)) as raised:
-        create_export_once(client, REQUEST, budget.limit(client.retry))
+        create_export_once(client, REQUEST, budget.limit(client.retry), utc_now(), None)
     is_over = retry_after == "5"
     assert isinstance(raised.value, PollTimeoutError) == is_over
     assert clock.sleeps == [5, 5] * is_over

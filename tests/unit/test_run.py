@@ -394,6 +394,30 @@ def test_rejected_request_leaves_nothing(
     assert pipeline.checkpoints == []
 
 
+def test_lost_request_that_becomes_visible_late_is_found(
+    lost: FakeSendGrid, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visible = lost.exports.pop("e1")
+    lost.create_errors = [429] * 6
+    with pytest.raises(TransientError):
+        pipeline()
+    lost.requests.clear()
+    monkeypatch.setattr("time.time", (HERE + timedelta(minutes=1)).timestamp)
+    lost.exports["e1"] = visible
+    assert pipeline() == IDS
+    assert lost.created == 0
+
+
+def test_export_that_was_given_up_is_not_found(sendgrid: FakeSendGrid, pipeline: Pipeline) -> None:
+    sendgrid.next_export.count = 31
+    with pytest.raises(IncompleteExportError, match="The next run starts a new export"):
+        pipeline()
+    sendgrid.next_export.count = 30
+    sendgrid.create_errors = [500, 202]
+    assert pipeline() == IDS
+    assert sendgrid.created == 3
+
+
 def test_replacement_that_fails_is_an_error(lost: FakeSendGrid, pipeline: Pipeline) -> None:
     lost.exports.clear()
     lost.next_export.status = {"status": "failure", "message": "too many"}
