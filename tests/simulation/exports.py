@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +110,11 @@ class Export:
             lines += [",".join(map(_cell, _csv_row(row, fields))) for row in rows]
         content = "".join(f"{line}\n" for line in lines).encode()
         return gzip.compress(content, 1, mtime=0)
+
+
+def find_exports(text: str) -> set[str]:
+    """Return the ids of the exports in flight, of states as text."""
+    return set(re.findall(r'"export_id": ?"([^"]+)"', text))
 
 
 def _json_row(row: Version, fields: dict[str, tuple[str, str]]) -> dict[str, Any]:

@@ -69,9 +69,7 @@ def secrets(_: Simulation, run: Run) -> Iterator[str]:
 def final_state(simulation: Simulation, run: Run) -> Iterator[str]:
     """STATE is last; with exit code 0, no export is in progress in it."""
     kinds = [line["type"] for line in run.lines]
-    # Before the SCHEMA there may be the state that the run was given.
-    has_state = "STATE" in kinds[1:] and "SCHEMA" in kinds[:-1]
-    if run.code != 0 and not (run.code > 128 and has_state):
+    if run.code != 0 and not (run.code > 128 and "SCHEMA" in kinds):
         return
     if not run.lines or run.lines[-1]["type"] != "STATE":
         yield f"the last line is {run.lines[-1]['type'] if run.lines else 'missing'}"
@@ -221,7 +219,10 @@ def versions(simulation: Simulation, run: Run) -> Iterator[str]:
 
 
 def columns(simulation: Simulation, run: Run) -> Iterator[str]:
-    """A column belongs to one field for good; a field that is gone has no column."""
+    """A column belongs to one field for good; a field that is gone has no column.
+
+    For good is since the target has returned a state.
+    """
     for line in run.lines:
         if line["type"] != "SCHEMA":
             continue
@@ -229,7 +230,9 @@ def columns(simulation: Simulation, run: Run) -> Iterator[str]:
             if not name.startswith("custom_"):
                 continue
             field = next(key for key in simulation.fields if f"({key}," in column["description"])
-            owner = simulation.owners.setdefault(name, field)
+            owner = simulation.owners.get(name, field)
+            if simulation.has_returned:
+                simulation.owners[name] = owner
             if owner != field:
                 yield f"{name} was of field {owner}, and is now of {field}"
             if field not in simulation.fields_at_start:

@@ -127,6 +127,8 @@ def run_tap(
             parent.close()
             os.dup2(out, 1)
             os.dup2(log, 2)
+            # In the background of a shell, SIGINT is ignored.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             process = _Child(child, server, interruption)
             process.patch()
             if mutate:

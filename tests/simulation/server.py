@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 from tests.simulation.account import MAIL_DOMAIN, Account, iso
-from tests.simulation.exports import DAMAGES, LIFETIME, Export, source_key
+from tests.simulation.exports import DAMAGES, LIFETIME, Export, find_exports, source_key
 
 API_KEY = "SG.simulated.key-that-no-log-may-quote"
 SIGNATURE = "c0ffeesignature"
@@ -192,7 +192,7 @@ class Server:
                 continue
             known = (
                 export.source in self.finished
-                or f'"{export.id}"' in self.state
+                or export.id in find_exports(self.state)
                 or (
                     self.created_by_run.get(source) is export
                     and (export.delivered or export.listed)

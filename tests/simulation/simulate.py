@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.simulation.exports import LIFETIME
+from tests.simulation.exports import LIFETIME, find_exports
 from tests.simulation.invariants import INVARIANTS
 from tests.simulation.pipeline import (
     Target,
@@ -67,6 +67,8 @@ class Simulation:
         self._must_refresh = False
         self.fields = dict(self.server.account.fields)
         self.fields_at_start = dict(self.fields)
+        # Whether the target has returned a state of the last run.
+        self.has_returned = False
         self.owners: dict[str, str] = {}
         self.activated: set[int] = set()
         self.last_count: int | None = None
@@ -153,8 +155,9 @@ class Simulation:
             and not self.config["separate_exports"]
         ):
             self.outcome.violations.append("promises: no new export, though the last error said so")
+        kept = find_exports(run.out.decode().rpartition('"STATE"')[2])
         for export in server.exports.values():
-            if "truncated gzip" in run.log:
+            if "truncated gzip" in run.log and export.id in kept:
                 # It has noticed: the next run can resume it.
                 export.reasons = [each for each in export.reasons if each != "cut silently"]
         self.fields |= server.account.fields
@@ -192,6 +195,9 @@ class Simulation:
         # Targets fail on a torn line.
         dies = is_torn or run.is_closed
         states = self.target.load(run.lines, dies=dies)
+        kinds = [line["type"] for line in run.lines]
+        after_schema = run.lines[kinds.index("SCHEMA") :] if "SCHEMA" in kinds else []
+        self.has_returned = any(line.get("value") in states for line in after_schema)
         for state in states:
             self._state = merge_states(self._state, state) if is_refresh else state
         if is_refresh:
@@ -214,13 +220,9 @@ class Simulation:
             # After a failure that is not an interruption, all are read again.
             server.finished.clear()
         elif has_state and run.code != 0:
-            earlier = server.state + "".join(map(json.dumps, run.lines))
-            now = json.dumps(self._state)
-            left = {
-                source
-                for source, export in server.ready.items()
-                if f'"{export.id}"' in earlier and f'"{export.id}"' not in now
-            }
+            earlier = find_exports(server.state + run.out.decode())
+            gone = earlier - find_exports(json.dumps(self._state))
+            left = {source for source, export in server.ready.items() if export.id in gone}
             if (left | server.finished).issuperset(self.sources()):
                 # It was interrupted after its last state.
                 server.finished.clear()
