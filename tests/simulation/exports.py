@@ -75,7 +75,9 @@ class Export:
         if self.damage == "truncated" and self.parts:
             self.parts[0] = self.parts[0][: -rng.randint(1, 12)]
             self.reasons.append(self.damage)
-        if sum(map(len, self.rows)) < (self.count or 0) or self.damage.startswith("repeated"):
+        filled = [part for part, rows in zip(self.parts, self.rows, strict=True) if rows]
+        is_repeated = self.damage.startswith("repeated") or len({*filled}) < len(filled)
+        if sum(map(len, self.rows)) < (self.count or 0) or is_repeated:
             self.reasons.append("incomplete")
 
     def _divide(self, rng: random.Random) -> None:
