@@ -283,6 +283,8 @@ class Run:
     def _end(self, failures: Sequence[_Failure]) -> None:
         summary = f"{len(failures)} of {len(self._syncs)} exports are not complete. The next run"
         what = "continues this one"
+        if until := self.state.resumable_until:
+            what += f" if it starts before {until:%Y-%m-%d %H:%M} UTC"
         if all(failure.is_final for failure in failures):
             # Each is finished or failed. The next run must not take what is finished for fresh.
             self.state.restart()

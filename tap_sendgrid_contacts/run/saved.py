@@ -1,15 +1,16 @@
-"""The form of a run in the state, and of what earlier versions of the tap have saved."""
+"""A run in the state: its form, whether it is resumed, and what earlier versions have saved."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from tap_sendgrid_contacts.checkpoint import Checkpoint, Time
-from tap_sendgrid_contacts.dates import parse_date
+from tap_sendgrid_contacts.dates import parse_date, utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping, Sequence
@@ -20,6 +21,11 @@ logger = logging.getLogger(__name__)
 
 COLUMNS_KEY = "columns"
 """State key of the custom columns that were loaded; see `catalog.fields`."""
+
+# A file exists for twelve hours: lists that were finished before are as old as that, too.
+_MAX_RUN_AGE = timedelta(hours=12)
+
+_MAX_VERSION = 1 << 40  # A larger one was not written by this tap.
 
 _OLD_KEYS = ("exports", "partitions", "scope")
 
@@ -55,6 +61,87 @@ class SavedRun(msgspec.Struct, omit_defaults=True):
     def has_emitted(self) -> bool:
         """Whether contacts were emitted."""
         return bool(self.finished) or any(each.contacts_read for each in self.exports.values())
+
+    @property
+    def resumable_until(self) -> datetime | None:
+        """When what the run has finished is too old to be kept; None if that is nothing."""
+        if not self.finished:
+            return None
+        # A run may have waited for hours before its first export was created.
+        return max(self.started_at, self.exported_at or self.started_at) + _MAX_RUN_AGE
+
+
+def load_run(
+    state: MutableMapping[str, Any], fingerprint: dict[str, Any], *, has_version: bool
+) -> SavedRun:
+    """Return the run of a stream's state, or a new one where it cannot be resumed."""
+    saved = state.get("run")
+    if not saved:
+        return new_run(state, fingerprint, _read_bookmark(state), has_version=has_version)
+    try:
+        (run,) = msgspec.convert(saved, tuple[SavedRun])
+    except msgspec.ValidationError as error:
+        logger.warning("Invalid run in state (%s); starting a new export", error)
+        return new_run(state, fingerprint, None, has_version=has_version)
+    if reason := _why_not_resumable(run, fingerprint):
+        if run.exports or run.finished:
+            logger.warning("%s; starting a new export", reason)
+        # Not the bookmark of the state: Meltano brings that back after `--full-refresh`.
+        return new_run(state, fingerprint, run.bookmark, has_version=has_version)
+    if has_version and not run.has_emitted:
+        # It may have been completed, with a target that did not keep the last STATE.
+        run.version = new_version(state)
+    return run
+
+
+def new_run(
+    state: MutableMapping[str, Any],
+    fingerprint: dict[str, Any],
+    bookmark: datetime | None,
+    *,
+    has_version: bool,
+) -> SavedRun:
+    """Return a run that starts now."""
+    version = new_version(state) if has_version else None
+    return SavedRun(utc_now(), fingerprint, version, bookmark)
+
+
+def new_version(state: MutableMapping[str, Any]) -> int:
+    """Return a version that no earlier run has had: epoch seconds, as the SDK's."""
+    last = state.get("version")
+    version = int(utc_now().timestamp())
+    if isinstance(last, int) and last < _MAX_VERSION:
+        version = max(version, last + 1)
+    state["version"] = version
+    return version
+
+
+def _why_not_resumable(run: SavedRun, fingerprint: Mapping[str, Any]) -> str | None:
+    changed = [
+        key
+        for key in sorted({*fingerprint, *run.fingerprint})
+        if fingerprint.get(key) != run.fingerprint.get(key)
+    ]
+    if changed:
+        return f"{', '.join(changed)} changed since the last run"
+    if run.resumable_until and utc_now() > run.resumable_until:
+        return "The interrupted run is older than 12 hours"
+    return None
+
+
+def _read_bookmark(state: Mapping[str, Any]) -> datetime | None:
+    value = state.get("replication_key_value")
+    if value is None:
+        return None
+    try:
+        bookmark = parse_date(value)
+    except (TypeError, ValueError, OverflowError):
+        logger.warning("Ignoring bookmark: replication_key_value is not a valid timestamp")
+        return None
+    if bookmark > utc_now() + timedelta(days=1):
+        logger.warning("Ignoring bookmark: it is in the future")
+        return None
+    return bookmark
 
 
 def has_exports(state: Mapping[str, Any]) -> bool:

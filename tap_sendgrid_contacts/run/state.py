@@ -15,20 +15,26 @@ from __future__ import annotations
 
 import logging
 import time
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec.structs import replace
 
-from tap_sendgrid_contacts.dates import parse_date, utc_now
-from tap_sendgrid_contacts.run.saved import SavedRun, convert_old_state, read_counts
+from tap_sendgrid_contacts.run.saved import (
+    convert_old_state,
+    load_run,
+    new_run,
+    new_version,
+    read_counts,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
+    from datetime import datetime
 
     from tap_sendgrid_contacts.checkpoint import Checkpoint
     from tap_sendgrid_contacts.run.emitter import StateEmitter
+    from tap_sendgrid_contacts.run.saved import SavedRun
 
 logger = logging.getLogger(__name__)
 
@@ -36,11 +42,6 @@ STATE_INTERVAL = 10_000
 """Contacts read between two STATE messages."""
 
 _STATE_SECONDS = 1.0  # Between those at the ends of small parts.
-
-# A file exists for twelve hours: lists that were finished before are as old as that, too.
-_MAX_RUN_AGE = timedelta(hours=12)
-
-_MAX_VERSION = 1 << 40  # A larger one was not written by this tap.
 
 
 class RunState:
@@ -74,7 +75,7 @@ class RunState:
         # Without defaults: the state is emitted often.
         self._fingerprint = {key: value for key, value in fingerprint.items() if value}
         self._has_version = has_version
-        self._run = self._load()
+        self._run = load_run(state, self._fingerprint, has_version=has_version)
         self._write()
 
     def set_exports(self, labels: Mapping[str, str]) -> None:
@@ -93,7 +94,7 @@ class RunState:
             logger.warning(
                 "A list or segment of the interrupted run is gone; starting a new export"
             )
-            self._run = self._new_run(run.bookmark)
+            self._run = self._new_run()
         self._write()
 
     # --- read -------------------------------------------------------------------------------
@@ -102,6 +103,11 @@ class RunState:
     def version(self) -> int | None:
         """The table version of the run's records; None if it has none."""
         return self._run.version
+
+    @property
+    def resumable_until(self) -> datetime | None:
+        """When what the run has finished is too old to be kept; None if that is nothing."""
+        return self._run.resumable_until
 
     def since(self, key: str) -> datetime | None:
         """Return the bookmark that an export is filtered by, if any."""
@@ -192,8 +198,8 @@ class RunState:
         checkpoint = self._run.exports.pop(key, None)
         if checkpoint and checkpoint.export_id:
             self._run.given_up[key] = checkpoint.export_id
-        if not self._run.has_emitted:
-            self._run.version = self._new_version()
+        if not self._run.has_emitted and self._has_version:
+            self._run.version = new_version(self._state)
         elif checkpoint and (checkpoint.contacts_read or checkpoint.failed_at):
             self._run.unproven = (
                 f"{self._prefix(key)}another export was read in part before, and its contacts may "
@@ -257,79 +263,13 @@ class RunState:
     def restart(self) -> None:
         """Forget what the run has read: the next run reads all exports again."""
         given_up = self._run.given_up
-        self._run = self._new_run(self._run.bookmark)
+        self._run = self._new_run()
         self._run.given_up = given_up
         self._write()
 
-    # --- start ------------------------------------------------------------------------------
-
-    def _load(self) -> SavedRun:
-        """Return the run of the state, or a new one where it cannot be resumed."""
-        saved = self._state.get("run")
-        if not saved:
-            return self._new_run(self._read_bookmark())
-        try:
-            (run,) = msgspec.convert(saved, tuple[SavedRun])
-        except msgspec.ValidationError as error:
-            logger.warning("Invalid run in state (%s); starting a new export", error)
-            return self._new_run(None)
-        if reason := self._why_not_resumable(run):
-            if run.exports or run.finished:
-                logger.warning("%s; starting a new export", reason)
-            # Not the one of the state: Meltano brings that back after `--full-refresh`.
-            return self._new_run(run.bookmark)
-        if not run.has_emitted:
-            # It may have been completed, with a target that did not keep the last STATE.
-            run.version = self._new_version()
-        return run
-
-    def _why_not_resumable(self, run: SavedRun) -> str | None:
-        fingerprint = self._fingerprint
-        changed = [
-            key
-            for key in sorted({*fingerprint, *run.fingerprint})
-            if fingerprint.get(key) != run.fingerprint.get(key)
-        ]
-        if changed:
-            return f"{', '.join(changed)} changed since the last run"
-        # A run may have waited for hours before its first export was created.
-        exported_at = max(run.started_at, run.exported_at or run.started_at)
-        if run.finished and utc_now() - exported_at > _MAX_RUN_AGE:
-            return "The interrupted run is older than 12 hours"
-        return None
-
-    def _new_run(self, bookmark: datetime | None) -> SavedRun:
-        return SavedRun(
-            started_at=utc_now(),
-            fingerprint=self._fingerprint,
-            version=self._new_version(),
-            bookmark=bookmark,
-        )
-
-    def _new_version(self) -> int | None:
-        """Return a version that no earlier run has had: epoch seconds, as the SDK's."""
-        if not self._has_version:
-            return None
-        last = self._state.get("version")
-        version = int(utc_now().timestamp())
-        if isinstance(last, int) and last < _MAX_VERSION:
-            version = max(version, last + 1)
-        self._state["version"] = version
-        return version
-
-    def _read_bookmark(self) -> datetime | None:
-        value = self._state.get("replication_key_value")
-        if value is None:
-            return None
-        try:
-            bookmark = parse_date(value)
-        except (TypeError, ValueError, OverflowError):
-            logger.warning("Ignoring bookmark: replication_key_value is not a valid timestamp")
-            return None
-        if bookmark > utc_now() + timedelta(days=1):
-            logger.warning("Ignoring bookmark: it is in the future")
-            return None
-        return bookmark
+    def _new_run(self) -> SavedRun:
+        bookmark = self._run.bookmark
+        return new_run(self._state, self._fingerprint, bookmark, has_version=self._has_version)
 
     def _write(self) -> None:
         self._state["run"] = [msgspec.to_builtins(self._run) | {"exports": {}}]
