@@ -216,7 +216,8 @@ class Simulation:
     def _note_finished(self, run: Run, *, has_state: bool) -> None:
         """Note which exports an interrupted run has finished: they have left its last state."""
         server = self.server
-        if run.code == 1 and any(each.reasons for each in server.exports.values()):
+        is_failed = server.rejected or any(each.reasons for each in server.exports.values())
+        if run.code == 1 and is_failed:
             # After a failure that is not an interruption, all are read again.
             server.finished.clear()
         elif has_state and run.code != 0:
