@@ -56,7 +56,10 @@ MODES = {
     "BATCH, uncompressed": Mode(_batch(format="jsonl", compression="none")),
     "BATCH, Parquet": Mode(_batch(format="parquet")),
     "BATCH, Arrow": Mode(_batch(format="arrow")),
-    "hash_columns": Mode({"hash_columns": ["email"], "hash_key": "key"}, hides=b"@news."),
+    "hash_columns": Mode(
+        {"hash_columns": ["email", "alternate_emails", "phone_number"], "hash_key": "key"},
+        hides=b"@news.",
+    ),
     "stream map, sha256(email)": Mode(_map("sha256(email)"), hides=b"@news."),
 }
 
