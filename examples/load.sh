@@ -10,7 +10,8 @@ jq --compact-output --raw-input 'fromjson?' states.jsonl | tail -n 1 > state.jso
 messages=$(mktemp --dry-run)
 mkfifo --mode=600 "$messages"
 trap 'rm -f "$messages"' EXIT
-target-postgres --config=ENV < "$messages" >> states.jsonl &
+# In any other time zone, it would shift all times.
+PGTZ=UTC target-postgres --config=ENV < "$messages" >> states.jsonl &
 target=$!
 tap-sendgrid-contacts --config=ENV --state state.json > "$messages" &
 tap=$!

@@ -419,6 +419,12 @@ class Postgres(Database):
 
     @property
     @override
+    def program(self) -> list[str | Path]:
+        # As `timezone` in its definition does.
+        return ["env", "PGTZ=UTC", *super().program]
+
+    @property
+    @override
     def url(self) -> str:
         return "postgres://{user}@{host}:{port}/{database}".format(**self.config)
 
@@ -489,6 +495,7 @@ class Server:
         # control characters, so nothing is quoted.
         copy = f"COPY ({sql}) TO STDOUT (FORMAT csv, QUOTE E'\\x01', DELIMITER E'\\x02')"
         address = f"host=127.0.0.1 port={self.port} user=postgres dbname=postgres"
+        address += " options='-c timezone=UTC'"
         connect = ["--no-psqlrc", f"{address} client_encoding=UTF8"]
         return _parse_lines(pipe_to([self._programs / "psql", *connect, "--command", copy], b""))
 
@@ -524,7 +531,8 @@ def run_postgres() -> Iterator[Server]:
         run("initdb", "--username=postgres", "--encoding=UTF8", "--locale=C", "--no-sync")
         options = (
             f"-p {port} -F -c listen_addresses=127.0.0.1 -c unix_socket_directories= "
-            "-c timezone=UTC"
+            # Not UTC, as most servers are.
+            "-c timezone=America/New_York"
         )
         free.close()
         run("pg_ctl", "--wait", "--options", options, "start")
