@@ -11,12 +11,12 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from tap_sendgrid_contacts import cli, stopping
-from tap_sendgrid_contacts.api import download, export, part_file
+from tap_sendgrid_contacts.api import download, export, part_file, request
 from tap_sendgrid_contacts.api.export import ExportJob
 from tap_sendgrid_contacts.catalog import fields
 from tap_sendgrid_contacts.output import lines
 from tap_sendgrid_contacts.output.messages import MessageWriter, RecordMessageEncoder
-from tap_sendgrid_contacts.run import incremental, reader, run, sync
+from tap_sendgrid_contacts.run import incremental, reader, run, saved, state, sync
 from tap_sendgrid_contacts.run.state import RunState
 from tap_sendgrid_contacts.stream import ContactsStream
 
@@ -115,7 +115,7 @@ def filter_strictly():
 
 
 def filter_by_the_merged_bookmark():
-    _set(RunState, "since", lambda self, _: self._read_bookmark())
+    _set(RunState, "since", lambda self, _: saved._read_bookmark(self._state))
 
 
 # --- deletes, versions, columns -------------------------------------------------------------
@@ -160,7 +160,8 @@ def keep_rows_of_replaced_exports():
 
 
 def reuse_versions():
-    _set(RunState, "_new_version", lambda self: 7 if self._has_version else None)
+    _set(saved, "new_version", lambda _: 7)
+    _set(state, "new_version", lambda _: 7)
 
 
 def share_columns():
@@ -184,7 +185,7 @@ def repeat_finished_lists():
 
 
 def create_again():
-    _set(export, "find_matching_export", lambda *_: None)
+    _set(request, "find_matching_export", lambda *_: None)
     _set(sync, "find_matching_export", lambda *_: None)
 
 
