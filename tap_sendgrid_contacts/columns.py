@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 Row = tuple[Value, ...]
 """The values of a contact, in the order of `ColumnLayout.types`."""
 
+STREAM = "contacts"
+"""The only stream."""
+
 PRIMARY_KEY = "contact_id"
 """Not the email: it can be null, since SendGrid also identifies contacts by phone or other ids."""
 

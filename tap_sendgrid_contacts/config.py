@@ -201,18 +201,17 @@ def _fold(key: str) -> str:
     return key.lower().replace("-", "_")
 
 
-def validate(config: dict[str, Any], schema: dict[str, Any], stream_name: str) -> list[str]:
+def validate(config: dict[str, Any], schema: dict[str, Any]) -> list[str]:
     """Return what is wrong with normalized settings; add the defaults of those not set.
 
     Args:
         config: The settings; defaults are added.
         schema: JSON schema of the settings.
-        stream_name: The only stream that stream maps can be of.
     """
     validator = JSONSchemaValidator(schema)
     # Several missing keys of an object are reported as several errors of that object.
     errors = dict.fromkeys(map(_format_validation_error, validator.iter_errors(config)))
-    return list(errors) or list(_validate_values(config, stream_name))
+    return list(errors) or list(_validate_values(config))
 
 
 def find_invalid_ids(config: Mapping[str, Any]) -> Iterator[str]:
@@ -225,7 +224,7 @@ def find_invalid_ids(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"list_ids[{i}] is not a UUID. Run --test to list available ids"
 
 
-def _validate_values(config: dict[str, Any], stream_name: str) -> Iterator[str]:
+def _validate_values(config: dict[str, Any]) -> Iterator[str]:
     """Validate what the schema cannot express."""
     for key, value in config.items():
         try:
@@ -249,7 +248,7 @@ def _validate_values(config: dict[str, Any], stream_name: str) -> Iterator[str]:
     uses_faker = re.search(r"\bfake\.\w+\(", json.dumps(stream_maps, default=str))
     if uses_faker and not find_spec("faker"):
         yield "stream_maps uses Faker: install the tap with the extra 'faker'"
-    yield from find_malformed(stream_maps, stream_name)
+    yield from find_malformed(stream_maps)
 
 
 def _format_validation_error(error: ValidationError) -> str:

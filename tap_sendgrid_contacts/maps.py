@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from singer_sdk.mapper import CustomStreamMap
 
+from tap_sendgrid_contacts.columns import STREAM
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
@@ -49,13 +51,8 @@ _ATTRIBUTES = {name for each in _TYPES for name in dir(each) if not name.startsw
 }
 
 
-def find_malformed(stream_maps: Mapping[str, Any], stream_name: str) -> Iterator[str]:
-    """Yield an error for each part of the setting that the SDK could not read.
-
-    Args:
-        stream_maps: The setting.
-        stream_name: The only stream there is.
-    """
+def find_malformed(stream_maps: Mapping[str, Any]) -> Iterator[str]:
+    """Yield an error for each part of the setting that the SDK could not read."""
     for stream, rules in stream_maps.items():
         setting = f"stream_maps.{_printable(stream)}"
         if stream.startswith("__"):
@@ -70,7 +67,7 @@ def find_malformed(stream_maps: Mapping[str, Any], stream_name: str) -> Iterator
             source = rules.get("__source__", stream)
         elif rules not in _REMOVED:
             yield f"{setting} must be an object, null or __NULL__"
-        if isinstance(source, str) and not fnmatch(stream_name, source):
+        if isinstance(source, str) and not fnmatch(STREAM, source):
             # The SDK would ignore it, and emit what it is meant to hide.
             yield f"stream_maps references unknown stream '{_printable(source)}'"
 

@@ -8,8 +8,7 @@ import msgspec
 from singer_sdk.exceptions import ConfigurationError
 
 from tap_sendgrid_contacts.catalog.normalize import quote_names
-
-_STREAM = "contacts"
+from tap_sendgrid_contacts.columns import STREAM
 
 
 class _PartitionState(msgspec.Struct):
@@ -51,9 +50,9 @@ def normalize_state(state: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         raise ConfigurationError(f"--state: {error}") from None
     bookmarks = state["bookmarks"]
     warnings = []
-    if bookmarks and _STREAM not in bookmarks:
+    if bookmarks and STREAM not in bookmarks:
         warnings.append(
-            f"--state has no bookmark of stream '{_STREAM}', but of {quote_names(bookmarks)}: it "
+            f"--state has no bookmark of stream '{STREAM}', but of {quote_names(bookmarks)}: it "
             "is of another tap. The run is a first one"
         )
     partitions = [_drop_invalid_partitions(each) for each in bookmarks.values()]

@@ -15,6 +15,7 @@ from typing_extensions import override
 from tap_sendgrid_contacts.columns import (
     PRIMARY_KEY,
     REPLICATION_KEY,
+    STREAM,
     ColumnLayout,
     Hasher,
     validate_hash_columns,
@@ -57,7 +58,7 @@ class ContactsStream(Stream):
         message_writer: Writes messages to standard output.
     """
 
-    name = "contacts"
+    name = STREAM
 
     # The decoder yields values that conform to the schema.
     TYPE_CONFORMANCE_LEVEL = TypeConformanceLevel.NONE

@@ -95,7 +95,7 @@ class TapSendGridContacts(Tap):
             self._config = normalize(self._config)
             errors = [
                 *find_misnamed(self._config, self.config_jsonschema),
-                *validate(self._config, self.config_jsonschema, ContactsStream.name),
+                *validate(self._config, self.config_jsonschema),
             ]
         except RecursionError:
             raise ConfigurationError("Settings are nested too deeply") from None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from singer_sdk.exceptions import ConfigurationError
 
-from tap_sendgrid_contacts.columns import PRIMARY_KEY, REPLICATION_KEY
+from tap_sendgrid_contacts.columns import PRIMARY_KEY, REPLICATION_KEY, STREAM
 from tap_sendgrid_contacts.schema import (
     SOURCE_COLUMNS,
     SOURCE_KEY,
@@ -18,7 +18,6 @@ from tap_sendgrid_contacts.schema import (
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-_STREAM = "contacts"
 _REPLICATION_METHODS = ("FULL_TABLE", "INCREMENTAL")
 REFRESH = "re-run discovery (Meltano: meltano run --refresh-catalog)"
 
@@ -72,21 +71,21 @@ def normalize_catalog(catalog: object) -> tuple[dict[str, Any], list[str]]:
         streams = msgspec.convert(catalog, _Catalog).streams
     except msgspec.ValidationError as error:
         raise ConfigurationError(f"--catalog: {error}; {REFRESH}") from None
-    found = [each for each in streams if _STREAM in {each.tap_stream_id, each.stream}]
+    found = [each for each in streams if STREAM in {each.tap_stream_id, each.stream}]
     others = quote_names(each.tap_stream_id or each.stream for each in streams if each not in found)
     if not found:
         if others:
             raise ConfigurationError(
-                f"The catalog has no stream '{_STREAM}', but {others}: it is of another tap, or "
+                f"The catalog has no stream '{STREAM}', but {others}: it is of another tap, or "
                 f"the stream was renamed; {REFRESH}"
             )
         return {"streams": []}, []
     if len(found) > 1:
-        raise ConfigurationError(f"The catalog has stream '{_STREAM}' {len(found)} times")
-    if not {found[0].tap_stream_id, found[0].stream} <= {_STREAM, None}:
+        raise ConfigurationError(f"The catalog has stream '{STREAM}' {len(found)} times")
+    if not {found[0].tap_stream_id, found[0].stream} <= {STREAM, None}:
         raise ConfigurationError(
-            f"The catalog renames stream '{_STREAM}': its tap_stream_id and stream must be "
-            f"'{_STREAM}'. To load into another table, set __alias__ in stream_maps"
+            f"The catalog renames stream '{STREAM}': its tap_stream_id and stream must be "
+            f"'{STREAM}'. To load into another table, set __alias__ in stream_maps"
         )
     stream, warnings = _normalize_stream(found[0])
     if others:
@@ -110,8 +109,8 @@ def _normalize_stream(stream: _Stream) -> tuple[dict[str, Any], list[str]]:
         )
     method, replication_key, warnings = _replication(stream, root)
     return {
-        "tap_stream_id": _STREAM,
-        "stream": _STREAM,
+        "tap_stream_id": STREAM,
+        "stream": STREAM,
         "replication_method": method,
         "replication_key": replication_key,
         "key_properties": keys[0] if keys else None,
@@ -143,14 +142,14 @@ def _replication(stream: _Stream, root: _Metadata) -> tuple[str, str | None, lis
     key = root.replication_key or stream.replication_key
     if method and method not in _REPLICATION_METHODS:
         raise ConfigurationError(
-            f"Unsupported replication method {method[:40]!a} for stream '{_STREAM}'. Supported: "
+            f"Unsupported replication method {method[:40]!a} for stream '{STREAM}'. Supported: "
             + ", ".join(_REPLICATION_METHODS)
         )
     if method == "INCREMENTAL":
         properties = stream.schema.properties
         if key not in {None, REPLICATION_KEY} or REPLICATION_KEY not in properties:
             raise ConfigurationError(
-                f"'{REPLICATION_KEY}' is the only valid replication key for stream '{_STREAM}'"
+                f"'{REPLICATION_KEY}' is the only valid replication key for stream '{STREAM}'"
             )
         return method, REPLICATION_KEY, []
     warning = (
@@ -182,7 +181,7 @@ def resolve_key(
     own_key = [PRIMARY_KEY, SOURCE_KEY] if separate_exports else [PRIMARY_KEY]
     if key and set(key) != set(own_key):
         raise ConfigurationError(
-            f"The catalog's key ({quote_names(key)}) is not that of stream '{_STREAM}' "
+            f"The catalog's key ({quote_names(key)}) is not that of stream '{STREAM}' "
             f"({quote_names(own_key)}); remove it from the catalog, or re-run discovery"
         )
     return own_key

@@ -36,7 +36,7 @@ def schema() -> dict[str, Any]:
 
 
 def errors_of(schema: dict[str, Any], **config: Any) -> list[str]:
-    return validate(normalize({**VALID, **config}), schema, "contacts")
+    return validate(normalize({**VALID, **config}), schema)
 
 
 # --- validate -------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ def test_all_errors_of_the_schema_are_returned(schema: dict[str, Any]) -> None:
 
 
 def test_missing_api_key_says_what_to_set(schema: dict[str, Any]) -> None:
-    assert validate({}, schema, "contacts") == ["api_key is missing: set it to a SendGrid API key"]
+    assert validate({}, schema) == ["api_key is missing: set it to a SendGrid API key"]
 
 
 def test_choices_and_limits_are_in_the_message(schema: dict[str, Any]) -> None:
@@ -179,9 +179,7 @@ def test_choices_and_limits_are_in_the_message(schema: dict[str, Any]) -> None:
 
 def test_missing_key_of_an_object_is_named_with_its_path() -> None:
     schema = {"properties": {"a": {"items": {"type": "object", "required": ["b", "c"]}}}}
-    assert validate({"a": [{"b": 1, "c": 1}, {"b": 1}]}, schema, "contacts") == [
-        "a[1].c is missing"
-    ]
+    assert validate({"a": [{"b": 1, "c": 1}, {"b": 1}]}, schema) == ["a[1].c is missing"]
 
 
 def test_every_number_has_limits(schema: dict[str, Any]) -> None:
@@ -197,7 +195,7 @@ def test_every_number_has_limits(schema: dict[str, Any]) -> None:
 
 def test_defaults_are_added(schema: dict[str, Any]) -> None:
     config = normalize(VALID)
-    assert validate(config, schema, "contacts") == []
+    assert validate(config, schema) == []
     declared = {
         key: definition["default"]
         for key, definition in TapSendGridContacts.config_jsonschema["properties"].items()
@@ -484,6 +482,6 @@ def test_invalid_setting_from_the_environment_is_named(
     setting: str,
 ) -> None:
     config = from_variables(monkeypatch, schema, **{"API_KEY": "SG.very-secret", variable: text})
-    (error,) = validate(normalize(config), schema, "contacts")
+    (error,) = validate(normalize(config), schema)
     assert error.startswith(f"{setting} ")
     assert "very-secret" not in error

@@ -30,7 +30,7 @@ CONFIG = {"salt": "very-secret"}
 
 def errors_of(rules: dict[str, Any]) -> list[str]:
     stream_maps = {"contacts": rules}
-    if errors := list(find_malformed(stream_maps, "contacts")):
+    if errors := list(find_malformed(stream_maps)):
         return errors
     config: dict[str, Any] = {"stream_maps": stream_maps, "stream_map_config": CONFIG}
     mapper = PluginMapper(config, logging.getLogger("test"))
@@ -143,6 +143,6 @@ def test_what_is_not_one_expression_is_named(expression: str) -> None:
     ],
 )
 def test_malformed_setting_is_named(stream_maps: dict[str, Any], error: str) -> None:
-    (found,) = find_malformed(stream_maps, "contacts")
+    (found,) = find_malformed(stream_maps)
     assert found.startswith(error)
     assert "secret" not in found
