@@ -21,14 +21,7 @@ class Decoder(Protocol):
     """Decodes the parts of one export."""
 
     def decode(self, part: BinaryIO, label: str) -> Iterator[list[Row]]:
-        """Decode a part.
-
-        Args:
-            part: The file.
-            label: Name of the part for errors.
-
-        Yields:
-            The rows of contacts, a block at a time.
+        """Yield the rows of contacts, a block at a time; `label` names the part in errors.
 
         Raises:
             DataError: On a contact that is not complete and typed; the message contains part,

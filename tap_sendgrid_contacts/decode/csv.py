@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -13,7 +14,6 @@ from tap_sendgrid_contacts.column_types import COERCION_ERRORS, repair_surrogate
 from tap_sendgrid_contacts.decode.errors import (
     InvalidValues,
     missing_key_error,
-    warn_missing_columns,
     warn_unmapped_field,
 )
 from tap_sendgrid_contacts.decode.lines import DAMAGED_PART_HINT, MAX_ROW_BYTES, iter_line_blocks
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from tap_sendgrid_contacts.column_types import Value
     from tap_sendgrid_contacts.columns import Column, ColumnLayout, Row
+
+logger = logging.getLogger(__name__)
 
 _BLOCK_ROWS = 128
 _BLOCK_CHARS = 4 * 1024 * 1024
@@ -40,9 +42,6 @@ class CsvDecoder:
     whatever that accepts, `_decode_row` would read the same, only slower.
 
     Python's own limit of 128 KiB per cell applies unless `csv.field_size_limit` is raised.
-
-    Args:
-        layout: The columns.
     """
 
     def __init__(self, layout: ColumnLayout) -> None:
@@ -163,21 +162,31 @@ class CsvDecoder:
             )
         header = [name.strip() for name in header]
         # Before anything is logged: the first line may be a contact.
-        if missing := _REQUIRED_NAMES.difference(map(str.lower, header)):
+        if absent := _REQUIRED_NAMES.difference(map(str.lower, header)):
             raise DataError(
-                f"{label}: CSV header without {', '.join(sorted(missing)).upper()}; not a contacts "
+                f"{label}: CSV header without {', '.join(sorted(absent)).upper()}; not a contacts "
                 "export"
             )
         cells: dict[Column, int] = {}
         for i, name in enumerate(header):
             column = self._find_column(name, header, label)
             if column is None:
-                self._warn_unmapped(name)
+                if name not in self._warned_fields:
+                    self._warned_fields.add(name)
+                    warn_unmapped_field(name)
             elif column in cells:
                 raise _ambiguous_header_error(column, label)
             else:
                 cells[column] = i
-        self._warn_missing([each.name for each in self._layout.selected if each not in cells])
+        missing = [each.name for each in self._layout.selected if each not in cells]
+        # Once: all parts of an export have the same.
+        if missing and not self._has_warned_missing:
+            self._has_warned_missing = True
+            logger.warning(
+                "Columns that the CSV file does not have are null in every contact: %s. If their "
+                "fields were deleted, re-run discovery (Meltano: meltano run --refresh-catalog)",
+                ", ".join(missing),
+            )
         return [cells.get(column, len(header)) for column in self._layout.selected]
 
     def _find_column(self, name: str, header: list[str], label: str) -> Column | None:
@@ -194,17 +203,6 @@ class CsvDecoder:
         if name.upper() not in header:
             raise _ambiguous_header_error(custom, label)
         return custom
-
-    def _warn_unmapped(self, name: str) -> None:
-        if name not in self._warned_fields:
-            self._warned_fields.add(name)
-            warn_unmapped_field(name)
-
-    def _warn_missing(self, columns: list[str]) -> None:
-        """Warn of columns that the file lacks, once: all parts of an export have the same."""
-        if columns and not self._has_warned_missing:
-            self._has_warned_missing = True
-            warn_missing_columns(columns)
 
 
 def _ambiguous_header_error(column: Column, label: str) -> DataError:

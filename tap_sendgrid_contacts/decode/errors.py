@@ -11,19 +11,13 @@ from singer_sdk.exceptions import DataError
 from tap_sendgrid_contacts.columns import PRIMARY_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from tap_sendgrid_contacts.columns import Column, OnInvalidValue
 
 logger = logging.getLogger(__name__)
 
 
 class InvalidValues:
-    """Replaces invalid values by null, or raises an error.
-
-    Args:
-        on_invalid_value: Which of these.
-    """
+    """Replaces invalid values by null, or raises an error."""
 
     def __init__(self, on_invalid_value: OnInvalidValue) -> None:
         self._on_invalid_value = on_invalid_value
@@ -65,22 +59,6 @@ def warn_unmapped_field(field: str) -> None:
         "Ignoring unknown field %.100a (not in catalog). If it is a custom field, re-run "
         "discovery to get its column (Meltano: meltano run --refresh-catalog)",
         field,
-    )
-
-
-def warn_missing_columns(names: Sequence[str]) -> None:
-    """Warn of columns that the export has no field of."""
-    logger.warning(
-        "Columns that the CSV file does not have are null in every contact: %s. If their fields "
-        "were deleted, re-run discovery (Meltano: meltano run --refresh-catalog)",
-        ", ".join(names),
-    )
-
-
-def duplicate_field_error(column: Column, location: object) -> DataError:
-    """Return the error for two fields of one column."""
-    return DataError(
-        f"{location}: duplicate field for column {column.name} (names differ only in case)"
     )
 
 

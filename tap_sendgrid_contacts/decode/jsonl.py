@@ -16,7 +16,6 @@ from tap_sendgrid_contacts.column_types import COERCION_ERRORS
 from tap_sendgrid_contacts.columns import PRIMARY_KEY
 from tap_sendgrid_contacts.decode.errors import (
     InvalidValues,
-    duplicate_field_error,
     missing_key_error,
     warn_unmapped_field,
 )
@@ -71,9 +70,6 @@ class JsonlDecoder:
     read the same, only slower, and only one object per line. Where a file has other names or
     forms, the struct is adapted to them: it leaves columns with values in other forms undecoded,
     and these are parsed as cells of CSV are.
-
-    Args:
-        layout: The columns.
     """
 
     def __init__(self, layout: ColumnLayout) -> None:
@@ -219,7 +215,10 @@ class JsonlDecoder:
             if column is None or not column.is_selected:
                 continue
             if column in values:
-                raise duplicate_field_error(column, location)
+                raise DataError(
+                    f"{location}: duplicate field for column {column.name} (names differ only in "
+                    "case)"
+                )
             try:
                 values[column] = None if value is None else coerce(column.type, value)
             except COERCION_ERRORS:

@@ -39,10 +39,6 @@ _MIN_EXPANDED_BYTES = 1024**3
 def iter_line_blocks(part: BinaryIO, label: str) -> Iterator[bytes]:
     """Yield complete lines in blocks, decompressed, without a byte order mark.
 
-    Args:
-        part: The file.
-        label: Name of the part for errors.
-
     Raises:
         DataError: If the gzip stream is truncated or corrupt, or the content cannot be that of an
             export: a line is too long, there are too many blank lines, or the part expands more
