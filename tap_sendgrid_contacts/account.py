@@ -26,11 +26,6 @@ _SEE_EXPORTS = "list exports"
 class AccountReport:
     """The account, as far as it can be seen without creating an export.
 
-    Args:
-        client: The API client.
-        request: Parameters of the configured export.
-        separate_exports: Whether each list and segment has an export of its own.
-
     Raises:
         FatalAPIError: If SendGrid rejects the API key.
         TransientError: If SendGrid could not be reached.
@@ -64,11 +59,7 @@ class AccountReport:
             raise ConfigurationError("; ".join(errors))
 
     def lines(self, columns: Sequence[Column]) -> Iterator[str]:
-        """Yield the report.
-
-        Args:
-            columns: The columns of the discovered schema.
-        """
+        """Yield the report; `columns` are those of the discovered schema."""
         count = "unknown" if self._count is None else f"{self._count:,}"
         yield f"Contacts: {count}"
         for title, audiences in (("Lists", self._lists), ("Segments", self._segments)):

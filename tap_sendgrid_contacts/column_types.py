@@ -98,10 +98,8 @@ def _cells_parser(
 ) -> Callable[[Sequence[str]], Sequence[Value]]:
     """Make `ColumnType.parse_cells`.
 
-    Args:
-        parse: Parses a text.
-        parse_usual: Parses texts in the usual form at once; returns None, or raises a
-            `msgspec.DecodeError`, if one of them is in another form.
+    `parse_usual` parses texts in the usual form at once; it returns None, or raises a
+    `msgspec.DecodeError`, if one of them is in another form.
     """
 
     def parse_cells(cells: Sequence[str]) -> Sequence[Value]:

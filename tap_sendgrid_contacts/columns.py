@@ -49,12 +49,7 @@ class Column(NamedTuple):
 
 
 class Hasher(NamedTuple):
-    """Which columns are hashed, and how.
-
-    Attributes:
-        columns: Names of the columns.
-        key: Key of the HMAC.
-    """
+    """Which columns are hashed, by their names, and the key of the HMAC."""
 
     columns: frozenset[str]
     key: bytes

@@ -64,11 +64,6 @@ def from_environment(
     Invalid values are passed through, to be rejected by validation; so are unknown settings, to
     be warned of, except those with a second underscore, which orchestrators set, and the SDK's
     log level. An empty variable is unset.
-
-    Args:
-        environment: The environment variables.
-        schema: JSON schema of the settings.
-        prefix: Prefix of the variables.
     """
     config: dict[str, Any] = {}
     for name, text in environment.items():
@@ -202,12 +197,7 @@ def _fold(key: str) -> str:
 
 
 def validate(config: dict[str, Any], schema: dict[str, Any]) -> list[str]:
-    """Return what is wrong with normalized settings; add the defaults of those not set.
-
-    Args:
-        config: The settings; defaults are added.
-        schema: JSON schema of the settings.
-    """
+    """Return what is wrong with normalized settings; add the defaults of those not set."""
     validator = JSONSchemaValidator(schema)
     # Several missing keys of an object are reported as several errors of that object.
     errors = dict.fromkeys(map(_format_validation_error, validator.iter_errors(config)))

@@ -28,14 +28,10 @@ _MAX_DEPTH = 100
 
 
 def read_json_object(option: str, path: str, if_empty: str = "") -> dict[str, Any]:
-    """Read a file named on the command line.
+    """Read a file named on the command line, or standard input if that is `-`.
 
-    It is UTF-8, with or without a byte order mark, whatever the locale.
-
-    Args:
-        option: The option, for the error message.
-        path: The file; `-` is standard input.
-        if_empty: What an empty file stands for.
+    It is UTF-8, with or without a byte order mark, whatever the locale; `if_empty` is what an
+    empty one stands for.
 
     Raises:
         ConfigurationError: If it cannot be read or is not a JSON object.

@@ -73,15 +73,7 @@ _TEXT_ITEMS = tuple(
 def build_schema(
     custom_fields: Iterable[FieldDefinition], *, has_source: bool = False
 ) -> dict[str, Any]:
-    """Build the JSON schema of contacts.
-
-    Args:
-        custom_fields: The account's custom fields.
-        has_source: Whether contacts have the `SOURCE_COLUMNS`.
-
-    Returns:
-        The schema, one property per column.
-    """
+    """Return the JSON schema of contacts, one property per column."""
     properties = {name: dict(type_.json_schema) for name, type_ in RESERVED_FIELDS.items()}
     if has_source:
         properties |= {name: dict(TEXT.json_schema) for name in SOURCE_COLUMNS}
@@ -112,12 +104,7 @@ def described_field(definition: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def allowed_types(name: str, field: FieldDefinition | None = None) -> tuple[ColumnType, ...]:
-    """Return the types that a catalog may give a column.
-
-    Args:
-        name: Name of the column.
-        field: Its custom field, if it has one that is known.
-    """
+    """Return the types that a catalog may give a column, by its custom field if that is known."""
     if is_custom(name):
         own = [field_column_type(field)] if field else list(_FIELD_TYPES.values())
         others = [COLUMN_TYPES[each] for type_ in own for each in type_.alternatives]
@@ -132,13 +119,8 @@ def normalize_definition(
 ) -> dict[str, Any]:
     """Return a column's definition with its type in the notation that all targets understand.
 
-    Args:
-        name: Name of the column.
-        definition: Its definition in a catalog.
-        allowed: The types it may have.
-
     Raises:
-        ConfigurationError: If it has another type.
+        ConfigurationError: If it has a type that is not allowed.
     """
     type_ = parse_type(definition)
     if type_ is None or type_ not in allowed:
@@ -153,11 +135,7 @@ def normalize_definition(
 
 
 def parse_type(definition: Mapping[str, Any]) -> ColumnType | None:
-    """Return the type of a column in any notation, such as `anyOf` with null; or None.
-
-    Args:
-        definition: The column's definition in a catalog.
-    """
+    """Return the type of a column in any notation, such as `anyOf` with null; or None."""
     if definition.get("allOf"):
         return None
     for keyword in ("anyOf", "oneOf"):
@@ -184,14 +162,7 @@ def parse_type(definition: Mapping[str, Any]) -> ColumnType | None:
 
 
 def columns_from_schema(schema: dict[str, Any], is_selected: Callable[[str], bool]) -> list[Column]:
-    """Return the columns of a schema that the export fills; it may be that of a catalog.
-
-    Args:
-        schema: A schema as `build_schema` makes it, possibly older or edited.
-        is_selected: Returns whether a column, by name, is selected. The key always is.
-
-    Returns:
-        The columns, reserved ones first.
+    """Return the columns that the export fills, reserved ones first. The key is always selected.
 
     Raises:
         ConfigurationError: If the key is missing, two columns are of the same field, or a column

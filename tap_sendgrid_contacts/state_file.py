@@ -26,9 +26,6 @@ class _State(msgspec.Struct):
 def normalize_state(state: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Check a state, and remove what the SDK would not survive.
 
-    Args:
-        state: The content of a state file.
-
     Returns:
         The state, empty if it is none of this tap; and warnings.
 

@@ -50,12 +50,7 @@ if TYPE_CHECKING:
 class ContactsStream(Stream):
     """Contacts of the configured lists and segments, through a contacts export.
 
-    Args:
-        tap: The tap.
-        plan: JSON schema of the contacts, and what else was decided about columns.
-        client: The API client.
-        request: Parameters of the export.
-        message_writer: Writes messages to standard output.
+    What was decided about its columns is in `plan`.
     """
 
     name = STREAM

@@ -139,8 +139,6 @@ class SendGridClient:
             and the elapsed seconds.
 
     Attributes:
-        request_timeout: As above.
-        retry: As above.
         allows_http: Whether parts may be downloaded over `http` on the loopback interface: only
             if the API is there, too.
         clock_offset: SendGrid's clock minus this machine's, according to its last response.
@@ -222,13 +220,7 @@ class SendGridClient:
         return self._request("GET", "/v3/marketing/contacts/count", _ContactCount).contact_count
 
     def create_export(self, body: dict[str, Any]) -> str:
-        """Create an export: `POST /v3/marketing/contacts/exports`.
-
-        Args:
-            body: The request body.
-
-        Returns:
-            The id of the export.
+        """Create an export, and return its id: `POST /v3/marketing/contacts/exports`.
 
         Raises:
             RequestNotProcessedError: If the export was not created; safe to send again.
@@ -246,9 +238,7 @@ class SendGridClient:
     def get_export(self, export_id: str, *, timeout: float | None = None) -> ExportStatus:
         """Get the status of an export: `GET /v3/marketing/contacts/exports/{id}`.
 
-        Args:
-            export_id: The export.
-            timeout: Timeout in seconds, if shorter than `request_timeout`.
+        `timeout` counts, in seconds, if it is shorter than `request_timeout`.
 
         Raises:
             NotFoundError: If the export does not exist, or no longer.

@@ -56,11 +56,7 @@ class PollTimeoutError(FatalSyncError):
 
 
 class PollBudget:
-    """How long a run may wait for SendGrid, all exports and requests together: `poll_timeout`.
-
-    Args:
-        seconds: The time to wait, in seconds.
-    """
+    """How long a run may wait for SendGrid, all exports and requests together: `poll_timeout`."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -97,11 +93,7 @@ class PollBudget:
         return dataclasses.replace(retry, wait=wait)
 
     def timeout_error(self, what: str) -> PollTimeoutError:
-        """Return the error that it is spent.
-
-        Args:
-            what: What the run waited for.
-        """
+        """Return the error that it is spent, with what the run waited for."""
         return PollTimeoutError(f"{what}: timed out after {self._seconds} s (poll_timeout)")
 
 
@@ -115,7 +107,6 @@ class ExportJob:
         is_new: Whether it was created just now: then its status may be 404 for 30 s.
 
     Attributes:
-        id: The export.
         part_names: Identities of the parts, in the order in which they are read; known once the
             export is ready.
         contact_count: Number of contacts according to SendGrid, if it says.
@@ -189,10 +180,7 @@ class ExportJob:
             interval = min(interval * _POLL_BACKOFF, max(_MAX_POLL_INTERVAL, poll_interval))
 
     def signed_url(self, part_name: str) -> str:
-        """Return a fresh signed URL of a part.
-
-        Args:
-            part_name: One of `part_names`.
+        """Return a fresh signed URL of one of `part_names`.
 
         Raises:
             TransientError: If the status could not be read.

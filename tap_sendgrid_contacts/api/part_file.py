@@ -41,7 +41,6 @@ class PartFile:
     """The temp file that a part is downloaded to.
 
     Attributes:
-        label: Name of the part for logs and errors.
         size: Bytes downloaded.
         high_water_mark: Largest `size` so far: a download that restarts again and again makes
             no progress.

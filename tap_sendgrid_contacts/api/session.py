@@ -124,16 +124,11 @@ def _check_ca_bundle(variable: str, bundle: str) -> None:
 
 
 def read_body(response: requests.Response, description: str, timeout: float) -> bytes:
-    """Read a response's body, decompressed, within limits of size and time.
-
-    Args:
-        response: A response whose body is not read yet (`stream=True`).
-        description: Method and endpoint, for errors.
-        timeout: Total seconds to read it.
+    """Read the body of a streamed response, decompressed, within limits of size and time.
 
     Raises:
         FatalAPIError: If it is larger than 16 MiB.
-        TransientError: If it takes longer than `timeout`.
+        TransientError: If it takes longer than `timeout`, in seconds.
         DecodeError: If it cannot be decompressed; for `map_transport_errors`.
     """
     deadline = time.monotonic() + timeout

@@ -23,12 +23,7 @@ _SHORT_NUMBER = re.compile(rf"(?<!\d)\d{{1,{_MAX_NUMBER_LENGTH}}}(?!\d)")
 
 
 def is_safe_url(url: str, *, allow_http: bool = True) -> bool:
-    """Return whether secrets and contacts may be sent there: `https`, or `http` on loopback.
-
-    Args:
-        url: The URL.
-        allow_http: Whether `http` on loopback is allowed.
-    """
+    """Return whether secrets and contacts may be sent there: `https`, or `http` on loopback."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname or "", parts.port

@@ -58,9 +58,6 @@ class _Catalog(msgspec.Struct):
 def normalize_catalog(catalog: object) -> tuple[dict[str, Any], list[str]]:
     """Check a catalog, and say in it what the SDK would guess or not survive.
 
-    Args:
-        catalog: The content of a catalog file.
-
     Returns:
         A catalog with this tap's stream, or without any; and warnings.
 
@@ -167,7 +164,7 @@ def resolve_key(
     Args:
         columns: Names of the catalog's columns.
         key: Key in the catalog, if it has one.
-        separate_exports: Whether there is one export per list and segment.
+        separate_exports: The setting.
 
     Raises:
         ConfigurationError: If the catalog has another key, or was made for the other setting.

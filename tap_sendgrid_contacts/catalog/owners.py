@@ -29,7 +29,6 @@ class LoadedColumn(msgspec.Struct, frozen=True, omit_defaults=True):
     """A custom column that earlier runs have loaded, as it is in the state.
 
     Attributes:
-        name: Name of the column.
         type: Type it was loaded with.
         id: The field that owns it; empty if a catalog without ids or an older state names none.
         retired: Whether its field has left the account, and the log has said so.

@@ -91,9 +91,6 @@ class BatchFiles:
         stream: Name of the stream, for the names of the files.
         types: The type of each value of a row by its column's name.
         make_records: Makes what is written of rows; None if that is the rows.
-
-    Attributes:
-        records_emitted: Number of records so far.
     """
 
     def __init__(

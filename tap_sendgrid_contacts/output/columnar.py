@@ -122,14 +122,7 @@ class _GroupWriter:
 
 
 class RecordBatchBuilder:
-    """Builds record batches of contacts.
-
-    Args:
-        types: The type of each value of a row by its column's name.
-
-    Attributes:
-        schema: The schema of the batches.
-    """
+    """Builds record batches of contacts."""
 
     def __init__(self, types: Mapping[str, ColumnType]) -> None:
         self.schema = pa.schema([(name, each.arrow(pa)) for name, each in types.items()])

@@ -19,14 +19,7 @@ if TYPE_CHECKING:
 
 
 class RecordLines:
-    """Writes contacts as RECORD messages at once, past the SDK: the fast path.
-
-    Args:
-        stream: Name of the stream.
-        names: Names of the columns.
-        writer: Writes to standard output.
-        counter: The SDK's metric of records, if there is one.
-    """
+    """Writes contacts as RECORD messages at once, past the SDK: the fast path."""
 
     def __init__(
         self, stream: str, names: Sequence[str], writer: MessageWriter, counter: Counter | None
@@ -56,12 +49,7 @@ class RecordLines:
 
 
 class SdkRecords:
-    """Hands contacts to the SDK one by one, for stream maps and flattening: the slow path.
-
-    Args:
-        records: Makes records of rows.
-        writer: Counts them.
-    """
+    """Hands contacts to the SDK one by one, for stream maps and flattening: the slow path."""
 
     def __init__(self, records: Records, writer: MessageWriter) -> None:
         self._records = records

@@ -24,11 +24,7 @@ if TYPE_CHECKING:
 
 
 class MessageWriter(MsgSpecWriter):
-    """Writer of complete lines.
-
-    Attributes:
-        records_emitted: Number of RECORD messages.
-    """
+    """Writer of complete lines; counts RECORD messages."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,11 +42,7 @@ class MessageWriter(MsgSpecWriter):
         return super().serialize_message(message)
 
     def write_lines(self, lines: bytes | bytearray, records: int = 0) -> None:
-        """Write complete lines and flush them.
-
-        Args:
-            lines: The lines.
-            records: How many of them are RECORD messages.
+        """Write complete lines, of which some are RECORD messages, and flush them.
 
         Raises:
             BrokenPipeError: If the target is gone.
@@ -75,11 +67,6 @@ class RecordMessageEncoder:
     """Encodes contacts as RECORD messages, a block at a time.
 
     The bytes are those of the SDK's own message and writer, at a tenth of the cost.
-
-    Args:
-        stream: Name of the stream.
-        version: Table version, for ACTIVATE_VERSION.
-        names: Names of the columns.
     """
 
     def __init__(self, stream: str, version: int | None, names: Iterable[str]) -> None:

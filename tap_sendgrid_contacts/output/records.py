@@ -40,11 +40,7 @@ def make_contact_class(names: Sequence[str]) -> Callable[..., Contact]:
 
 
 class Records:
-    """Makes records of rows.
-
-    Args:
-        names: Names of the columns.
-    """
+    """Makes records of rows."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._contact_class = make_contact_class(list(names))

@@ -88,15 +88,7 @@ def _validate_options(name: str, options: Any) -> None:  # noqa: ANN401 - any JS
 
 @contextlib.contextmanager
 def open_file(url: str, params: Mapping[str, Any]) -> Iterator[IO[bytes]]:
-    """Open a file that appears in the storage only if the block ends without an exception.
-
-    Args:
-        url: Where it is to be.
-        params: Options of the storage's file system.
-
-    Yields:
-        The file, to be written.
-    """
+    """Open a file that appears in the storage only if the block ends without an exception."""
     filesystem, path = fsspec.url_to_fs(url, **params)
     with _open_local(Path(path)) if is_local(url) else _open_remote(filesystem, path) as file:
         yield file
