@@ -40,53 +40,35 @@ _ROW_GROUP_BYTES = 16 * 1024 * 1024
 _BATCH_BYTES = 1024 * 1024
 
 
-class ParquetFiles:
-    """Opens Parquet files.
-
-    Args:
-        compression: `zstd` or `none`.
-        types: The type of each value of a row by its column's name.
-    """
-
-    def __init__(self, compression: str, types: Mapping[str, ColumnType]) -> None:
-        self._compression = compression
-        self._builder = RecordBatchBuilder(types)
-
-    @contextlib.contextmanager
-    def open(self, file: IO[bytes]) -> Iterator[Write]:
-        """Open a file; yield a function that writes rows."""
-        schema = self._builder.schema
-        sink = parquet.ParquetWriter(
-            file,
-            schema,
-            compression=self._compression,
-            use_dictionary=[name for name in schema.names if name not in _UNIQUE_COLUMNS],
-            # Those of texts would cost a fifth of the file's time, and no reader filters by them.
-            write_statistics=[field.name for field in schema if field.type != pa.string()],
-        )
-        with sink:
-            writer = _GroupWriter(self._builder, sink, _ROW_GROUP_BYTES)
-            yield writer.write
-            writer.flush()
+def open_parquet(
+    builder: RecordBatchBuilder, compression: str, file: IO[bytes]
+) -> contextlib.AbstractContextManager[Write]:
+    """Open a Parquet file, compressed with `zstd` or `none`."""
+    schema = builder.schema
+    sink = parquet.ParquetWriter(
+        file,
+        schema,
+        compression=compression,
+        use_dictionary=[name for name in schema.names if name not in _UNIQUE_COLUMNS],
+        # Those of texts would cost a fifth of the file's time, and no reader filters by them.
+        write_statistics=[field.name for field in schema if field.type != pa.string()],
+    )
+    return _write_groups(builder, sink, _ROW_GROUP_BYTES)
 
 
-class ArrowFiles:
-    """Opens files in the Arrow IPC file format.
+def open_arrow(
+    builder: RecordBatchBuilder, file: IO[bytes]
+) -> contextlib.AbstractContextManager[Write]:
+    """Open a file in the Arrow IPC file format."""
+    return _write_groups(builder, ipc.new_file(file, builder.schema), _BATCH_BYTES)
 
-    Args:
-        types: The type of each value of a row by its column's name.
-    """
 
-    def __init__(self, types: Mapping[str, ColumnType]) -> None:
-        self._builder = RecordBatchBuilder(types)
-
-    @contextlib.contextmanager
-    def open(self, file: IO[bytes]) -> Iterator[Write]:
-        """Open a file; yield a function that writes rows."""
-        with ipc.new_file(file, self._builder.schema) as sink:
-            writer = _GroupWriter(self._builder, sink, _BATCH_BYTES)
-            yield writer.write
-            writer.flush()
+@contextlib.contextmanager
+def _write_groups(builder: RecordBatchBuilder, sink: Any, group_bytes: int) -> Iterator[Write]:  # noqa: ANN401 - PyArrow is not typed
+    with sink:
+        writer = _GroupWriter(builder, sink, group_bytes)
+        yield writer.write
+        writer.flush()
 
 
 class _GroupWriter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
@@ -65,16 +66,16 @@ def _make_jsonl_opener(compression: str, types: Mapping[str, ColumnType]) -> Ope
 
 
 def _make_parquet_opener(compression: str, types: Mapping[str, ColumnType]) -> OpenWriter:
-    from tap_sendgrid_contacts.output.columnar import ParquetFiles  # noqa: PLC0415 - an extra
+    from tap_sendgrid_contacts.output import columnar  # noqa: PLC0415 - an extra
 
-    return ParquetFiles(compression, types).open
+    return partial(columnar.open_parquet, columnar.RecordBatchBuilder(types), compression)
 
 
 def _make_arrow_opener(compression: str, types: Mapping[str, ColumnType]) -> OpenWriter:
-    from tap_sendgrid_contacts.output.columnar import ArrowFiles  # noqa: PLC0415 - an extra
+    from tap_sendgrid_contacts.output import columnar  # noqa: PLC0415 - an extra
 
     del compression  # Readers of Arrow files map them into memory.
-    return ArrowFiles(types).open
+    return partial(columnar.open_arrow, columnar.RecordBatchBuilder(types))
 
 
 FORMATS = {

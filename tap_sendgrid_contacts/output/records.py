@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from tap_sendgrid_contacts.columns import Row
 
@@ -19,31 +19,20 @@ Contact = msgspec.Struct
 _ATTRIBUTE = re.compile(r"[a-z][a-z0-9_]*")
 
 
-def make_contact_class(names: Sequence[str]) -> Callable[..., Contact]:
-    """Make the struct class of contacts, which encodes several times as fast as a dictionary.
-
-    Args:
-        names: Names of the columns. They are also the names of the attributes, where Python
-            allows that.
-
-    Returns:
-        The class; it takes the values in the order of the names.
-    """
-    return msgspec.defstruct(
-        "Contact",
-        [
-            (name if _ATTRIBUTE.fullmatch(name) else f"_{i}", Any, msgspec.field(name=name))
-            for i, name in enumerate(names)
-        ],
-        gc=False,
-    )
-
-
 class Records:
-    """Makes records of rows."""
+    """Makes records of rows with columns of these names."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        self._contact_class = make_contact_class(list(names))
+        # A struct encodes several times as fast as a dictionary.
+        self._contact_class = msgspec.defstruct(
+            "Contact",
+            [
+                # Its attributes have the names of the columns, where Python allows that.
+                (name if _ATTRIBUTE.fullmatch(name) else f"_{i}", Any, msgspec.field(name=name))
+                for i, name in enumerate(names)
+            ],
+            gc=False,
+        )
 
     def as_structs(self, rows: Iterable[Row]) -> list[Contact]:
         """Return records to be encoded as they are."""

@@ -90,8 +90,13 @@ def _validate_options(name: str, options: Any) -> None:  # noqa: ANN401 - any JS
 def open_file(url: str, params: Mapping[str, Any]) -> Iterator[IO[bytes]]:
     """Open a file that appears in the storage only if the block ends without an exception."""
     filesystem, path = fsspec.url_to_fs(url, **params)
-    with _open_local(Path(path)) if is_local(url) else _open_remote(filesystem, path) as file:
-        yield file
+    if is_local(url):
+        with _open_local(Path(path)) as file:
+            yield file
+    else:
+        # Discards what is unfinished; the SDK's `open` would leave it behind.
+        with filesystem.transaction, filesystem.open(path, "wb") as file:
+            yield file
 
 
 def remove_unfinished(url: str) -> None:
@@ -174,10 +179,3 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _open_remote(filesystem: Any, path: str) -> Iterator[IO[bytes]]:  # noqa: ANN401 - fsspec is not typed
-    # Discards what is unfinished; the SDK's `open` would leave it behind.
-    with filesystem.transaction, filesystem.open(path, "wb") as file:
-        yield file
