@@ -11,6 +11,7 @@ import json
 import logging
 import re
 from datetime import date, datetime, timedelta, timezone
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -32,7 +33,7 @@ from tap_sendgrid_contacts.schema import build_schema, columns_from_schema
 from tests.harness import both_file_types
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tap_sendgrid_contacts.column_types import ColumnType
     from tap_sendgrid_contacts.columns import OnInvalidValue
@@ -116,17 +117,32 @@ def csv_rows(*rows: list[str]) -> bytes:
     return "".join(lines).encode("utf-8", "surrogatepass")
 
 
+def csv_contacts(*contacts: dict[str, Any]) -> bytes:
+    """Return contacts as `json_lines` takes them in CSV, where fields have no types."""
+    rows = [
+        {name.upper() if name.islower() else name: value for name, value in contact.items()}
+        | contact.get("custom_fields", {})
+        for contact in contacts
+    ]
+    header = [name for name in dict.fromkeys(chain(*rows)) if name != "CUSTOM_FIELDS"]
+    return csv_rows(header, *([cell_of(row.get(name, "")) for name in header] for row in rows))
+
+
+def cell_of(value: object) -> str:
+    return json.dumps(value) if isinstance(value, list) else str(value)
+
+
+FILE_OF: dict[str, Callable[..., bytes]] = {"json": json_lines, "csv": csv_contacts}
+HEADER_LINES = {"json": 0, "csv": 1}
+
+
 def one(file_type: str, **fields: Any) -> dict[str, object]:
-    """The record of a single contact with these fields; CSV takes their text."""
+    """The record of a single contact with these fields."""
     custom = {name: value for name, value in fields.items() if name in {"Plan", "Seats", "Since"}}
     reserved = {name: value for name, value in fields.items() if name not in custom}
-    if file_type == "json":
-        data = json_lines({"contact_id": "a", **reserved, "custom_fields": custom})
-    else:
-        header = ["CONTACT_ID", *(name if name in custom else name.upper() for name in fields)]
-        data = csv_rows(header, ["a", *map(str, fields.values())])
-    [contact] = decode(file_type, data)
-    values = record(contact)
+    contact = {"contact_id": "a", **reserved, "custom_fields": custom}
+    [decoded] = decode(file_type, FILE_OF[file_type](contact))
+    values = record(decoded)
     assert values.pop("contact_id") == "a"
     return values
 
@@ -688,11 +704,8 @@ def test_plain_contacts_take_the_fast_path(file_type: str) -> None:
 
 def part_of(file_type: str, *seats: str, email: str = "x@y") -> bytes:
     """Return a part whose contacts have these seats."""
-    if file_type == "json":
-        return json_lines(
-            *({"contact_id": "a", "email": email, "custom_fields": {"Seats": s}} for s in seats)
-        )
-    return csv_rows(["CONTACT_ID", "EMAIL", "Seats"], *(["a", email, each] for each in seats))
+    contact = {"contact_id": "a", "email": email}
+    return FILE_OF[file_type](*(contact | {"custom_fields": {"Seats": each}} for each in seats))
 
 
 @both_file_types
@@ -711,7 +724,7 @@ def test_invalid_value_becomes_null_and_others_stay(
     assert [contact[2] for contact in contacts] == [1, None, 3, None, None] * 2
     assert {contact[1] for contact in contacts} == {"x@y"}
     (warning,) = caplog.messages
-    assert f"{LABEL}, line {2 if file_type == 'json' else 3}, column custom_seats" in warning
+    assert f"{LABEL}, line {2 + HEADER_LINES[file_type]}, column custom_seats" in warning
     caplog.clear()
     decoder.log_invalid_values()
     assert caplog.messages == ["Column custom_seats: 4 invalid number value(s) emitted as null"]
@@ -721,9 +734,7 @@ def test_invalid_value_becomes_null_and_others_stay(
 @both_file_types
 @pytest.mark.parametrize("key", ["", "\0"])
 def test_missing_key_is_an_error_even_if_invalid_values_are_not(file_type: str, key: str) -> None:
-    data = json_lines({"contact_id": key})
-    if file_type == "csv":
-        data = csv_rows(["CONTACT_ID", "EMAIL"], [key, "x"])
+    data = FILE_OF[file_type]({"contact_id": key, "email": "x"})
     with pytest.raises(DataError, match="contact_id is missing"):
         decode(file_type, data, on_invalid_value="null")
 
@@ -746,7 +757,7 @@ def test_locating_an_invalid_value_does_not_disturb_reading(
     assert [contact.get("custom_seats") for contact in contacts] == [
         None if i == 1500 else i for i in range(3000)
     ]
-    assert f"line {1501 if file_type == 'json' else 1502}, " in caplog.text
+    assert f"line {1501 + HEADER_LINES[file_type]}, " in caplog.text
 
 
 @both_file_types
@@ -762,13 +773,9 @@ def test_valid_values_are_not_warned_of(file_type: str, caplog: pytest.LogCaptur
 
 @both_file_types
 def test_deselected_columns_are_not_even_coerced(file_type: str) -> None:
-    header = ["CONTACT_ID", "EMAIL", "CREATED_AT", "Seats", "Plan"]
-    row = ["a", "x@y", "no date", "no number", "p"]
-    if file_type == "csv":
-        data = csv_rows(header, row)
-    else:
-        reserved = dict(zip(["contact_id", "email", "created_at"], row[:3], strict=True))
-        data = json_lines({**reserved, "custom_fields": {"Seats": row[3], "Plan": row[4]}})
+    reserved = {"contact_id": "a", "email": "x@y", "created_at": "no date"}
+    custom = {"Seats": "no number", "Plan": "p"}
+    data = FILE_OF[file_type]({**reserved, "custom_fields": custom})
     assert decode(file_type, data, select("email", "custom_plan")) == [("a", "x@y", "p")]
 
 
@@ -827,15 +834,13 @@ def test_field_named_like_a_reserved_one_and_not_in_the_catalog_is_an_error(
 
 @both_file_types
 def test_fields_are_matched_whatever_their_case(file_type: str) -> None:
-    if file_type == "json":
-        data = json_lines(
-            {"Contact_Id": "a", "EMAIL": "x@y", "custom_fields": {"PLAN": "p", "seats": 5}},
-            {"contact_id": "a", "email": "x@y", "custom_fields": {"Plan": "p", "Seats": 5}},
-        )
-    else:
-        data = csv_rows(["contact_id", "Email", "PLAN", "seats"], *[["a", "x@y", "p", "5"]] * 2)
     expected = {"contact_id": "a", "email": "x@y", "custom_plan": "p", "custom_seats": 5}
-    assert [record(contact) for contact in decode(file_type, data)] == [expected] * 2
+    for contact in (
+        {"Contact_Id": "a", "Email": "x@y", "custom_fields": {"PLAN": "p", "seats": 5}},
+        {"contact_id": "a", "EMAIL": "x@y", "custom_fields": {"Plan": "p", "Seats": 5}},
+    ):
+        contacts = decode(file_type, FILE_OF[file_type](contact, contact))
+        assert [record(each) for each in contacts] == [expected] * 2
 
 
 def test_other_spelling_is_learned() -> None:
@@ -890,10 +895,7 @@ def test_csv_row_over_several_lines_is_named_by_its_first() -> None:
 @both_file_types
 def test_catalog_may_have_odd_names(file_type: str, name: str) -> None:
     columns = [*select("email"), Column(name, "odd", is_custom=True, type=TEXT, is_selected=True)]
-    if file_type == "json":
-        data = json_lines({"contact_id": "a", "custom_fields": {"odd": "x"}})
-    else:
-        data = csv_rows(["CONTACT_ID", "odd"], ["a", "x"])
+    data = FILE_OF[file_type]({"contact_id": "a", "custom_fields": {"odd": "x"}})
     assert decode(file_type, data, columns) == [("a", None, "x")]
 
 
@@ -916,10 +918,7 @@ def test_invalid_value_is_found_after_learning() -> None:
 def test_unknown_field_is_warned_of_once_and_ignored(
     file_type: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    if file_type == "json":
-        data = json_lines(*[{"contact_id": "a", "custom_fields": {"Newest": "private"}}] * 3)
-    else:
-        data = csv_rows(["CONTACT_ID", "Newest"], *[["a", "private"]] * 3)
+    data = FILE_OF[file_type](*[{"contact_id": "a", "custom_fields": {"Newest": "private"}}] * 3)
     decode = make_decoder(file_type, ColumnLayout(select())).decode
     for _ in range(2):
         assert [row for block in decode(io.BytesIO(data), LABEL) for row in block] == [("a",)] * 3
@@ -933,16 +932,15 @@ def test_unknown_field_is_warned_of_once_and_ignored(
 def test_deselected_and_known_fields_are_not_warned_of(
     file_type: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    data = csv_rows(["CONTACT_ID", "EMAIL", "PLAN"], ["a", "x@y", "p"])
-    if file_type == "json":
-        data = json_lines({"contact_id": "a", "email": "x@y", "custom_fields": {"PLAN": "p"}})
+    contact = {"contact_id": "a", "email": "x@y", "custom_fields": {"PLAN": "p"}}
+    data = FILE_OF[file_type](contact)
     assert decode(file_type, data, select()) == [("a",)]
     assert caplog.records == []
 
 
 @both_file_types
 def test_column_missing_in_the_file_is_null(file_type: str) -> None:
-    data = b'{"contact_id":"a"}' if file_type == "json" else b'"CONTACT_ID"\n"a"'
+    data = FILE_OF[file_type]({"contact_id": "a"})
     assert decode(file_type, data) == [("a", *[None] * (len(COLUMNS) - 1))]
 
 
@@ -1029,11 +1027,9 @@ def test_csv_may_have_bare_cells_and_crlf() -> None:
 def test_blocks_end_anywhere(file_type: str, shift: int) -> None:
     # One value fills the first block of 64 KiB but for the shift, the next reaches over several.
     texts = ["x" * (65536 - 60 + shift), "\u00e9\r\n" * 50_000, "y" * 65536, "z"]
-    if file_type == "json":
-        data = json_lines(*({"contact_id": "a", "Email": text} for text in texts), ascii_only=False)
-    else:
-        data = csv_rows(["CONTACT_ID", "EMAIL"], *(["a", text] for text in texts))
-    assert [record(contact)["email"] for contact in decode(file_type, data)] == texts
+    contacts = [{"contact_id": "a", "Email": text} for text in texts]
+    data = {"json": json_lines(*contacts, ascii_only=False), "csv": csv_contacts(*contacts)}
+    assert [record(contact)["email"] for contact in decode(file_type, data[file_type])] == texts
 
 
 @pytest.mark.parametrize("name", ['a"b', "a\\b", "a\0b", "\ud800", "", "a\nb"])
@@ -1133,7 +1129,7 @@ def test_text_of_another_type_is_an_error(
     with pytest.raises(DataError) as raised:
         one(file_type, **{name: value})
     text = str(raised.value)
-    assert text.startswith(f"{LABEL}, line {1 if file_type == 'json' else 2}, column {column}: ")
+    assert text.startswith(f"{LABEL}, line {1 + HEADER_LINES[file_type]}, column {column}: ")
     assert value not in text
     assert "private" not in "".join(map(repr, (raised.value, raised.value.__cause__)))
     assert raised.value.__suppress_context__
@@ -1208,11 +1204,9 @@ def test_line_that_is_not_a_contact_is_an_error(line: bytes) -> None:
 @both_file_types
 @pytest.mark.parametrize("key", ["", "\0", "\ud800"])
 def test_contact_without_its_key_is_an_error(file_type: str, key: str) -> None:
-    if file_type == "json":
-        data = json_lines({"contact_id": "a"}, {"contact_id": key, "email": "private"})
-    else:
-        data = csv_rows(["CONTACT_ID", "EMAIL"], [key, "private"])
-    with pytest.raises(DataError, match=f"^{LABEL}, line 2: contact_id") as raised:
+    data = FILE_OF[file_type]({"contact_id": "a"}, {"contact_id": key, "email": "private"})
+    line = 2 + HEADER_LINES[file_type]
+    with pytest.raises(DataError, match=f"^{LABEL}, line {line}: contact_id") as raised:
         decode(file_type, data)
     assert "private" not in str(raised.value)
 
@@ -1452,13 +1446,14 @@ def hashed(text: str, key: bytes = KEY) -> str:
 @pytest.mark.parametrize("key", [KEY, b"k" * 64, b"k" * 65], ids=len)
 @pytest.mark.parametrize("text", ["x@y", "", "\U0001f600", "\u00e9" * 1000, "12.50"])
 def test_hashes_are_those_of_hmac(file_type: str, path: str, key: bytes, text: str) -> None:
-    header = ["CONTACT_ID", "EMAIL", "ALTERNATE_EMAILS", "Plan", "Seats"]
     emails = ["x@y", "z@y"]
-    data = csv_rows(header, ["a", text, ",".join(emails), text, "5"], ["b", "", "", "", ""])
-    if file_type == "json":
-        custom = {"Plan": text, "Seats": 5}
-        first = {"email": text, "alternate_emails": emails, "custom_fields": custom}
-        data = json_lines({"contact_id": "a", **first}, {"contact_id": "b"})
+    first = {
+        "contact_id": "a",
+        "email": text,
+        "alternate_emails": emails,
+        "custom_fields": {"Plan": text, "Seats": 5},
+    }
+    data = FILE_OF[file_type](first, {"contact_id": "b"})
     columns = select("email", "alternate_emails", "custom_plan", "custom_seats")
     stamp = {"source_type": "list", "source_name": "secret", "source_id": None}
     layout = ColumnLayout(columns, stamp=stamp, hasher=Hasher(HASHED, key))
@@ -1480,9 +1475,7 @@ def test_errors_of_hashed_columns_have_no_value(
     file_type: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     layout = ColumnLayout(COLUMNS, "null", hasher=Hasher(HASHED, KEY))
-    data = csv_rows(["CONTACT_ID", "ALTERNATE_EMAILS"], ["a", '["private'])
-    if file_type == "json":
-        data = json_lines({"contact_id": "a", "alternate_emails": '["private'})
+    data = FILE_OF[file_type]({"contact_id": "a", "alternate_emails": '["private'})
     [[row]] = make_decoder(file_type, layout).decode(io.BytesIO(data), LABEL)
     assert row[NAMES.index("alternate_emails")] is None
     assert "column alternate_emails: invalid list value" in caplog.text
@@ -1520,15 +1513,10 @@ def test_stamp_is_between_reserved_and_custom_columns(
 ) -> None:
     stamp = {"source_type": "list", "source_id": "a", "source_name": None}
     # A number as text needs the lenient decoder of JSON.
-    seats: Any = "7" if path == "lenient" or file_type == "csv" else 7
+    seats: Any = "7" if path == "lenient" else 7
     custom = {"Plan": "p", "Seats": seats, "Since": "2020-01-02T00:00:00Z"}
-    if file_type == "json":
-        fields = {"created_at": "2021-01-02T00:00:00Z", "city": "c", "custom_fields": custom}
-        data = json_lines(*({"contact_id": id_, **fields} for id_ in "ab"))
-    else:
-        header = ["CONTACT_ID", "CREATED_AT", "CITY", *custom]
-        row = ["2021-01-02T00:00:00Z", "c", *custom.values()]
-        data = csv_rows(header, *([id_, *row] for id_ in "ab"))
+    fields = {"created_at": "2021-01-02T00:00:00Z", "city": "c", "custom_fields": custom}
+    data = FILE_OF[file_type](*({"contact_id": id_, **fields} for id_ in "ab"))
     plain = decode(file_type, data, columns)
     decoder = make_decoder(file_type, ColumnLayout(columns, stamp=stamp))
     slow = patch(FAST[file_type], return_value=None)
