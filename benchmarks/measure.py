@@ -38,7 +38,7 @@ class Program(NamedTuple):
     exit_code: int = 0
 
 
-class Run(NamedTuple):
+class Cost(NamedTuple):
     """Cost of a single run.
 
     Attributes:
@@ -62,9 +62,9 @@ class Result:
 
     def __init__(self, contacts: int) -> None:
         self.contacts = contacts
-        self.runs: list[Run] = []
+        self.runs: list[Cost] = []
 
-    def add(self, name: str, run: Run) -> None:
+    def add(self, name: str, run: Cost) -> None:
         """Add a run, and print it as progress."""
         self.runs.append(run)
         print(
@@ -100,7 +100,7 @@ class Result:
         """CPU seconds for a million contacts."""
         return f"{self.cpu * _MILLION / self.contacts:.2f}" if self.contacts else ""
 
-    def ratios(self, baseline: Result, metric: Callable[[Run], float]) -> list[float]:
+    def ratios(self, baseline: Result, metric: Callable[[Cost], float]) -> list[float]:
         """Return a metric relative to a baseline measured in the same rounds, once per round."""
         pairs = zip(self.runs, baseline.runs, strict=True)
         return [metric(run) / metric(other) for run, other in pairs]
@@ -150,7 +150,7 @@ def run_output(program: Program, work_dir: Path) -> bytes:
     return done.stdout
 
 
-def run_program(program: Program, work_dir: Path, *, pin: bool = True) -> Run:
+def run_program(program: Program, work_dir: Path, *, pin: bool = True) -> Cost:
     """Run a program and measure it, with the processes that it waits for.
 
     Args:
@@ -180,7 +180,7 @@ def run_program(program: Program, work_dir: Path, *, pin: bool = True) -> Run:
     _check_exit_code(program, process.returncode, stderr_file.read_bytes())
     # ru_maxrss is in KiB on Linux, in bytes on macOS.
     unit = 1 if sys.platform == "darwin" else _KIB
-    return Run(usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss * unit / _MB)
+    return Cost(usage.ru_utime + usage.ru_stime, wall, usage.ru_maxrss * unit / _MB)
 
 
 def _environment(program: Program, work_dir: Path) -> dict[str, str]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from benchmarks.bench import Bench
-    from benchmarks.measure import Run
+    from benchmarks.measure import Cost
 
 DESCRIPTION = "Tap, target and database; a twentieth of the contacts, twice"
 # Some pipelines take minutes for a million contacts.
@@ -37,7 +37,7 @@ _LOADS = ("first load", "second load")
 _USE_COPY: Mapping[str, Any] = MappingProxyType({"use_copy": True})
 
 
-class Database(NamedTuple):
+class EmptyDatabase(NamedTuple):
     """A database that is up, and empty.
 
     Attributes:
@@ -88,7 +88,7 @@ def run_pipelines(bench: Bench) -> None:
         print_results(results)
 
 
-def _load(bench: Bench, pipeline: Pipeline, tap: Program, database: Database) -> Run:
+def _load(bench: Bench, pipeline: Pipeline, tap: Program, database: EmptyDatabase) -> Cost:
     """Load an export once."""
     loader = _read_loader(pipeline.target)
     shipped = {each["name"]: each["value"] for each in loader["settings"] if "value" in each}
@@ -123,16 +123,16 @@ def _install(bench: Bench, loader: dict[str, Any]) -> Path:
 
 
 @contextmanager
-def _run_duckdb(bench: Bench) -> Iterator[Database]:
+def _run_duckdb(bench: Bench) -> Iterator[EmptyDatabase]:
     file = bench.make_dir() / "warehouse.duckdb"
     code = "import duckdb, sys; db = duckdb.connect(sys.argv[1], read_only=True)\n"
     code += f"print(db.execute({_COUNT!r}).fetchone()[0])"
     python = _install(bench, _read_loader("target-duckdb")) / "python"
-    yield Database({"filepath": str(file)}, (str(python), "-c", code, str(file)))
+    yield EmptyDatabase({"filepath": str(file)}, (str(python), "-c", code, str(file)))
 
 
 @contextmanager
-def _run_postgres(_: Bench) -> Iterator[Database]:
+def _run_postgres(_: Bench) -> Iterator[EmptyDatabase]:
     """Run a server on the loopback interface, with a temporary data directory."""
     # Debian does not put them on the PATH.
     debian = max(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")), default=None)
@@ -166,7 +166,7 @@ def _run_postgres(_: Bench) -> Iterator[Database]:
         address = "host={host} port={port} user={user} dbname={database}".format(**config)
         psql = (str(programs / "psql"), "--no-psqlrc", "--tuples-only", "--command", _COUNT)
         try:
-            yield Database({**config, "password": ""}, (*psql, address))
+            yield EmptyDatabase({**config, "password": ""}, (*psql, address))
         finally:
             control("pg_ctl", "--wait", "--mode=immediate", "stop")
 

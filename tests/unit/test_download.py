@@ -41,8 +41,8 @@ ETAG = '"one"'
 
 
 @dataclass(frozen=True)
-class Response:
-    """A response of the storage.
+class Reply:
+    """A response that the storage is to send.
 
     Attributes:
         status: Its status.
@@ -59,7 +59,7 @@ class Response:
     stall: bool = False
 
 
-class Storage(ThreadingHTTPServer):
+class ScriptedStorage(ThreadingHTTPServer):
     """Sends the scripted responses first, then those of a storage that works.
 
     The path is the part's number; the content of each part is BODY and its number. None in the
@@ -71,21 +71,21 @@ class Storage(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
-        self.script: list[Response | None] = []
+        self.script: list[Reply | None] = []
         self.requests: list[tuple[str, Message]] = []
         self.released = threading.Event()
 
-    def respond(self, path: str, headers: Message) -> Response:
+    def respond(self, path: str, headers: Message) -> Reply:
         self.requests.append((path, headers))
         if self.script and (scripted := self.script.pop(0)):
             return scripted
         body, tag = content_of(int(path[1:].partition("?")[0])), {"ETag": ETAG}
         start = int((headers["Range"] or "bytes=0-")[len("bytes=") : -1])
         if headers["If-Match"] not in {None, ETAG}:
-            return Response(412)
+            return Reply(412)
         if start:
             tag["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
-        return Response(206 if start else 200, body[start:], tag)
+        return Reply(206 if start else 200, body[start:], tag)
 
     @override
     def handle_error(self, request: object, client_address: object) -> None:
@@ -93,7 +93,7 @@ class Storage(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: Storage
+    server: ScriptedStorage
 
     def do_GET(self) -> None:
         response = self.server.respond(self.path, self.headers)
@@ -144,11 +144,11 @@ def download(
     )
 
 
-def contents(storage: Storage, parts: int = 1, first: int = 0) -> list[bytes]:
+def contents(storage: ScriptedStorage, parts: int = 1, first: int = 0) -> list[bytes]:
     return [part.file.read() for part in download(storage.url, parts, first)]
 
 
-def ranges(storage: Storage) -> list[str | None]:
+def ranges(storage: ScriptedStorage) -> list[str | None]:
     return [headers["Range"] for _, headers in storage.requests]
 
 
@@ -172,8 +172,8 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def storage() -> Iterator[Storage]:
-    with Storage() as storage:
+def storage() -> Iterator[ScriptedStorage]:
+    with ScriptedStorage() as storage:
         thread = threading.Thread(target=storage.serve_forever, args=(0.01,))
         thread.start()
         yield storage
@@ -216,7 +216,7 @@ def files(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[IO[bytes]]]:
 # --- complete and in order ------------------------------------------------------------------
 
 
-def test_parts_are_complete_and_in_order(storage: Storage) -> None:
+def test_parts_are_complete_and_in_order(storage: ScriptedStorage) -> None:
     parts = []
     for part in download(storage.url, 5):
         assert part.file.tell() == 0
@@ -233,12 +233,12 @@ def test_parts_are_complete_and_in_order(storage: Storage) -> None:
     ]
 
 
-def test_other_parts_are_not_downloaded(storage: Storage) -> None:
+def test_other_parts_are_not_downloaded(storage: ScriptedStorage) -> None:
     assert contents(storage, parts=4, first=2) == [content_of(2), content_of(3)]
     assert [path[:2] for path, _ in storage.requests] == ["/2", "/3"]
 
 
-def test_labels_number_all_parts_of_the_export(storage: Storage) -> None:
+def test_labels_number_all_parts_of_the_export(storage: ScriptedStorage) -> None:
     assert [part.label for part in download(storage.url, 3, first=1)] == [
         "Part 2 of 3",
         "Part 3 of 3",
@@ -246,37 +246,37 @@ def test_labels_number_all_parts_of_the_export(storage: Storage) -> None:
 
 
 @pytest.mark.parametrize(("parts", "first"), [(0, 0), (3, 3)])
-def test_nothing_left_to_download(storage: Storage, parts: int, first: int) -> None:
+def test_nothing_left_to_download(storage: ScriptedStorage, parts: int, first: int) -> None:
     assert contents(storage, parts, first) == []
     assert storage.requests == []
 
 
-def test_empty_part_is_a_part(storage: Storage) -> None:
-    storage.script = [Response(200)]
+def test_empty_part_is_a_part(storage: ScriptedStorage) -> None:
+    storage.script = [Reply(200)]
     [part] = download(storage.url)
     assert (part.size, part.digest) == (0, digest(b""))
 
 
-def test_bytes_are_kept_as_they_are_stored(storage: Storage) -> None:
-    storage.script = [Response(200, b"\x1f\x8bno gzip", {"Content-Encoding": "gzip"})]
+def test_bytes_are_kept_as_they_are_stored(storage: ScriptedStorage) -> None:
+    storage.script = [Reply(200, b"\x1f\x8bno gzip", {"Content-Encoding": "gzip"})]
     assert contents(storage) == [b"\x1f\x8bno gzip"]
     assert storage.requests[0][1]["Accept-Encoding"] == "identity"
 
 
 @pytest.mark.parametrize("tags", [("one", "one", "two"), ("one", "two", "one"), ("", "", "")])
 def test_digest_is_that_of_the_content_whatever_the_etag(
-    storage: Storage, tags: tuple[str, ...]
+    storage: ScriptedStorage, tags: tuple[str, ...]
 ) -> None:
     storage.script = [
-        Response(200, body, {"ETag": f'"{tag}"'} if tag else {})
+        Reply(200, body, {"ETag": f'"{tag}"'} if tag else {})
         for body, tag in zip((b"abc", b"abc", b"abd"), tags, strict=True)
     ]
     [one], [same], [other] = [[part.digest for part in download(storage.url)] for _ in range(3)]
     assert one == same != other
 
 
-def test_size_of_thousands_of_digits_is_ignored(storage: Storage) -> None:
-    storage.script = [Response(200, BODY, {"ETag": ETAG, "Content-Length": "9" * 5000})]
+def test_size_of_thousands_of_digits_is_ignored(storage: ScriptedStorage) -> None:
+    storage.script = [Reply(200, BODY, {"ETag": ETAG, "Content-Length": "9" * 5000})]
     assert contents(storage) == [BODY]
 
 
@@ -284,16 +284,16 @@ def test_size_of_thousands_of_digits_is_ignored(storage: Storage) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 500, len(BODY)])
-def test_download_resumes_where_it_broke(storage: Storage, cut: int) -> None:
-    storage.script = [Response(200, content_of(0), {"ETag": ETAG}, cut=cut)]
+def test_download_resumes_where_it_broke(storage: ScriptedStorage, cut: int) -> None:
+    storage.script = [Reply(200, content_of(0), {"ETag": ETAG}, cut=cut)]
     [part] = [(part.file.read(), part.size, part.digest) for part in download(storage.url)]
     assert part == (content_of(0), len(content_of(0)), digest(content_of(0)))
     assert ranges(storage) == [None, f"bytes={cut}-"]
     assert storage.requests[1][1]["If-Match"] == ETAG
 
 
-def test_each_attempt_has_a_new_signed_url(storage: Storage) -> None:
-    storage.script = [Response(200, content_of(0), {"ETag": ETAG}, cut=5), Response(403)]
+def test_each_attempt_has_a_new_signed_url(storage: ScriptedStorage) -> None:
+    storage.script = [Reply(200, content_of(0), {"ETag": ETAG}, cut=5), Reply(403)]
     assert contents(storage) == [content_of(0)]
     assert [path.partition("=")[2] for path, _ in storage.requests] == [
         "secret1",
@@ -302,16 +302,16 @@ def test_each_attempt_has_a_new_signed_url(storage: Storage) -> None:
     ]
 
 
-def test_signed_urls_are_kept_without_errors(storage: Storage) -> None:
+def test_signed_urls_are_kept_without_errors(storage: ScriptedStorage) -> None:
     contents(storage, parts=3)
     assert {path.partition("=")[2] for path, _ in storage.requests} == {"secret1"}
 
 
 @pytest.mark.parametrize("tag", [{}, {"ETag": 'W/"weak"'}])
 def test_without_a_strong_etag_the_download_restarts(
-    storage: Storage, tag: dict[str, str], caplog: pytest.LogCaptureFixture
+    storage: ScriptedStorage, tag: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    storage.script = [Response(200, BODY, tag, cut=5), Response(200, NEW, tag)]
+    storage.script = [Reply(200, BODY, tag, cut=5), Reply(200, NEW, tag)]
     [part] = [(part.file.read(), part.digest) for part in download(storage.url)]
     assert part == (NEW, digest(NEW))
     assert ranges(storage) == [None, None]
@@ -320,25 +320,23 @@ def test_without_a_strong_etag_the_download_restarts(
 
 
 NEW = b"a newer file, of another length"
-FULL = Response(200, NEW, {"ETag": '"two"'})
+FULL = Reply(200, NEW, {"ETag": '"two"'})
 
 
 @pytest.mark.parametrize(
     "then",
     [
         pytest.param([FULL], id="all of it instead of the rest"),
-        pytest.param([Response(412), FULL], id="412"),
-        pytest.param([Response(416), FULL], id="416"),
+        pytest.param([Reply(412), FULL], id="412"),
+        pytest.param([Reply(416), FULL], id="416"),
         pytest.param(
-            [Response(206, NEW[5:], {"ETag": '"two"', "Content-Range": "bytes 5-30/31"}), FULL],
+            [Reply(206, NEW[5:], {"ETag": '"two"', "Content-Range": "bytes 5-30/31"}), FULL],
             id="the rest of another file",
         ),
-        pytest.param(
-            [Response(206, NEW[5:], {"Content-Range": "bytes 5-30/31"}), FULL], id="no ETag"
-        ),
+        pytest.param([Reply(206, NEW[5:], {"Content-Range": "bytes 5-30/31"}), FULL], id="no ETag"),
         *(
             pytest.param(
-                [Response(206, NEW, {"ETag": ETAG, "Content-Range": start}), FULL],
+                [Reply(206, NEW, {"ETag": ETAG, "Content-Range": start}), FULL],
                 id=f"another start: {start}",
             )
             for start in ("bytes 0-30/31", "bytes 50-80/90", "bytes */31", "lines 5-30/31", "")
@@ -346,20 +344,20 @@ FULL = Response(200, NEW, {"ETag": '"two"'})
     ],
 )
 def test_changed_content_is_downloaded_from_the_start(
-    storage: Storage, then: list[Response]
+    storage: ScriptedStorage, then: list[Reply]
 ) -> None:
-    storage.script = [Response(200, BODY, {"ETag": ETAG}, cut=5), *then]
+    storage.script = [Reply(200, BODY, {"ETag": ETAG}, cut=5), *then]
     [part] = [(part.file.read(), part.size, part.digest) for part in download(storage.url)]
     assert part == (NEW, len(NEW), digest(NEW))
     assert ranges(storage) == [None, "bytes=5-", None][: len(then) + 1]
 
 
-def test_rest_in_pieces_is_put_together(storage: Storage) -> None:
+def test_rest_in_pieces_is_put_together(storage: ScriptedStorage) -> None:
     pieces = [(5, 100), (100, 300)]
     storage.script = [
-        Response(200, BODY, {"ETag": ETAG}, cut=5),
+        Reply(200, BODY, {"ETag": ETAG}, cut=5),
         *(
-            Response(
+            Reply(
                 206,
                 BODY[start:end],
                 {"ETag": ETAG, "Content-Range": f"bytes {start}-{end - 1}/{len(content_of(0))}"},
@@ -370,19 +368,19 @@ def test_rest_in_pieces_is_put_together(storage: Storage) -> None:
     assert contents(storage) == [content_of(0)]
 
 
-def test_read_timeout_is_retried(storage: Storage) -> None:
+def test_read_timeout_is_retried(storage: ScriptedStorage) -> None:
     # The chunk in hand may be lost with the connection; what counts is that the file is complete.
-    storage.script = [Response(200, content_of(0), {"ETag": ETAG}, cut=5, stall=True)]
+    storage.script = [Reply(200, content_of(0), {"ETag": ETAG}, cut=5, stall=True)]
     client = SendGridClient(API_KEY, request_timeout=0.2, retry=NO_WAIT)
     assert [part.file.read() for part in download(storage.url, client=client)] == [content_of(0)]
     assert len(storage.requests) == 2
 
 
-def test_breaks_with_progress_between_them_use_up_no_attempts(storage: Storage) -> None:
+def test_breaks_with_progress_between_them_use_up_no_attempts(storage: ScriptedStorage) -> None:
     storage.script = [
-        Response(200, content_of(0), {"ETag": ETAG}, cut=1),
+        Reply(200, content_of(0), {"ETag": ETAG}, cut=1),
         *(
-            Response(
+            Reply(
                 206,
                 content_of(0)[i:],
                 {"ETag": ETAG, "Content-Range": f"bytes {i}-{len(BODY)}/{len(content_of(0))}"},
@@ -395,9 +393,9 @@ def test_breaks_with_progress_between_them_use_up_no_attempts(storage: Storage) 
     assert len(storage.requests) == 21
 
 
-def test_restarting_again_and_again_is_no_progress(storage: Storage) -> None:
+def test_restarting_again_and_again_is_no_progress(storage: ScriptedStorage) -> None:
     # A storage that knows no ranges, and whose connections break by turns.
-    storage.script = [Response(200, content_of(0), cut=cut) for cut in (2, 1) * 10]
+    storage.script = [Reply(200, content_of(0), cut=cut) for cut in (2, 1) * 10]
     with pytest.raises(TransientError):
         contents(storage)
     # One with progress, then as many as any request has.
@@ -421,11 +419,11 @@ class TickingClock:
     [([0.5], 1), ([2], 6), ([*([0.1] * 50), 2], 1 + 6)],
 )
 def test_slow_download(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch, ticks: list[float], attempts: int
+    storage: ScriptedStorage, monkeypatch: pytest.MonkeyPatch, ticks: list[float], attempts: int
 ) -> None:
     monkeypatch.setattr(download_module, "_CHUNK_BYTES", 1000)
     monkeypatch.setattr(download_module, "time", TickingClock(*ticks))
-    storage.script = [Response(200, bytes(80_000), {"ETag": ETAG}) for _ in range(9)]
+    storage.script = [Reply(200, bytes(80_000), {"ETag": ETAG}) for _ in range(9)]
     client = SendGridClient(API_KEY, request_timeout=5, retry=NO_WAIT)
     parts = download(storage.url, client=client)
     if attempts > 1:
@@ -437,17 +435,17 @@ def test_slow_download(
 
 
 def test_slow_progress_over_many_connections(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch
+    storage: ScriptedStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download_module, "time", TickingClock(1))
-    storage.script = [Response(200, content_of(0), cut=cut) for cut in range(1, 20)]
+    storage.script = [Reply(200, content_of(0), cut=cut) for cut in range(1, 20)]
     with pytest.raises(TransientError, match="Part 1 of 1"):
         contents(storage)
     assert len(storage.requests) == 6
 
 
-def test_policy_without_delays_does_not_resume(storage: Storage) -> None:
-    storage.script = [Response(200, content_of(0), {"ETag": ETAG}, cut=5)]
+def test_policy_without_delays_does_not_resume(storage: ScriptedStorage) -> None:
+    storage.script = [Reply(200, content_of(0), {"ETag": ETAG}, cut=5)]
     client = SendGridClient(API_KEY, request_timeout=10, retry=NO_RETRY)
     with pytest.raises(TransientError):
         list(download(storage.url, client=client))
@@ -458,9 +456,11 @@ def test_policy_without_delays_does_not_resume(storage: Storage) -> None:
 
 
 @pytest.mark.parametrize("status", [403, 500, 503, 429])
-def test_retries_end(storage: Storage, caplog: pytest.LogCaptureFixture, status: int) -> None:
+def test_retries_end(
+    storage: ScriptedStorage, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
     caplog.set_level("DEBUG")
-    storage.script = [Response(status)] * 10
+    storage.script = [Reply(status)] * 10
     with pytest.raises(TransientError, match=rf"Part 1 of 1.*{status}") as raised:
         contents(storage)
     assert len(storage.requests) == 6
@@ -468,15 +468,15 @@ def test_retries_end(storage: Storage, caplog: pytest.LogCaptureFixture, status:
 
 
 @pytest.mark.parametrize("status", [201, 202, 203, 204])
-def test_2xx_without_the_file_is_retried(storage: Storage, status: int) -> None:
-    storage.script = [Response(status)] * 2
+def test_2xx_without_the_file_is_retried(storage: ScriptedStorage, status: int) -> None:
+    storage.script = [Reply(status)] * 2
     assert contents(storage) == [content_of(0)]
     assert len(storage.requests) == 3
 
 
 @pytest.mark.parametrize("status", [400, 404, 405])
-def test_4xx_fails_without_retry_and_without_the_url(storage: Storage, status: int) -> None:
-    storage.script = [Response(status, b"<Error>secret</Error>")]
+def test_4xx_fails_without_retry_and_without_the_url(storage: ScriptedStorage, status: int) -> None:
+    storage.script = [Reply(status, b"<Error>secret</Error>")]
     with pytest.raises(FatalAPIError, match=f"Part 1 of 1: download: HTTP {status}") as raised:
         contents(storage)
     assert len(storage.requests) == 1
@@ -487,7 +487,7 @@ def test_failed_connection_is_reported_without_the_url(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("DEBUG")
-    with Storage() as closed:
+    with ScriptedStorage() as closed:
         url = closed.url
     with pytest.raises(TransientError, match="connection refused") as raised:
         list(download(url))
@@ -495,9 +495,9 @@ def test_failed_connection_is_reported_without_the_url(
     assert raised.value.__suppress_context__
 
 
-def test_error_of_a_later_part_follows_the_parts_before(storage: Storage) -> None:
+def test_error_of_a_later_part_follows_the_parts_before(storage: ScriptedStorage) -> None:
     # All of it is known before the first request: the download runs ahead of its reader.
-    storage.script = [None, None, Response(404)]
+    storage.script = [None, None, Reply(404)]
     parts = download(storage.url, 3)
     assert [next(parts).file.read() for _ in range(2)] == [content_of(0), content_of(1)]
     with pytest.raises(FatalAPIError, match="Part 3 of 3"):
@@ -508,14 +508,14 @@ def test_error_of_a_later_part_follows_the_parts_before(storage: Storage) -> Non
 
 
 @pytest.mark.usefixtures("netrc")
-def test_storage_gets_no_credentials(storage: Storage) -> None:
+def test_storage_gets_no_credentials(storage: ScriptedStorage) -> None:
     assert contents(storage) == [content_of(0)]
     assert storage.requests[0][1]["Authorization"] is None
 
 
 @pytest.mark.usefixtures("netrc")
-def test_redirect_of_the_storage_gets_no_credentials(storage: Storage) -> None:
-    storage.script = [Response(302, headers={"Location": "/7"})]
+def test_redirect_of_the_storage_gets_no_credentials(storage: ScriptedStorage) -> None:
+    storage.script = [Reply(302, headers={"Location": "/7"})]
     assert contents(storage) == [content_of(7)]
     assert [headers["Authorization"] for _, headers in storage.requests] == [None, None]
 
@@ -536,8 +536,8 @@ def test_redirect_to_plain_http_is_refused(requests_mock: Mocker, host: str) -> 
     assert [sent.hostname for sent in requests_mock.request_history] == ["one"]
 
 
-def test_refused_redirect_leaves_no_connection_open(storage: Storage) -> None:
-    storage.script = [Response(302, headers={"Location": "http://two/x"})]
+def test_refused_redirect_leaves_no_connection_open(storage: ScriptedStorage) -> None:
+    storage.script = [Reply(302, headers={"Location": "http://two/x"})]
     with pytest.raises(FatalAPIError, match="non-HTTPS"):
         contents(storage)
     # A socket that nobody closed is a warning here, which fails the test.
@@ -547,7 +547,7 @@ def test_refused_redirect_leaves_no_connection_open(storage: Storage) -> None:
 # --- disk -----------------------------------------------------------------------------------
 
 
-def test_no_part_is_visible_on_disk(storage: Storage, folder: Path) -> None:
+def test_no_part_is_visible_on_disk(storage: ScriptedStorage, folder: Path) -> None:
     seen = []
     for part in download(storage.url, 3):
         seen += list(folder.iterdir())
@@ -555,7 +555,7 @@ def test_no_part_is_visible_on_disk(storage: Storage, folder: Path) -> None:
     assert seen + list(folder.iterdir()) == []
 
 
-def test_part_is_closed_when_the_next_one_is_read(storage: Storage) -> None:
+def test_part_is_closed_when_the_next_one_is_read(storage: ScriptedStorage) -> None:
     parts = download(storage.url, 2)
     one, two = next(parts), next(parts)
     assert (one.file.closed, two.file.closed) == (True, False)
@@ -586,7 +586,7 @@ class FullDisk(io.BytesIO):
 
 @pytest.mark.parametrize("fails", ["writing", "flushing", "opening"])
 def test_full_disk_names_tmpdir(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch, folder: Path, fails: str
+    storage: ScriptedStorage, monkeypatch: pytest.MonkeyPatch, folder: Path, fails: str
 ) -> None:
     def temporary_file(**_options: object) -> FullDisk:
         if fails == "opening":
@@ -605,7 +605,7 @@ def test_full_disk_names_tmpdir(
 
 @pytest.mark.parametrize("prefetch_limit", [1, 64])
 def test_reader_that_stops_early_ends_the_download(
-    storage: Storage,
+    storage: ScriptedStorage,
     files: list[IO[bytes]],
     monkeypatch: pytest.MonkeyPatch,
     prefetch_limit: int,
@@ -619,8 +619,8 @@ def test_reader_that_stops_early_ends_the_download(
     assert [file.closed for file in files] == [True] * len(files)
 
 
-def test_reader_that_stops_early_ends_a_read_that_waits(storage: Storage) -> None:
-    storage.script = [None, Response(200, bytes(1_000_000), cut=500_000, stall=True)]
+def test_reader_that_stops_early_ends_a_read_that_waits(storage: ScriptedStorage) -> None:
+    storage.script = [None, Reply(200, bytes(1_000_000), cut=500_000, stall=True)]
     parts = download(storage.url, 2)
     next(parts)
     wait_for(lambda: len(storage.requests) == 2)
@@ -630,9 +630,9 @@ def test_reader_that_stops_early_ends_a_read_that_waits(storage: Storage) -> Non
 
 
 def test_reader_that_stops_early_ends_the_retries(
-    storage: Storage, caplog: pytest.LogCaptureFixture
+    storage: ScriptedStorage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    storage.script = [None, *[Response(503, headers={"Retry-After": "200"})] * 9]
+    storage.script = [None, *[Reply(503, headers={"Retry-After": "200"})] * 9]
     parts = download(storage.url, 2)
     next(parts)
     wait_for(lambda: "retrying in 200.0 s" in caplog.text)
@@ -641,8 +641,10 @@ def test_reader_that_stops_early_ends_the_retries(
     assert len(storage.requests) == 2
 
 
-def test_signal_ends_the_wait_for_a_part(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    storage.script = [Response(200, bytes(1_000), cut=1, stall=True)]
+def test_signal_ends_the_wait_for_a_part(
+    storage: ScriptedStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.script = [Reply(200, bytes(1_000), cut=1, stall=True)]
     monkeypatch.setattr(stopping, "_noted", signal.SIGTERM)
     with pytest.raises(stopping.Stopped):
         contents(storage)
@@ -650,7 +652,7 @@ def test_signal_ends_the_wait_for_a_part(storage: Storage, monkeypatch: pytest.M
 
 
 def test_part_enqueued_after_the_reader_stopped_leaves_no_file_open(
-    storage: Storage, files: list[IO[bytes]], monkeypatch: pytest.MonkeyPatch
+    storage: ScriptedStorage, files: list[IO[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     second, drained = threading.Event(), threading.Event()
 
@@ -679,28 +681,30 @@ def test_part_enqueued_after_the_reader_stopped_leaves_no_file_open(
 
 @pytest.mark.parametrize("status", [404, 500])
 def test_failed_part_leaves_no_file_open(
-    storage: Storage, files: list[IO[bytes]], status: int
+    storage: ScriptedStorage, files: list[IO[bytes]], status: int
 ) -> None:
-    storage.script = [Response(status)] * 6
+    storage.script = [Reply(status)] * 6
     with pytest.raises((FatalAPIError, TransientError)):
         contents(storage)
     assert [file.closed for file in files] == [True]
 
 
-def test_reader_that_waits_gets_progress(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reader_that_waits_gets_progress(
+    storage: ScriptedStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class ImpatientQueue(Queue[Any]):
         @override
         def get(self, block: bool = True, timeout: float | None = None) -> object:
             return super().get(timeout=0.01)
 
     monkeypatch.setattr("tap_sendgrid_contacts.api.download.Queue", ImpatientQueue)
-    storage.script = [Response(200, bytes(2_000_000), {"ETag": ETAG}, cut=1_000_000, stall=True)]
+    storage.script = [Reply(200, bytes(2_000_000), {"ETag": ETAG}, cut=1_000_000, stall=True)]
     texts: list[str] = []
 
     def on_progress(text: str) -> None:
         texts.append(text)
         if " of 2.0 MB" in text:
-            storage.script = [Response(200, b"abc", {"ETag": '"two"'})]
+            storage.script = [Reply(200, b"abc", {"ETag": '"two"'})]
             storage.released.set()
 
     client, job = SendGridClient(API_KEY, request_timeout=10, retry=NO_WAIT), Job(storage.url, 1)
@@ -711,7 +715,9 @@ def test_reader_that_waits_gets_progress(storage: Storage, monkeypatch: pytest.M
     assert re.fullmatch(r"Downloading Part 1 of 1: [01]\.\d of 2\.0 MB", text)
 
 
-def test_prefetched_parts_are_bounded(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prefetched_parts_are_bounded(
+    storage: ScriptedStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     full = threading.Event()
 
     class SmallQueue(Queue[Any]):

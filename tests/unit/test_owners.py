@@ -29,7 +29,7 @@ def renamed(field: FieldDefinition, name: str) -> FieldDefinition:
     return FieldDefinition(field.id, name, field.field_type)
 
 
-class Account:
+class AccountRuns:
     """Runs without a catalog, one after another, with the state of the one before."""
 
     def __init__(self) -> None:
@@ -51,11 +51,11 @@ class Account:
 
 
 @pytest.fixture
-def account() -> Account:
-    return Account()
+def account() -> AccountRuns:
+    return AccountRuns()
 
 
-def test_names_without_state_are_those_of_the_fields(account: Account) -> None:
+def test_names_without_state_are_those_of_the_fields(account: AccountRuns) -> None:
     assert account.run(PLAN, SEATS) == ["custom_plan", "custom_seats"]
     assert account.state == [
         {"name": "custom_plan", "type": "text", "id": "e1_T"},
@@ -68,7 +68,7 @@ def test_names_without_state_are_those_of_the_fields(account: Account) -> None:
 @pytest.mark.parametrize("field_type", ["Text", "Number", "Date"])
 @pytest.mark.parametrize("loaded_type", ["Text", "Number", "Date"])
 def test_field_of_another_type_has_a_column_of_its_own(
-    account: Account, field_type: str, loaded_type: str
+    account: AccountRuns, field_type: str, loaded_type: str
 ) -> None:
     account.run(FieldDefinition("e1", "x", loaded_type))
     (name,) = account.run(FieldDefinition("e2", "x", field_type))
@@ -82,7 +82,7 @@ def test_field_of_another_type_has_a_column_of_its_own(
         assert "column custom_x has another type than before" in warning
 
 
-def test_no_field_takes_a_column_over(account: Account) -> None:
+def test_no_field_takes_a_column_over(account: AccountRuns) -> None:
     account.run(PLAN)
     assert account.run(NUMERIC_PLAN) == ["custom_plan_number"]
     other, same = account.run(PLAN_NUMBER, NUMERIC_PLAN)
@@ -92,7 +92,7 @@ def test_no_field_takes_a_column_over(account: Account) -> None:
     assert account.warnings == []
 
 
-def test_name_of_a_new_field_is_not_taken(account: Account) -> None:
+def test_name_of_a_new_field_is_not_taken(account: AccountRuns) -> None:
     account.run(PLAN)
     own, other = account.run(NUMERIC_PLAN, PLAN_NUMBER)
     assert other == "custom_plan_number"
@@ -101,7 +101,7 @@ def test_name_of_a_new_field_is_not_taken(account: Account) -> None:
     assert account.run(NUMERIC_PLAN) == [own]
 
 
-def test_swapped_names_exchange_no_values(account: Account) -> None:
+def test_swapped_names_exchange_no_values(account: AccountRuns) -> None:
     other = FieldDefinition("e9_T", "tier", "Text")
     first = account.run(PLAN, other)
     swapped = [renamed(PLAN, "tier"), renamed(other, "plan")]
@@ -111,7 +111,7 @@ def test_swapped_names_exchange_no_values(account: Account) -> None:
     assert account.run(PLAN, other) == first
 
 
-def test_renamed_field_has_a_new_column_until_it_has_its_name_again(account: Account) -> None:
+def test_renamed_field_has_a_new_column_until_it_has_its_name_again(account: AccountRuns) -> None:
     account.run(PLAN)
     assert account.run(renamed(PLAN, "tier")) == ["custom_tier"]
     assert account.warnings == []
@@ -123,7 +123,7 @@ def test_renamed_field_has_a_new_column_until_it_has_its_name_again(account: Acc
     assert account.run(renamed(PLAN, "PLAN")) == ["custom_plan"]
 
 
-def test_deleted_field_is_reported_once(account: Account) -> None:
+def test_deleted_field_is_reported_once(account: AccountRuns) -> None:
     account.run(PLAN, SEATS)
     account.run(PLAN)
     (warning,) = account.warnings
@@ -136,7 +136,7 @@ def test_deleted_field_is_reported_once(account: Account) -> None:
     assert len(account.warnings) == 1
 
 
-def test_long_names_stay_valid_and_distinct(account: Account) -> None:
+def test_long_names_stay_valid_and_distinct(account: AccountRuns) -> None:
     def fields(letter: str) -> list[FieldDefinition]:
         return [
             FieldDefinition(f"{letter}{n}", "a" * 50 + f"{n:06}", kind)
@@ -152,7 +152,9 @@ def test_long_names_stay_valid_and_distinct(account: Account) -> None:
 # --- states ---------------------------------------------------------------------------------
 
 
-def test_columns_of_an_older_state_go_to_the_first_field_of_their_name(account: Account) -> None:
+def test_columns_of_an_older_state_go_to_the_first_field_of_their_name(
+    account: AccountRuns,
+) -> None:
     account.state = {"custom_plan": "text", "custom_plan_number": "number", "custom_seats": "text"}
     assert account.run(NUMERIC_PLAN, SEATS) == ["custom_plan_number", "custom_seats_number"]
     assert [each["id"] for each in account.state if "id" in each] == ["e4_N", "e2_N"]
@@ -162,7 +164,7 @@ def test_columns_of_an_older_state_go_to_the_first_field_of_their_name(account: 
     assert other.startswith("custom_plan_number_")
 
 
-def test_deleted_field_of_an_older_state_is_reported(account: Account) -> None:
+def test_deleted_field_of_an_older_state_is_reported(account: AccountRuns) -> None:
     account.state = {"custom_plan": "text", "custom_plan_number": "number", "custom_gone": "text"}
     account.run(PLAN)
     (warning,) = account.warnings
@@ -193,7 +195,7 @@ def test_loaded_columns_are_read(saved: object, names: list[str]) -> None:
     ],
     ids=str,
 )
-def test_damaged_columns_are_ignored_with_a_warning(account: Account, saved: object) -> None:
+def test_damaged_columns_are_ignored_with_a_warning(account: AccountRuns, saved: object) -> None:
     account.state = saved
     assert account.run(PLAN) == ["custom_plan"]
     (warning,) = account.warnings
@@ -232,7 +234,7 @@ def days(draw: st.DrawFn) -> Sequence[list[FieldDefinition]]:
 
 @given(days())
 def test_each_column_is_of_one_field_and_type(history: Sequence[list[FieldDefinition]]) -> None:
-    account = Account()
+    account = AccountRuns()
     owners: dict[str, tuple[str, str]] = {}
     columns: dict[tuple[str, str], str] = {}
     for fields in history:
