@@ -90,6 +90,7 @@ class ColumnLayout:
 
     Attributes:
         on_invalid_value: As above.
+        hasher: As above.
         selected: The columns that contacts have of the export, in order.
         key_index: Index of the key in these.
         stamp: The values of the stamp.
@@ -98,6 +99,9 @@ class ColumnLayout:
         names: The names of the columns of a row, in order.
         positions: Index of each selected column in a row.
         by_field: All columns by `is_custom` and lower-case field: fields are unique ignoring case.
+
+    Raises:
+        ConfigurationError: If a column that is to be hashed is unknown, deselected or no text.
     """
 
     def __init__(
@@ -109,6 +113,7 @@ class ColumnLayout:
     ) -> None:
         stamp = stamp or {}
         self.on_invalid_value = on_invalid_value
+        self.hasher = hasher
         self.selected = [column for column in columns if column.is_selected]
         self.key_index = [column.name for column in self.selected].index(PRIMARY_KEY)
         self.stamp = tuple(stamp.values())
@@ -124,6 +129,7 @@ class ColumnLayout:
         self.by_field = {(column.is_custom, column.field.lower()): column for column in columns}
         self._hashes: list[tuple[int, Callable[[Any], Value]]] = []
         if hasher:
+            _validate_hashed(sorted(hasher.columns), columns, stamp)
             hash_text = hasher.make_hash()
             self._hashes = [
                 (i, column_type.make_hash(hash_text))
@@ -161,31 +167,15 @@ class ColumnLayout:
         return list(map(self._replace_hashed, map(add, rows, zip(*hashed, strict=True))))
 
 
-def validate_hash_columns(
-    names: Iterable[str],
-    columns: Iterable[Column],
-    key_names: Collection[str],
-    stamp_names: Collection[str] = (),
+def _validate_hashed(
+    names: Iterable[str], columns: Iterable[Column], stamp_names: Collection[str]
 ) -> None:
-    """Check that columns can be hashed.
-
-    Args:
-        names: The columns to hash.
-        columns: The columns of the catalog.
-        key_names: Names of the key columns.
-        stamp_names: Names of the selected columns that every contact of a source has.
-
-    Raises:
-        ConfigurationError: If one is unknown, deselected, of the key, or not of texts.
-    """
     by_name = {column.name: column for column in columns}
     for name in names:
         column = by_name.get(name)
-        if name in key_names:
-            problem = "is part of the key"
-        elif name in stamp_names:
+        if name in stamp_names:
             continue
-        elif column is None:
+        if column is None:
             problem = "is not in the catalog; names are those of the records, such as email"
         elif not column.is_selected:
             problem = "is deselected"

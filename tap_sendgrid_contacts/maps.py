@@ -13,7 +13,7 @@ from decimal import Decimal
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
-from singer_sdk.mapper import CustomStreamMap
+from singer_sdk.mapper import CustomStreamMap, RemoveRecordTransform, SameRecordTransform
 
 from tap_sendgrid_contacts.columns import STREAM
 
@@ -49,6 +49,20 @@ _ATTRIBUTES = {name for each in _TYPES for name in dir(each) if not name.startsw
     "format_map",
     "mro",
 }
+
+
+def removes_stream(mappers: Sequence[StreamMap]) -> bool:
+    """Return whether no contact is emitted."""
+    return all(isinstance(each, RemoveRecordTransform) for each in mappers)
+
+
+def changes_nothing(mappers: Sequence[StreamMap]) -> bool:
+    """Return whether a contact is the record: no maps, no filter, no flattening."""
+    return (
+        len(mappers) == 1
+        and type(mappers[0]) is SameRecordTransform
+        and not mappers[0].flattening_enabled
+    )
 
 
 def find_malformed(stream_maps: Mapping[str, Any]) -> Iterator[str]:

@@ -70,6 +70,11 @@ _TEXT_ITEMS = tuple(
 )
 
 
+def stream_key(*, separate_exports: bool) -> list[str]:
+    """Return the names of the key columns."""
+    return [PRIMARY_KEY, SOURCE_KEY] if separate_exports else [PRIMARY_KEY]
+
+
 def build_schema(
     custom_fields: Iterable[FieldDefinition], *, has_source: bool = False
 ) -> dict[str, Any]:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from singer_sdk import Stream
 from singer_sdk.exceptions import ConfigurationError
 from singer_sdk.helpers.conform import TypeConformanceLevel
-from singer_sdk.mapper import RemoveRecordTransform, SameRecordTransform
 from singer_sdk.singerlib.catalog import Metadata
 from typing_extensions import override
 
 from tap_sendgrid_contacts.columns import (
-    PRIMARY_KEY,
     REPLICATION_KEY,
     STREAM,
     ColumnLayout,
     Hasher,
-    validate_hash_columns,
 )
+from tap_sendgrid_contacts.maps import changes_nothing, removes_stream
 from tap_sendgrid_contacts.output.batch import BatchFiles, validate_batch_config
 from tap_sendgrid_contacts.output.formats import FORMATS
 from tap_sendgrid_contacts.output.lines import RecordLines, SdkRecords
@@ -28,10 +26,10 @@ from tap_sendgrid_contacts.run.emitter import StateEmitter
 from tap_sendgrid_contacts.run.run import Run
 from tap_sendgrid_contacts.run.saved import COLUMNS_KEY, digest, request_fingerprint
 from tap_sendgrid_contacts.run.state import RunState
-from tap_sendgrid_contacts.schema import SOURCE_COLUMNS, SOURCE_KEY, columns_from_schema
+from tap_sendgrid_contacts.schema import SOURCE_COLUMNS, columns_from_schema, stream_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 
     from singer_sdk.helpers._batch import BaseBatchFileEncoding, BatchConfig
     from singer_sdk.helpers.types import Context, Record
@@ -41,10 +39,11 @@ if TYPE_CHECKING:
     from tap_sendgrid_contacts.api.client import SendGridClient
     from tap_sendgrid_contacts.api.request import ExportRequest
     from tap_sendgrid_contacts.catalog.fields import ColumnPlan
-    from tap_sendgrid_contacts.columns import Column, Row
+    from tap_sendgrid_contacts.columns import Row
     from tap_sendgrid_contacts.output import Output
-    from tap_sendgrid_contacts.output.messages import MessageWriter
     from tap_sendgrid_contacts.tap import TapSendGridContacts
+
+T = TypeVar("T")
 
 
 class ContactsStream(Stream):
@@ -64,17 +63,14 @@ class ContactsStream(Stream):
         plan: ColumnPlan,
         client: SendGridClient,
         request: ExportRequest,
-        message_writer: MessageWriter,
     ) -> None:
         super().__init__(tap, schema=plan.schema)
         self._plan = plan
-        self.primary_keys = [PRIMARY_KEY]
-        if self.config["separate_exports"]:
-            self.primary_keys.append(SOURCE_KEY)
+        self.primary_keys = stream_key(separate_exports=self.config["separate_exports"])
         self._emitter = StateEmitter(tap)
         self._client = client
         self._request = request
-        self._message_writer = message_writer
+        self._message_writer = tap.message_writer
         self._record_counter: Counter | None = None
 
     # --- catalog ----------------------------------------------------------------------------
@@ -163,63 +159,29 @@ class ContactsStream(Stream):
 
     @override
     def get_records(self, context: Context | None) -> Iterable[Record]:
-        if self._all_maps_drop_records():
+        if removes_stream(self.stream_maps):
             return
-        output: Output[Record]
-        if self._is_passthrough():
+        output: Output[Record] = SdkRecords(self._records, self._message_writer)
+        if changes_nothing(self.stream_maps) and self.ABORT_AT_RECORD_COUNT is None:
             output = RecordLines(
-                self.name, self._layout.names, self._message_writer, self._record_counter
+                self.name, self.layout.names, self._message_writer, self._record_counter
             )
-        else:
-            output = SdkRecords(self._records, self._message_writer)
-        with self._emitter.emit_if_stopped():
-            run = self._start_run()
-            for record in run.read(output):
-                self._stream_version = run.state.version
-                yield record
-            self._end_run(run)
+        yield from self._read_contacts(output)
 
     @override
     def get_batches(
         self, batch_config: BatchConfig, context: Context | None = None
     ) -> Iterable[tuple[BaseBatchFileEncoding, list[str]]]:
-        if self._all_maps_drop_records():
+        if removes_stream(self.stream_maps):
             return
-        self._validate_batches(batch_config)
-        with self._emitter.emit_if_stopped():
-            run = self._start_run()
-            for manifest in run.read(self._make_batch_files(batch_config)):
-                yield batch_config.encoding, manifest
-            self._end_run(run)
-
-    def _make_batch_files(self, batch_config: BatchConfig) -> BatchFiles:
         make_records: Callable[[Sequence[Row]], Sequence[Any]] | None = self._map_rows
         if FORMATS[batch_config.encoding.format].is_columnar:
             make_records = None
-        elif self._maps_nothing():
+        elif changes_nothing(self.stream_maps):
             make_records = self._records.as_structs
-        return BatchFiles(batch_config, self.name, self._layout.types, make_records)
-
-    def validate_hash_columns(self) -> None:
-        """Raise `ConfigurationError` if one of `hash_columns` cannot be hashed."""
-        validate_hash_columns(
-            self.config["hash_columns"], self._columns, self.primary_keys, self._source_columns
-        )
-
-    def _validate_batches(self, batch_config: BatchConfig) -> None:
-        if len(self.stream_maps) > 1:
-            # The SDK would announce every file for each of them.
-            raise ConfigurationError("batch_config supports at most one stream map")
-        if self._should_activate_version():
-            raise ConfigurationError(
-                "batch_config cannot be combined with emit_activate_version_messages: records in "
-                "files have no version, so a target would delete them"
-            )
-        if FORMATS[batch_config.encoding.format].is_columnar and not self._maps_nothing():
-            raise ConfigurationError(
-                f"batch_config.encoding.format {batch_config.encoding.format} does not support "
-                "stream maps and flattening; use jsonl"
-            )
+        files = BatchFiles(batch_config, self.name, self.layout.types, make_records)
+        for manifest in self._read_contacts(files):
+            yield batch_config.encoding, manifest
 
     @override
     def get_batch_config(self, config: Mapping[str, Any]) -> BatchConfig | None:
@@ -230,36 +192,53 @@ class ContactsStream(Stream):
                 'Invalid batch_config; expected e.g. {"encoding": {"format": "jsonl", '
                 '"compression": "gzip"}, "storage": {"root": "file:///path"}}'
             ) from error
-        if batch_config:
-            validate_batch_config(batch_config)
+        if batch_config is None:
+            return None
+        validate_batch_config(batch_config)
+        if len(self.stream_maps) > 1:
+            # The SDK would announce every file for each of them.
+            raise ConfigurationError("batch_config supports at most one stream map")
+        if self._should_activate_version():
+            raise ConfigurationError(
+                "batch_config cannot be combined with emit_activate_version_messages: records in "
+                "files have no version, so a target would delete them"
+            )
+        name = batch_config.encoding.format
+        if FORMATS[name].is_columnar and not changes_nothing(self.stream_maps):
+            raise ConfigurationError(
+                f"batch_config.encoding.format {name} does not support stream maps and "
+                "flattening; use jsonl"
+            )
         return batch_config
 
-    def _start_run(self) -> Run:
-        if self._plan.loaded:
-            self.stream_state[COLUMNS_KEY] = self._plan.loaded
-        state = RunState(
-            self.stream_state,
-            self._emitter,
-            fingerprint=request_fingerprint(self._request, self.config) | self._fingerprint(),
-            has_version=self._should_activate_version(),
-        )
-        return Run(
-            self._client,
-            self._request,
-            self.config,
-            self._layout,
-            state,
-            is_incremental=self.replication_method == "INCREMENTAL",
-        )
-
-    def _end_run(self, run: Run) -> None:
-        if version := run.state.version:
-            reason = run.state.why_deletes_are_unsafe(self.config["max_shrink_percent"])
-            if reason:
-                self.logger.warning("ACTIVATE_VERSION withheld: %s", reason)
-            else:
-                self._write_activate_version_message(version)
-        run.complete()
+    def _read_contacts(self, output: Output[T]) -> Iterator[T]:
+        with self._emitter.emit_if_stopped():
+            if self._plan.loaded:
+                self.stream_state[COLUMNS_KEY] = self._plan.loaded
+            state = RunState(
+                self.stream_state,
+                self._emitter,
+                fingerprint=request_fingerprint(self._request, self.config) | self._fingerprint(),
+                has_version=self._should_activate_version(),
+            )
+            run = Run(
+                self._client,
+                self._request,
+                self.config,
+                self.layout,
+                state,
+                is_incremental=self.replication_method == "INCREMENTAL",
+            )
+            for item in run.read(output):
+                self._stream_version = state.version
+                yield item
+            if state.version:
+                reason = state.why_deletes_are_unsafe(self.config["max_shrink_percent"])
+                if reason:
+                    self.logger.warning("ACTIVATE_VERSION withheld: %s", reason)
+                else:
+                    self._write_activate_version_message(state.version)
+            run.complete()
 
     def _should_activate_version(self) -> bool:
         return (
@@ -274,66 +253,44 @@ class ContactsStream(Stream):
             for key, value in self.config.items()
             if key.startswith(("stream_map", "flattening_", "faker_"))
         }
-        columns = [(each.name, each.type.name) for each in self._columns if each.is_selected]
+        columns = [(name, column_type.name) for name, column_type in self.layout.types.items()]
         return {
             "replication_method": self.replication_method,
             "start_date": self.config.get("start_date"),
             "activate_version": self._should_activate_version(),
-            "columns": digest([*columns, *self._source_columns]),
+            "columns": digest(columns),
             "stream_maps": digest(mapping),
-            "hash_columns": self._hasher.digest() if self._hasher else None,
+            "hash_columns": self.layout.hasher and self.layout.hasher.digest(),
         }
 
     # --- columns and maps -------------------------------------------------------------------
 
     @cached_property
-    def _columns(self) -> list[Column]:
-        columns = columns_from_schema(self.effective_schema, self._is_selected)
-        return [*columns, *self._plan.ignored]
+    def layout(self) -> ColumnLayout:
+        """The columns of the contacts, without the values of a source.
 
-    @cached_property
-    def _hasher(self) -> Hasher | None:
-        names = self.config["hash_columns"]
-        return Hasher(frozenset(names), self.config["hash_key"].encode()) if names else None
-
-    @cached_property
-    def _source_columns(self) -> list[str]:
-        return [name for name in SOURCE_COLUMNS if self._is_selected(name)]
-
-    @cached_property
-    def _layout(self) -> ColumnLayout:
-        """The columns of the records, without the values of a source."""
+        Raises:
+            ConfigurationError: If one of `hash_columns` cannot be hashed.
+        """
+        hashed = self.config["hash_columns"]
         return ColumnLayout(
-            self._columns,
+            [
+                *columns_from_schema(self.effective_schema, self._is_selected),
+                *self._plan.ignored,
+            ],
             self.config["on_invalid_value"],
-            dict.fromkeys(self._source_columns),
-            self._hasher,
+            dict.fromkeys(filter(self._is_selected, SOURCE_COLUMNS)),
+            Hasher(frozenset(hashed), self.config["hash_key"].encode()) if hashed else None,
         )
 
     @cached_property
     def _records(self) -> Records:
-        return Records(self._layout.names)
+        return Records(self.layout.names)
 
     def _is_selected(self, name: str) -> bool:
         is_automatic = name in {*self.primary_keys, self.replication_key}
         return name in self.effective_schema["properties"] and (
             is_automatic or self.mask["properties", name]
-        )
-
-    def _all_maps_drop_records(self) -> bool:
-        return all(isinstance(each, RemoveRecordTransform) for each in self.stream_maps)
-
-    def _is_passthrough(self) -> bool:
-        """Return whether contacts can be emitted past the SDK: as they are, without a limit."""
-        return self._maps_nothing() and self.ABORT_AT_RECORD_COUNT is None
-
-    def _maps_nothing(self) -> bool:
-        """Return whether a contact is the record: no maps, no filter, no flattening."""
-        maps = self.stream_maps
-        return (
-            len(maps) == 1
-            and type(maps[0]) is SameRecordTransform
-            and not maps[0].flattening_enabled
         )
 
     def _map_rows(self, rows: Sequence[Row]) -> list[Record]:

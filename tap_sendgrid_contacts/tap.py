@@ -12,7 +12,6 @@ import click
 from singer_sdk import Tap, metrics
 from singer_sdk.exceptions import ConfigurationError, SingerSDKError
 from singer_sdk.helpers._classproperty import classproperty
-from singer_sdk.mapper import RemoveRecordTransform
 from singer_sdk.plugin_base import _ConfigInput
 from singer_sdk.singerlib import Catalog, Schema, SelectionMask
 from typing_extensions import override
@@ -32,7 +31,7 @@ from tap_sendgrid_contacts.config import (
     normalize,
     validate,
 )
-from tap_sendgrid_contacts.maps import find_mistakes
+from tap_sendgrid_contacts.maps import find_mistakes, removes_stream
 from tap_sendgrid_contacts.options import adapt_options, read_json_object
 from tap_sendgrid_contacts.output.messages import MessageWriter
 from tap_sendgrid_contacts.run.emitter import StateEmitter
@@ -170,7 +169,7 @@ class TapSendGridContacts(Tap):
             self.logger.warning(warning)
         if entry:
             entry.schema = Schema.from_dict(plan.schema)
-        return [ContactsStream(self, plan, client, self._make_request(), self.message_writer)]
+        return [ContactsStream(self, plan, client, self._make_request())]
 
     def _list_custom_fields(
         self, client: SendGridClient, *, is_required: bool
@@ -237,17 +236,18 @@ class TapSendGridContacts(Tap):
             # Expressions of aliases, and settings of Faker, can raise anything.
             reason = type(error).__name__
             raise ConfigurationError(f"stream_maps cannot be applied: {reason}") from error
-        stream.get_batch_config(self.config)  # raises for an invalid one
         entry = self.catalog.get_stream(stream.tap_stream_id)
         if entry is None:
             return
-        stream.validate_hash_columns()
+        # Raise for settings that cannot be followed.
+        stream.get_batch_config(self.config)
+        _ = stream.layout
         mask = entry.metadata.resolve_selection()
         columns = [name for name in entry.schema.properties or () if mask["properties", name]]
         stream_maps = self.config.get("stream_maps", {})
         if errors := list(find_mistakes(stream_maps, columns, stream.stream_maps)):
             raise ConfigurationError("; ".join(errors))
-        if all(isinstance(each, RemoveRecordTransform) for each in stream.stream_maps):
+        if removes_stream(stream.stream_maps):
             self.logger.warning("stream_maps removes stream '%s'; nothing to sync", stream.name)
         if "start_date" in self.config and stream.replication_method != "INCREMENTAL":
             self.logger.warning("Ignoring start_date: the replication method is not INCREMENTAL")

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from singer_sdk.exceptions import ConfigurationError
 
-from tap_sendgrid_contacts.columns import PRIMARY_KEY, REPLICATION_KEY, STREAM
+from tap_sendgrid_contacts.columns import REPLICATION_KEY, STREAM
 from tap_sendgrid_contacts.schema import (
     SOURCE_COLUMNS,
     SOURCE_KEY,
     allowed_types,
     normalize_definition,
+    stream_key,
 )
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ def resolve_key(
             f"separate_exports does not fit the catalog: {SOURCE_KEY} must be in its schema if it "
             f"is set, and none of {quote_names(SOURCE_COLUMNS)} otherwise; re-run discovery"
         )
-    own_key = [PRIMARY_KEY, SOURCE_KEY] if separate_exports else [PRIMARY_KEY]
+    own_key = stream_key(separate_exports=separate_exports)
     if key and set(key) != set(own_key):
         raise ConfigurationError(
             f"The catalog's key ({quote_names(key)}) is not that of stream '{STREAM}' "

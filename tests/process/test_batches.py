@@ -189,6 +189,8 @@ def test_incompatible_settings(
     run = tap(sandbox, batch_config=batch_config(tmp_path), **config)
     assert run.code == 1
     assert "batch_config" in run.error
+    # `--test` finds it as well: it is before anything is written.
+    assert not run.of_type("SCHEMA")
     assert sandbox.exports_created == 0
 
 

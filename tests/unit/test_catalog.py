@@ -17,7 +17,7 @@ from singer_sdk.singerlib import Catalog
 
 from tap_sendgrid_contacts.api.client import FieldDefinition, SendGridClient
 from tap_sendgrid_contacts.catalog.normalize import normalize_catalog, resolve_key
-from tap_sendgrid_contacts.schema import SOURCE_COLUMNS, build_schema
+from tap_sendgrid_contacts.schema import build_schema
 from tap_sendgrid_contacts.state_file import normalize_state
 from tap_sendgrid_contacts.tap import TapSendGridContacts
 
@@ -302,7 +302,7 @@ def test_catalog_of_the_wrong_shape_is_an_error(
 
 def selected_columns(metadata: list[dict[str, Any]] | None) -> set[str]:
     (stream,) = loaded(make_catalog(metadata=metadata))
-    return {each.name for each in stream._columns if each.is_selected}  # noqa: SLF001
+    return {each.name for each in stream.layout.selected}
 
 
 @pytest.mark.parametrize("selected", [True, None])
@@ -428,15 +428,14 @@ def edited(draw: st.DrawFn, document: dict[str, Any]) -> dict[str, Any]:
 def load(config: dict[str, Any], catalog: Any, state: Any) -> None:  # noqa: ANN401 - any JSON
     """Do all that a run does with its files before the first request of an export."""
     for stream in loaded(catalog, state, **config):
-        columns = stream._columns  # noqa: SLF001
+        columns = list(stream.layout.by_field.values())
         assert columns[0].name == "contact_id"
         names = [each.name for each in columns]
         assert len(set(names)) == len(names)
         # Every selected column is in every record.
-        stamp = filter(stream._is_selected, SOURCE_COLUMNS)  # noqa: SLF001
-        in_records = {*stamp, *(each.name for each in columns if each.is_selected)}
         if stream.selected:
-            assert stream.stream_maps[0].transformed_schema["properties"].keys() == in_records
+            in_records = stream.stream_maps[0].transformed_schema["properties"]
+            assert set(stream.layout.names) == set(in_records)
         assert stream.primary_keys in (["contact_id"], ["contact_id", "source_id"])
         stream._write_schema_message()  # noqa: SLF001 - as `sync` does
 
