@@ -255,6 +255,7 @@ def _format_validation_error(error: ValidationError) -> str:
         hint = ": set it to a SendGrid API key" if setting == "api_key" else ""
         return f"{setting} is missing{hint}"
     messages = {
+        "additionalProperties": "has a key that is none of its settings",
         "type": f"must be of type {expected}",
         "enum": f"must be one of {expected}",
         "minimum": f"must be at least {expected}",

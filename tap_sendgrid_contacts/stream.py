@@ -185,13 +185,7 @@ class ContactsStream(Stream):
 
     @override
     def get_batch_config(self, config: Mapping[str, Any]) -> BatchConfig | None:
-        try:
-            batch_config = super().get_batch_config(config)
-        except TypeError as error:
-            raise ConfigurationError(
-                'Invalid batch_config; expected e.g. {"encoding": {"format": "jsonl", '
-                '"compression": "gzip"}, "storage": {"root": "file:///path"}}'
-            ) from error
+        batch_config = super().get_batch_config(config)
         if batch_config is None:
             return None
         validate_batch_config(batch_config)

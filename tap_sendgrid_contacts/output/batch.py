@@ -39,13 +39,9 @@ logger = logging.getLogger(__name__)
 
 
 def validate_batch_config(config: BatchConfig) -> None:
-    """Raise `ConfigurationError` for formats and storages that are not supported."""
+    """Raise `ConfigurationError` for what the settings' schema does not exclude."""
     encoding = config.encoding
-    file_format = FORMATS.get(encoding.format)
-    if not file_format:
-        raise ConfigurationError(
-            f"batch_config.encoding.format must be one of {', '.join(FORMATS)}"
-        )
+    file_format = FORMATS[encoding.format]
     if encoding.compression not in {None, *file_format.suffixes}:
         raise ConfigurationError(
             "batch_config.encoding.compression must be one of "
@@ -56,8 +52,6 @@ def validate_batch_config(config: BatchConfig) -> None:
             f"batch_config.encoding.format {encoding.format} requires PyArrow: install the tap "
             "with the extra 'arrow'"
         )
-    if config.batch_size < 1:
-        raise ConfigurationError("batch_config.batch_size must be at least 1")
     if config.storage.root:
         validate_root(config.storage.root)
         if file_format.is_local and not is_local(config.storage.root):

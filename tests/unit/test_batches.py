@@ -250,7 +250,6 @@ def test_columnar_files_require_pyarrow(monkeypatch: pytest.MonkeyPatch, tmp_pat
 @pytest.mark.parametrize(
     ("setting", "changes"),
     [
-        ("encoding.format", {"encoding": {"format": "avro"}}),
         ("encoding.compression", {"encoding": {"format": "jsonl", "compression": "zstd"}}),
         ("encoding.compression", {"encoding": {"format": "parquet", "compression": "gzip"}}),
         ("encoding.compression", {"encoding": {"format": "arrow", "compression": "zstd"}}),
@@ -258,7 +257,6 @@ def test_columnar_files_require_pyarrow(monkeypatch: pytest.MonkeyPatch, tmp_pat
             "storage.root",
             {"encoding": {"format": "arrow"}, "storage": {"root": "memory://contacts"}},
         ),
-        ("batch_size", {"batch_size": 0}),
         ("storage.root", {"storage": {"root": "gs://contacts"}}),
         ("storage.root", {"storage": {"root": "no-such-protocol://x"}}),
         *(

@@ -107,7 +107,15 @@ INVALID: list[tuple[str, dict[str, Any]]] = [
         "batch_config.batch_size",
         {"batch_config": {"encoding": BATCH_ENCODING, "batch_size": 10**9}},
     ),
+    ("batch_config.batch_size", {"batch_config": {"encoding": BATCH_ENCODING, "batch_size": 0}}),
     ("batch_config.encoding", {"batch_config": {"batch_size": 5}}),
+    ("batch_config.encoding.format", {"batch_config": {"encoding": {"format": "avro"}}}),
+    ("batch_config", {"batch_config": {"encoding": BATCH_ENCODING, "secret": 5}}),
+    ("batch_config.encoding", {"batch_config": {"encoding": BATCH_ENCODING | {"secret": 5}}}),
+    (
+        "batch_config.storage",
+        {"batch_config": {"encoding": BATCH_ENCODING, "storage": {"secret": 5}}},
+    ),
     # What it was to hide would be emitted as it is.
     ("stream_maps", {"stream_maps": {"contact": {"email": "__NULL__"}}}),
     ("stream_maps", {"stream_maps": {"hashed": {"__source__": "contact"}}}),
