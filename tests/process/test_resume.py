@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import random
 import signal
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sendgrid_sandbox.account import Account
-from tap_sendgrid_contacts.run.saved import export_key
 from tap_sendgrid_contacts.run.state import STATE_INTERVAL
 from tests.harness import (
     Sandbox,
@@ -24,7 +22,6 @@ from tests.harness import (
     deselect,
     emit_states_every,
     incremental,
-    run_of,
 )
 
 if TYPE_CHECKING:
@@ -127,29 +124,6 @@ def test_killed_at_random(
     print(f"{killed} kills: 1 export, 0 contacts lost, {again} emitted again")  # noqa: T201
 
 
-def test_changed_part_needs_a_new_export(
-    monkeypatch: pytest.MonkeyPatch, start_sandbox: Callable[..., Sandbox], tap: Tap
-) -> None:
-    emit_states_every(monkeypatch, 500)
-    sandbox = start_sandbox("--contacts", "2000", "--no-edge-cases")
-    config: dict[str, Any] = {"emit_activate_version_messages": True}
-    state = tap(sandbox, **config).states[2]
-    saved = first_checkpoint(state)
-    assert 0 < saved["part_offset"] < 2000
-    assert len(tap(sandbox, state=state, **config).records) == 2000 - saved["part_offset"]
-    saved["part_digest"] = "another"
-    run = tap(sandbox, state=state, **config)
-    assert run.code == 0
-    assert len(run.records) == 2000
-    (warning,) = run.lines("starting a new export")
-    assert "Part 1 of 1 changed since the last run" in warning
-    assert sandbox.exports_created == 2
-    # Contacts that only the first export had are to be deleted.
-    (activate,) = run.of_type("ACTIVATE_VERSION")
-    assert activate["version"] > run_of(state)["version"]
-    assert {message["version"] for message in run.of_type("RECORD")} == {activate["version"]}
-
-
 # --- a new export -----------------------------------------------------------------------------
 
 
@@ -232,169 +206,20 @@ class TestNewExport:
         assert "replication_method changed" in run.log
         assert len(run.records) == 50
 
-    def test_unknown_export(
-        self, start_sandbox: Callable[..., Sandbox], tap: Tap, state: dict[str, Any]
-    ) -> None:
-        other = start_sandbox("--contacts", "50", "--no-edge-cases")
-        saved = run_of(state)
-        saved["fingerprint"]["api_url"] = other.url
-        saved["exports"] = {export_key(other.url, None, (), ()): first_checkpoint(state)}
-        run = tap(other, state=state)
-        assert run.code == 0
-        (warning,) = run.lines("starting a new export")
-        assert "no longer exists" in warning
-        assert "HTTP 404" in warning
-        assert len(run.records) == 50
-
-    @pytest.mark.parametrize("fault", ["failure", "expired"])
-    def test_failed_or_expired(
-        self, start_sandbox: Callable[..., Sandbox], tap: Tap, fault: str
-    ) -> None:
-        sandbox = start_sandbox("--contacts", "50", "--no-edge-cases", "--fault", fault)
-        first = tap(sandbox)
-        assert first.code == 1
-        assert first.error.endswith("The next run starts a new export")
-        assert first.checkpoint is None
-        second = tap(sandbox, state=first.state)
-        assert second.code == 0
-        assert len(second.records) == 50
-        assert sandbox.exports_created == 2
-
-    @both_file_types
-    def test_incomplete(
-        self,
-        monkeypatch: pytest.MonkeyPatch,
-        start_sandbox: Callable[..., Sandbox],
-        tap: Tap,
-        file_type: str,
-    ) -> None:
-        emit_states_every(monkeypatch, STATE_INTERVAL)
-        sandbox = start_sandbox("--contacts", "50", "--parts", "2", "--fault", "count-high:1")
-        first = tap(sandbox, file_type=file_type)
-        assert first.code == 1
-        assert "The next run starts a new export" in first.error
-        assert first.checkpoint is None
-        # As if it had been killed before it saw that.
-        state = next(each for each in first.states if contacts_read(each) == 50)
-        finished = tap(sandbox, file_type=file_type, state=state, allow_count_mismatch=True)
-        assert (finished.code, finished.records) == (0, [])
-        assert sandbox.exports_created == 1
-        killed = tap(sandbox, file_type=file_type, state=state)
-        assert "is fully read but incomplete; starting a new export" in killed.log
-        second = tap(sandbox, file_type=file_type, state=first.state)
-        for run in (killed, second):
-            assert run.code == 0
-            assert len(run.records) == 50
-        assert sandbox.exports_created == 3
-
-    def test_changed_parts(
+    def test_read_to_its_end_but_incomplete(
         self, monkeypatch: pytest.MonkeyPatch, start_sandbox: Callable[..., Sandbox], tap: Tap
     ) -> None:
         emit_states_every(monkeypatch, STATE_INTERVAL)
-        # Nothing else would show that some contacts are missing.
-        sandbox = start_sandbox("--contacts", "60", "--parts", "2", "--fault", "count-missing")
-        state = tap(sandbox).states[2]
-        saved = first_checkpoint(state)
-        assert saved["part_count"] == 2
-        assert len(saved["finished_parts"].split()) == 1
-        saved["part_set"] = "0123456789ab"
+        sandbox = start_sandbox("--contacts", "50", "--parts", "2", "--fault", "count-high:1")
+        # As if it had been killed before it saw that.
+        state = next(each for each in tap(sandbox).states if contacts_read(each) == 50)
+        finished = tap(sandbox, state=state, allow_count_mismatch=True)
+        assert (finished.code, finished.records) == (0, [])
+        assert sandbox.exports_created == 1
         run = tap(sandbox, state=state)
-        assert run.code == 0
-        (warning,) = run.lines("starting a new export")
-        assert "its parts are not those of the last run" in warning
-        assert len(run.records) == 60
-
-    def test_repeated_part(self, sandbox: Sandbox, tap: Tap, state: dict[str, Any]) -> None:
-        # The remaining part has the content of the finished one, under another name.
-        saved = first_checkpoint(state)
-        complete = tap(sandbox).states[-2]
-        both = first_checkpoint(complete)["finished_parts"].split()
-        content = {pair.partition(":")[2] for pair in both}
-        name, _, finished = saved["finished_parts"].partition(":")
-        (other,) = content - {finished}
-        saved["finished_parts"] = f"{name}:{other}"
-        run = tap(sandbox, state=state, emit_activate_version_messages=False)
-        assert run.code == 1
-        assert "repeats the content of another part" in run.error
-        assert run.records == []
-        assert run.checkpoint is None
-        again = tap(sandbox, state=run.state)
-        assert (again.code, len(again.records)) == (0, 50)
-
-    @pytest.mark.parametrize("key", ["part_count", "finished_parts", "requested_at"])
-    def test_invalid_checkpoint(
-        self, sandbox: Sandbox, tap: Tap, state: dict[str, Any], key: str
-    ) -> None:
-        first_checkpoint(state)[key] = ["one"]
-        run = tap(sandbox, state=state)
-        assert run.code == 0
-        (warning,) = run.lines("starting a new export")
-        assert "Invalid run in state" in warning
-        assert key in warning
-        assert len(run.records) == 50
-
-    def test_state_of_version_0_1(self, sandbox: Sandbox, tap: Tap) -> None:
-        old = {
-            "asked_at": "2026-01-01T00:00:00Z",
-            "request": {"api_url": sandbox.url, "list_ids": [], "segment_ids": []},
-            "id": "export",
-            "parts": 2,
-            "part": 1,
-            "contacts": 25,
-        }
-        scope = {"api_url": sandbox.url}
-        state = {"bookmarks": {"contacts": {"exports": [old], "scope": scope}}}
-        run = tap(sandbox, state=state)
-        assert run.code == 0
-        (line,) = run.lines("starting a new export")
-        assert "INFO" in line
-        assert "of an earlier version of the tap" in line
-        assert len(run.records) == 50
-        assert run.state["bookmarks"]["contacts"].keys() == {"columns", "counts", "run"}
-
-
-# --- waiting ----------------------------------------------------------------------------------
-
-
-def test_poll_timeout(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
-    sandbox = start_sandbox("--contacts", "50", "--pending-polls", "8")
-    first = tap(sandbox, poll_timeout=20)
-    assert first.code == 1
-    assert "timed out after 20 s (poll_timeout)" in first.error
-    assert "The next run resumes it" in first.error
-    assert first.records == []
-    second = tap(sandbox, state=first.state)
-    assert second.code == 0
-    assert len(second.records) == 50
-    assert sandbox.exports_created == 1
-
-
-@pytest.mark.parametrize("fault", ["status-503", "status-html", "status-reset", "status-429"])
-def test_outage_while_polling(start_sandbox: Callable[..., Sandbox], tap: Tap, fault: str) -> None:
-    sandbox = start_sandbox("--contacts", "50")
-    state = next(state for state in tap(sandbox).states if "export_id" in first_checkpoint(state))
-    # Waits of 1, 1.5, 2.25 … seconds: more than 75 in all.
-    sandbox.inject(f"{fault}:10")
-    run = tap(sandbox, state=state, poll_timeout=3600)
-    assert run.code == 0, run.log
-    assert len(run.records) == 50
-    assert len(run.lines("polling again")) == 10
-    sandbox.inject(f"{fault}:0")
-    run = tap(sandbox, state=state, poll_timeout=20)
-    assert run.code == 1
-    assert "timed out after 20 s (poll_timeout)" in run.error
-    assert run.checkpoint == first_checkpoint(state)
-    assert sandbox.exports_created == 1
-
-
-def test_rejected_key_ends_polling(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
-    sandbox = start_sandbox("--contacts", "50")
-    catalog = tap.discover(sandbox)
-    state = tap(sandbox).states[1]
-    run = tap(sandbox, catalog=catalog, state=state, api_key="SG.revoked")
-    assert run.code == 1
-    assert "HTTP 401" in run.error
-    assert not run.lines("polling again")
+        assert "is fully read but incomplete; starting a new export" in run.log
+        assert (run.code, len(run.records)) == (0, 50)
+        assert sandbox.exports_created == 2
 
 
 # --- unconfirmed requests ---------------------------------------------------------------------
@@ -413,36 +238,6 @@ def test_killed_before_response(start_sandbox: Callable[..., Sandbox], tap: Tap)
     assert "adopting export" in second.log
     assert len(second.records) == 50
     assert sandbox.exports_created == 0  # its 202 was never sent
-
-
-def test_old_unconfirmed_request(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
-    sandbox = start_sandbox("--contacts", "50")
-    state = tap(sandbox).states[0]
-    assert "export_id" not in first_checkpoint(state)
-    assert tap(sandbox, state=state).code == 0
-    assert sandbox.exports_created == 1
-    first_checkpoint(state)["requested_at"] = "2026-01-01T00:00:00Z"
-    run = tap(sandbox, state=state)
-    assert run.code == 0
-    (warning,) = run.lines("starting a new export")
-    assert "older than 30 min" in warning
-    assert sandbox.exports_created == 2
-
-
-def test_adopted_export_of_other_file_type(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
-    sandbox = start_sandbox("--contacts", "50")
-    state = copy.deepcopy(tap(sandbox).states[0])
-    # Someone else's: the list of exports does not tell the file type.
-    run_of(state)["fingerprint"]["file_type"] = "csv"
-    run = tap(sandbox, state=state, file_type="csv")
-    assert run.code == 1
-    assert run.records == []
-    # It is not the export of this state for the hours until it expires.
-    assert run.checkpoint is None
-    again = tap(sandbox, state=run.state, file_type="csv")
-    assert again.code == 0, again.log
-    assert len(again.records) == 50
-    assert sandbox.exports_created == 2
 
 
 # --- states that targets and orchestrators return ---------------------------------------------
