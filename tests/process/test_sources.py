@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-import signal
 from collections import Counter
-from datetime import timedelta
 from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +12,6 @@ import pytest
 from sendgrid_sandbox.account import Account
 from tap_sendgrid_contacts.api.http import ForbiddenError
 from tap_sendgrid_contacts.run.saved import export_key
-from tap_sendgrid_contacts.run.state import STATE_INTERVAL
 from tests.expected import RESERVED, expected
 from tests.harness import (
     both_file_types,
@@ -46,7 +42,6 @@ SOURCES: dict[str, Any] = {
     "segment_ids": [SEGMENT.id],
 }
 STAMP = ["source_type", "source_id", "source_name"]
-UNKNOWN_LIST = "00000000-0000-4000-8000-000000000000"
 
 
 @pytest.fixture
@@ -144,14 +139,6 @@ def test_account_without_lists(start_sandbox: Callable[..., Sandbox], tap: Tap) 
     assert sandbox.exports_created == 0
 
 
-def test_ids_that_differ_in_case_are_one_source(sandbox: Sandbox, tap: Tap) -> None:
-    ids = [LISTS[0].id.upper(), LISTS[0].id]
-    run = tap(sandbox, separate_exports=True, list_ids=ids)
-    assert run.code == 0, run.log
-    assert {record["source_id"] for record in run.records} == {LISTS[0].id}
-    assert sandbox.exports_created == 1
-
-
 @both_file_types
 def test_batches(sandbox: Sandbox, tap: Tap, tmp_path: Path, file_type: str) -> None:
     records = tap(sandbox, file_type=file_type, **SOURCES).records
@@ -198,20 +185,11 @@ def test_selection(sandbox: Sandbox, tap: Tap, file_type: str) -> None:
     run = tap(sandbox, catalog=catalog, file_type=file_type, **SOURCES)
     assert run.code == 0, run.log
     left_out = {"source_type", "source_name", "email"}
+    full = {source_id: members(run.schema, source_id) for source_id in IDS}
     for record in run.records:
         assert not left_out & record.keys()
-        full = members(run.schema | {}, record["source_id"])[record["contact_id"]]
-        assert record == {key: value for key, value in full.items() if key in record}
-
-
-@pytest.mark.parametrize("discovered", [True, False])
-def test_catalog_of_the_other_kind(sandbox: Sandbox, tap: Tap, *, discovered: bool) -> None:
-    catalog = tap.discover(sandbox, separate_exports=discovered)
-    run = tap(sandbox, catalog=catalog, separate_exports=not discovered)
-    assert run.code == 1
-    assert "separate_exports" in run.error
-    assert "re-run discovery" in run.error
-    assert sandbox.exports_created == 0
+        expected_record = full[record["source_id"]][record["contact_id"]]
+        assert record == {key: expected_record[key] for key in record}
 
 
 def test_names_without_permission_are_null(
@@ -225,75 +203,6 @@ def test_names_without_permission_are_null(
     assert run.code == 0, run.log
     assert {record["source_name"] for record in run.records} == {None, SEGMENT.name}
     assert "source_name is null: GET /v3/marketing/lists: HTTP 403" in run.log
-
-
-# --- exports up front -----------------------------------------------------------------------
-
-
-def test_exports_are_created_ahead(
-    sandbox: Sandbox, tap: Tap, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tap_sendgrid_contacts.run.run.EXPORTS_AHEAD", 2)
-    assert tap(sandbox, **SOURCES).code == 0
-    kinds = [
-        "create" if line.startswith("POST") else "read"
-        for line in sandbox.log
-        if line.startswith(("POST", "GET /exports"))
-    ]
-    assert [(kind, len([*group])) for kind, group in groupby(kinds)] == [
-        ("create", 3),
-        ("read", 2),
-        ("create", 1),
-        ("read", 6),
-    ]
-
-
-@pytest.mark.parametrize("limit", [1, 2])
-def test_rate_limited_exports_are_created_when_another_is_ready(
-    start_sandbox: Callable[..., Sandbox], tap: Tap, limit: int
-) -> None:
-    size = ("--contacts", str(CONTACTS), "--pending-polls", "2")
-    sandbox = start_sandbox(*size, "--limit-exports", str(limit))
-    run = tap(sandbox, **SOURCES)
-    assert run.code == 0, run.log
-    assert posted(sandbox) == IDS
-    assert "creating the next exports later" in run.log
-    # No retry that waits: it could not succeed before one of ours is ready.
-    assert "retrying in" not in run.log
-    assert "Unconfirmed" not in run.log
-
-
-def test_poll_timeout_is_that_of_the_run(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
-    sandbox = start_sandbox("--contacts", "50", "--fault", "never-ready")
-    run = tap(sandbox, poll_timeout=20, **SOURCES)
-    assert run.code == 1
-    failures = [line for line in run.errors if "timed out after 20 s (poll_timeout)" in line]
-    assert len(failures) == len(IDS)
-    # The first one takes all the time, the others are looked at once.
-    polls = Counter(line.split()[1] for line in sandbox.log if "/exports/" in line)
-    assert sorted(polls.values())[:-1] == [1, 1, 1]
-    resumed = tap(sandbox, state=run.state, poll_timeout=20, **SOURCES)
-    assert len(resumed.lines("Resuming Export")) == len(IDS)
-    assert sandbox.exports_created == len(IDS)
-
-
-def test_run_that_poll_timeout_ends_is_continued(
-    start_sandbox: Callable[..., Sandbox], tap: Tap, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tap_sendgrid_contacts.run.run.EXPORTS_AHEAD", 1)
-    # Some 50 seconds for each export.
-    sandbox = start_sandbox("--contacts", str(CONTACTS), "--pending-polls", "8")
-    first = tap(sandbox, poll_timeout=60, **SOURCES)
-    assert first.code == 1
-    *failures, end = first.errors
-    assert [re.search(r"of list (\S+)", line)[1] for line in failures] == IDS[1:3]  # type: ignore[index]
-    assert "3 of 4 exports are not complete. The next run continues this one" in end
-    assert posted(sandbox) == IDS[:3]
-    second = tap(sandbox, poll_timeout=600, state=first.state, **SOURCES)
-    assert second.code == 0, second.log
-    assert posted(sandbox) == IDS
-    assert {record["source_id"] for record in first.records} == {IDS[0]}
-    assert {record["source_id"] for record in second.records} == set(IDS[1:])
 
 
 # --- resume ---------------------------------------------------------------------------------
@@ -332,72 +241,6 @@ def before_state(run: Run, state: dict[str, Any]) -> list[dict[str, Any]]:
     return [m["record"] for m in run.messages[:end] if m["type"] == "RECORD"]
 
 
-def last_state_with(run: Run, finished: int) -> dict[str, Any]:
-    """Return the last state in which so many exports are finished and others are not."""
-    return next(each for each in reversed(run.states[:-1]) if len(finished_in(each)) == finished)
-
-
-def test_batches_are_resumed(
-    monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, tap: Tap, tmp_path: Path
-) -> None:
-    emit_states_every(monkeypatch, 100)
-    config = {**SOURCES, "batch_config": batch_config(tmp_path, batch_size=100)}
-    complete = tap(sandbox, **config)
-    everything = keys_of(chain(*batches_of(complete)))
-    for state in complete.states[:-1]:
-        end = next(i for i, m in enumerate(complete.messages) if m.get("value") is state)
-        files = sum(m["type"] == "BATCH" for m in complete.messages[:end])
-        run = tap(sandbox, state=state, **config)
-        assert run.code == 0, run.log
-        again = keys_of(chain(*batches_of(run)))
-        assert not everything - keys_of(chain(*batches_of(complete)[:files])) - again
-        assert not finished_in(state) & {source_id for _, source_id in again}
-
-
-def test_killed_in_the_second_source(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
-    sandbox = start_sandbox("--contacts", "30000", "--no-edge-cases")
-    account = Account(30_000, edge_cases=False)
-    config = {**SOURCES, "emit_activate_version_messages": True}
-    sizes = [sum(1 for _ in account.members([each.id], [])) for each in LISTS]
-    process = tap.start(sandbox, **config)
-    process.read_lines(sizes[0] + sizes[1] * 3 // 4)
-    process.send_signal(signal.SIGKILL)
-    killed = process.finish(torn=True)
-    assert killed.code == -signal.SIGKILL
-    assert {record["source_id"] for record in killed.records} == set(IDS[:2])
-    before = [line for line in sandbox.log if "field_definitions" not in line]
-    sandbox.log.clear()
-    run = tap(sandbox, state=killed.state, **config)
-    assert run.code == 0, run.log
-    emitted = keys_of(killed.records) + keys_of(run.records)
-    everything = keys_of(tap(sandbox, **SOURCES).records)
-    assert emitted.keys() == everything.keys()
-    # What was emitted after the last STATE is emitted again, all of it of the second source.
-    again = emitted - everything
-    assert {source_id for _, source_id in again} <= {IDS[1]}
-    assert again.total() <= STATE_INTERVAL + 1000
-    assert {record["source_id"] for record in run.records} == set(IDS[1:])
-    assert sum(line.startswith("POST") for line in before) == len(IDS)
-    (activate,) = run.of_type("ACTIVATE_VERSION")
-    versions = {m["version"] for each in (killed, run) for m in each.of_type("RECORD")}
-    assert versions == {activate["version"]}
-
-
-@pytest.mark.parametrize("activate", [True, False])
-def test_old_run_is_not_continued(
-    sandbox: Sandbox, tap: Tap, monkeypatch: pytest.MonkeyPatch, *, activate: bool
-) -> None:
-    emit_states_every(monkeypatch, STATE_INTERVAL)
-    config = {**SOURCES, "emit_activate_version_messages": activate}
-    complete = tap(sandbox, **config)
-    state = last_state_with(complete, 2)
-    monkeypatch.setattr("tap_sendgrid_contacts.run.state._MAX_RUN_AGE", timedelta(0))
-    run = tap(sandbox, state=state, **config)
-    assert run.code == 0, run.log
-    assert "The interrupted run is older than 12 hours; starting a new export" in run.log
-    assert keys_of(run.records) == keys_of(complete.records)
-
-
 # --- ACTIVATE_VERSION -----------------------------------------------------------------------
 
 
@@ -408,99 +251,18 @@ def test_version_is_activated_once_after_the_last_source(sandbox: Sandbox, tap: 
     assert {m["version"] for m in run.of_type("RECORD")} == {run.messages[-2]["version"]}
 
 
-def test_interrupted_run_of_a_removed_list_gets_a_new_version(
-    monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, tap: Tap
-) -> None:
-    emit_states_every(monkeypatch, STATE_INTERVAL)
-    config = {**SOURCES, "emit_activate_version_messages": True}
-    first = tap(sandbox, **config)
-    state = last_state_with(first, 2)
-    used = run_of(state)["version"]
-    run = tap(sandbox, state=state, **{**config, "list_ids": IDS[1:3]})
-    assert run.code == 0, run.log
-    (activate,) = run.of_type("ACTIVATE_VERSION")
-    assert activate["version"] > used
-    assert {m["version"] for m in run.of_type("RECORD")} == {activate["version"]}
-    kept = [record for record in first.records if record["source_id"] != IDS[0]]
-    assert keys_of(run.records) == keys_of(kept)
-    (counts,) = run.state["bookmarks"]["contacts"]["counts"]
-    assert sources_in(counts, sandbox.url) == set(IDS[1:])
-
-
-def test_list_that_was_empty_before_allows_deletes(sandbox: Sandbox, tap: Tap) -> None:
-    ids = [LISTS[0].id, EMPTY_LIST.id]
-    config: dict[str, Any] = {"separate_exports": True, "emit_activate_version_messages": True}
-    first = tap(sandbox, list_ids=ids, **config)
-    assert first.code == 0, first.log
-    assert first.of_type("ACTIVATE_VERSION") == []
-    run = tap(sandbox, state=first.state, list_ids=ids, **config)
-    assert run.code == 0, run.log
-    assert len(run.of_type("ACTIVATE_VERSION")) == 1
-
-
-def test_list_that_is_unexpectedly_empty_does_not(
-    start_sandbox: Callable[..., Sandbox], tap: Tap
-) -> None:
-    sandbox = start_sandbox("--contacts", str(CONTACTS), "--fault", "empty-once")
-    config = {**SOURCES, "emit_activate_version_messages": True}
-    run = tap(sandbox, **config)
-    assert run.code == 0, run.log
-    assert run.of_type("ACTIVATE_VERSION") == []
-    (withheld,) = run.lines("ACTIVATE_VERSION withheld")
-    assert f"list {IDS[0]} ({LISTS[0].name}): the export has 0 contacts" in withheld
-    sandbox.inject("empty-once")
-    run = tap(sandbox, max_shrink_percent=100, **config)
-    assert len(run.of_type("ACTIVATE_VERSION")) == 1
-
-
 # --- sources that fail ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("activate", [True, False])
-def test_unknown_list_does_not_hide_the_others(
-    sandbox: Sandbox, tap: Tap, *, activate: bool
-) -> None:
-    config: dict[str, Any] = {"emit_activate_version_messages": activate, **SOURCES}
-    config["list_ids"] = [IDS[0], UNKNOWN_LIST, *IDS[1:3]]
-    run = tap(sandbox, **config)
-    assert run.code == 1
-    assert {record["source_id"] for record in run.records} == set(IDS)
-    assert run.of_type("ACTIVATE_VERSION") == []
-    failure, summary = run.errors
-    assert f"list {UNKNOWN_LIST}: POST /v3/marketing/contacts/exports: HTTP 4" in failure
-    assert "1 of 5 exports are not complete" in summary
-    assert "The next run reads all lists and segments again" in summary
-    # The next run is as complete as can be, too, with a version of its own.
-    again = tap(sandbox, state=run.state, **config)
-    assert again.code == 1
-    assert keys_of(again.records) == keys_of(run.records)
-    versions = [{m.get("version") for m in each.of_type("RECORD")} for each in (run, again)]
-    assert not activate or versions[0].isdisjoint(versions[1])
-    fixed = tap(sandbox, state=run.state, **{**config, "list_ids": IDS[:3]})
-    assert fixed.code == 0, fixed.log
-    assert keys_of(fixed.records) == keys_of(run.records)
-    assert len(fixed.of_type("ACTIVATE_VERSION")) == activate
-
-
-@pytest.mark.parametrize(
-    ("fault", "message"),
-    [
-        ("failure", "failed: "),
-        ("expired", "expired at"),
-        ("export-not-found", "no longer exists"),
-    ],
-)
-def test_failed_export_does_not_hide_the_others(
-    sandbox: Sandbox, tap: Tap, fault: str, message: str
-) -> None:
+def test_failed_export_does_not_hide_the_others(sandbox: Sandbox, tap: Tap) -> None:
     config = {**SOURCES, "emit_activate_version_messages": True}
     complete = keys_of(tap(sandbox, **config).records)
-    sandbox.inject(fault)
+    sandbox.inject("expired")
     run = tap(sandbox, **config)
     assert run.code == 1, run.log
     failure, summary = run.errors
     assert f"of list {IDS[0]} ({LISTS[0].name})" in failure
-    assert message in failure
+    assert "expired at" in failure
     assert "1 of 4 exports are not complete" in summary
     assert "The next run reads all lists and segments again" in summary
     assert {record["source_id"] for record in run.records} == set(IDS[1:])
@@ -509,24 +271,3 @@ def test_failed_export_does_not_hide_the_others(
     assert again.code == 0, again.log
     assert keys_of(again.records) == complete
     assert len(again.of_type("ACTIVATE_VERSION")) == 1
-
-
-@pytest.mark.parametrize("fault", ["bad-line", "count-high", "copied-part", "truncated-gzip"])
-def test_every_export_with_bad_data_is_named(
-    start_sandbox: Callable[..., Sandbox], tap: Tap, fault: str
-) -> None:
-    sandbox = start_sandbox("--contacts", str(CONTACTS), "--parts", "2", "--fault", fault)
-    run = tap(sandbox, **SOURCES)
-    assert run.code == 1
-    *failures, summary = run.errors
-    assert "4 of 4 exports are not complete" in summary
-    assert [any(source_id in line for line in failures) for source_id in IDS] == [True] * 4
-    assert "Traceback" not in run.log
-
-
-def test_rejected_key_ends_the_run(sandbox: Sandbox, tap: Tap) -> None:
-    catalog = tap.discover(sandbox, separate_exports=True)
-    sandbox.inject("forbidden")
-    run = tap(sandbox, catalog=catalog, **SOURCES)
-    assert run.code == 1
-    assert "HTTP 403" in run.error
