@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 import requests
-from aiohttp import ClientConnectionResetError
 from click.testing import CliRunner
 
 from sendgrid_sandbox.account import Account
@@ -35,7 +34,7 @@ from sendgrid_sandbox.formats import format_number
 from sendgrid_sandbox.settings import FileFormat
 from sendgrid_sandbox.spec import ExportSpec, parse_export_spec
 from sendgrid_sandbox.values import EDGE_CASE_DATES, EDGE_CASE_NUMBERS, EDGE_CASE_TEXTS
-from tests.harness import SANDBOX, run_sandbox
+from tests.harness import SANDBOX
 from tests.sandbox_client import (
     EXPORTS,
     TIMEOUT,
@@ -656,49 +655,6 @@ def test_forbidden_and_redirect_faults() -> None:
         assert "LEAK" in sandbox.log
 
 
-def test_huge_responses() -> None:
-    path = "/v3/marketing/field_definitions"
-    with serve(faults="huge-response:2 huge-gzip-response:1") as sandbox:
-        with sandbox.get(path, stream=True) as response:
-            assert next(response.iter_content(1 << 20)).startswith(b'{"custom_fields": [], ')
-        response = sandbox.get(path)
-        assert response.headers["Transfer-Encoding"] == "chunked"
-        assert 64 << 20 < len(response.content) < 65 << 20
-        assert response.json().keys() == {"custom_fields", "padding"}
-        compressed = sandbox.get(path)
-        assert int(compressed.headers["Content-Length"]) < 100_000
-        assert len(compressed.content) == len(response.content)
-        assert sandbox.get(path).json()["reserved_fields"]
-
-
-def test_client_that_hangs_up(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def write(*_: object) -> None:
-        raise ClientConnectionResetError
-
-    monkeypatch.setattr("aiohttp.web.StreamResponse.write", write)
-    with run_sandbox("--fault", "huge-response") as sandbox:
-        with pytest.raises(requests.exceptions.ChunkedEncodingError):
-            requests.get(
-                f"{sandbox.url}/v3/marketing/field_definitions",
-                headers={"Authorization": f"Bearer {sandbox.api_key}"},
-                timeout=TIMEOUT,
-            )
-        sandbox.wait_for("GET /v3/marketing/field_definitions -")
-    assert "aiohttp.server" not in {record.name for record in caplog.records}
-
-
-def test_limit_exports() -> None:
-    with serve("--limit-exports", 2) as sandbox:
-        accepted = [sandbox.post() for _ in range(2)]
-        assert [response.status_code for response in accepted] == [202, 202]
-        assert sandbox.post().status_code == 429
-        assert sandbox.status(accepted[0].json()["id"])["status"] == "ready"
-        assert [sandbox.post().status_code for _ in range(2)] == [202, 429]
-        assert len(sandbox.get(EXPORTS).json()["result"]) == 3
-
-
 def test_control_characters() -> None:
     with serve(faults="control-characters failure:1 renamed-parts:2 error-500:2") as sandbox:
         for path in ("/v3/marketing/field_definitions", "/v3/marketing/lists"):
@@ -840,20 +796,8 @@ def test_malformed_header_and_drip(caplog: pytest.LogCaptureFixture) -> None:
         assert download(url)
 
 
-def test_lists_faults() -> None:
-    with serve(faults="null-name paging-cycle") as sandbox:
-        pages = [sandbox.get("/v3/marketing/lists?page_size=3").json()]
-        for _ in range(3):
-            following = pages[-1]["_metadata"]["next"].removeprefix(sandbox.url)
-            pages.append(sandbox.get(following).json())
-    assert pages[1]["result"] == pages[3]["result"] != pages[2]["result"]
-    first, *others = pages[0]["result"]
-    assert first["name"] is None
-    assert all(each["name"] for each in others)
-
-
 def test_message_faults() -> None:
-    with serve(faults="leaky-messages long-messages failure status-503") as sandbox:
+    with serve(faults="leaky-messages failure status-503") as sandbox:
         failed = sandbox.post().json()["id"]
         error = sandbox.get(f"{EXPORTS}/{failed}").json()["errors"][0]["message"]
         messages = [error, sandbox.status(failed)["message"]]
@@ -861,7 +805,6 @@ def test_message_faults() -> None:
     for message in messages:
         assert f"key {key} of ada.lovelace@example.com, {sandbox.url}/exports/" in message
         assert "?X-Amz-Signature=" in message
-        assert message.endswith("://" * 30_000)
 
 
 def test_vanished_part_is_deleted() -> None:

@@ -98,9 +98,6 @@ _OPTIONS = (
     ),
     _option("--parts", "Minimum number of files per export.", type=_COUNT),
     _option("--pending-polls", "Status requests answered with `pending` per export."),
-    _option(
-        "--limit-exports", "Pending exports at the same time; another POST gets 429.", type=_COUNT
-    ),
     _option("--url-ttl", "Lifetime of a signed URL in seconds."),
     _option("--throttle", "MB/s per download.", type=click.FloatRange(0, min_open=True)),
     _choice(

@@ -89,19 +89,8 @@ class ExportJobs:
         self._exports: dict[str, Export] = {}
         self._written: dict[tuple[ExportSpec, frozenset[str]], asyncio.Task[ExportFiles]] = {}
 
-    def create(self, spec: ExportSpec) -> Export | None:
-        """Create an export and start writing its files, unless they exist already.
-
-        Args:
-            spec: What to export.
-
-        Returns:
-            The export, or None if too many exports are pending.
-        """
-        pending = sum(export.status == "pending" for export in self._exports.values())
-        limit = self._settings.limit_exports
-        if limit is not None and pending >= limit:
-            return None
+    def create(self, spec: ExportSpec) -> Export:
+        """Create an export and start writing its files, unless they exist already."""
         data_faults = self._faults.active_faults("data")
         files = self._written.get((spec, data_faults))
         if not files:

@@ -22,7 +22,6 @@ STAGE_TITLES = {
     "get": "Any GET request of the API",
     "post": "POST that creates an export",
     "fields": "Field definitions",
-    "lists": "Lists",
     "status": "Status requests",
     "lookup": "Status requests, per export",
     "export": "Export and its parts",
@@ -64,7 +63,6 @@ FAULTS = {
     "text": (
         Fault("control-characters", ALWAYS, "control characters in messages, names, export ids"),
         Fault("leaky-messages", ALWAYS, "API key, e-mail address and signed URL in messages"),
-        Fault("long-messages", ALWAYS, "error messages of 90 KB, full of ://"),
     ),
     "get": (Fault("error-CODE", 1, "this status for a GET"),),
     "post": (
@@ -75,15 +73,7 @@ FAULTS = {
         Fault("post-accepted-hang", 1, "no response, export created", after(responses.hang)),
         Fault("post-accepted-500", 1, "500, export created", after(responses.respond(500))),
     ),
-    "fields": (
-        Fault("forbidden-fields", ALWAYS, "403 for them", responses.forbidden),
-        Fault("huge-response", ALWAYS, "64 MiB of them, chunked", responses.huge_json),
-        Fault("huge-gzip-response", ALWAYS, "64 MiB of them in gzip", responses.huge_gzip_json),
-    ),
-    "lists": (
-        Fault("null-name", ALWAYS, "the first list of a page has no name"),
-        Fault("paging-cycle", ALWAYS, "two pages of the lists name each other as the next one"),
-    ),
+    "fields": (Fault("forbidden-fields", ALWAYS, "403 for them", responses.forbidden),),
     "status": (
         Fault("status-CODE", 1, "this status for a status request"),
         Fault("status-html", 1, "200 with an HTML page for a status request", responses.html),

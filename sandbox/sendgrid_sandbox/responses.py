@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
 import socket
 import struct
 import time
@@ -23,13 +22,9 @@ IS_CLOSED = web.RequestKey("is_closed", bool)
 BYTES_SENT = web.RequestKey("bytes_sent", int)
 HANG_SECONDS = 3600
 _SLOW_SECONDS = 1
-_HUGE_JSON = b'{"custom_fields": [], "padding": "', b'"}'
-_HUGE_CHUNK = b"-" * (1 << 20)
-_HUGE_CHUNKS = 64
 # Another name of 127.0.0.1.
 _OTHER_HOST = "127.1"
 _TEXT_KEYS = {"message", "field", "name", "Name"}
-_LONG_TEXT = "://" * 30_000
 _RATE_LIMIT_SECONDS = 2
 _STATUSES_WITH_NULL_FIELD = {401, 403, 404, 429}
 
@@ -50,8 +45,6 @@ def add_to_texts(fault: str, request: web.Request, body: object) -> object:
         key = request.headers.get("Authorization", "").removeprefix("Bearer ")
         url = f"{request.url.origin()}/exports/leak.csv.gzip?X-Amz-Signature={'5ec2e7' * 10}"
         return _append(body, f": key {key} of ada.lovelace@example.com, {url}", {"message"})
-    if fault == "long-messages":
-        return _append(body, _LONG_TEXT, {"message"})
     raise ValueError(fault)
 
 
@@ -129,26 +122,6 @@ async def html(_request: web.Request, _handler: Handler) -> web.StreamResponse:
     """Respond with an HTML page."""
     page = "<!DOCTYPE html><html><body><h1>Scheduled maintenance</h1></body></html>"
     return web.Response(text=page, content_type="text/html")
-
-
-async def huge_json(request: web.Request, _handler: Handler) -> web.StreamResponse:
-    """Send valid JSON of 64 MiB, chunked."""
-    response = web.StreamResponse(headers={"Content-Type": "application/json"})
-    response.enable_chunked_encoding()
-    await response.prepare(request)
-    await response.write(_HUGE_JSON[0])
-    for _ in range(_HUGE_CHUNKS):
-        await response.write(_HUGE_CHUNK)
-    await response.write(_HUGE_JSON[1])
-    await response.write_eof()
-    return response
-
-
-async def huge_gzip_json(_request: web.Request, _handler: Handler) -> web.StreamResponse:
-    """Send the same JSON compressed to 64 KiB."""
-    body = gzip.compress(_HUGE_JSON[0] + _HUGE_CHUNK * _HUGE_CHUNKS + _HUGE_JSON[1])
-    headers = {"Content-Encoding": "gzip"}
-    return web.Response(body=body, headers=headers, content_type="application/json")
 
 
 async def reset(request: web.Request, _handler: Handler) -> web.StreamResponse:

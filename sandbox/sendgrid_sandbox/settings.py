@@ -37,8 +37,6 @@ class Settings:
         host: Interface to listen on.
         port: Port to listen on; 0 for any free port.
         pending_polls: Number of status requests answered with `pending` per export.
-        limit_exports: Number of exports that may be pending at the same time, if limited. An
-            export is pending until a status response reports its end.
         url_ttl: Lifetime of a signed URL in seconds.
         throttle: MB per second of one download, if limited.
         null_collections: Whether the API sends null instead of empty collections.
@@ -50,7 +48,6 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 0
     pending_polls: int = 1
-    limit_exports: int | None = None
     url_ttl: int = 300
     throttle: float | None = None
     null_collections: bool = False

@@ -1,4 +1,4 @@
-"""The API key goes to the API alone; no log, at any level, has a secret or a contact's data."""
+"""The API key goes to the API alone; no log has a secret, a contact's data, control characters."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 KEY = "SG.very-secret.key-that-is-long-enough-to-be-one"
 DEBUG = {"LOGLEVEL": "DEBUG"}
 SIGNATURE = re.compile("X-Amz|Signature|Security-Token")
+# C0 without the line end, C1, and what reorders text.
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 # Every fault of the sandbox, and messages that quote secrets wherever there is a message.
 FAULT_NAMES = [
@@ -103,6 +105,19 @@ def test_logging_configuration_reveals_no_urls(
     assert run.code == 0
     assert "is complete" in run.log
     assert not SIGNATURE.search(run.log)
+
+
+@pytest.mark.parametrize("arguments", [(), ("--test",)], ids=["run", "--test"])
+@pytest.mark.parametrize("fault", ["", "failure", "error-500:0", "forbidden", "export-not-found"])
+def test_no_control_character_reaches_the_log(
+    start_sandbox: Callable[..., Sandbox], tap: Tap, fault: str, arguments: tuple[str, ...]
+) -> None:
+    faults = [each for name in filter(None, [fault]) for each in ("--fault", name)]
+    sandbox = start_sandbox("--contacts", "5", "--fault", "control-characters", *faults)
+    run = tap(sandbox, *arguments, env=DEBUG, list_ids=[])
+    assert not CONTROL.search(run.log), CONTROL.findall(run.log)
+    if not fault:
+        assert run.code == 0
 
 
 @pytest.mark.parametrize("maps", [{"n": "int(first_name)"}, {"email": "md5(email)"}])
