@@ -32,7 +32,7 @@ class AccountReport:
     """
 
     def __init__(
-        self, client: SendGridClient, request: ExportRequest, *, separate_exports: bool = False
+        self, client: SendGridClient, request: ExportRequest, *, separate_exports: bool
     ) -> None:
         self._client = client
         self._request = request

@@ -148,14 +148,14 @@ class SendGridClient:
         self,
         api_key: str,
         *,
-        api_url: str = "https://api.sendgrid.com",
-        on_behalf_of: str | None = None,
-        request_timeout: float = 300,
-        retry: RetryPolicy | None = None,
-        on_response: Callable[[str, int, float], None] = lambda *_: None,
+        api_url: str,
+        on_behalf_of: str | None,
+        request_timeout: float,
+        retry: RetryPolicy,
+        on_response: Callable[[str, int, float], None],
     ) -> None:
         self.request_timeout = request_timeout
-        self.retry = retry or RetryPolicy()
+        self.retry = retry
         self.allows_http = not api_url.lower().startswith("https:")
         self.clock_offset = timedelta()
         self._base_url = api_url.rstrip("/")

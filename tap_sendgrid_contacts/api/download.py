@@ -73,7 +73,7 @@ def iter_parts(
     client: SendGridClient,
     job: ExportJob,
     part_names: Sequence[str],
-    on_progress: Callable[[str], None] = lambda _: None,
+    on_progress: Callable[[str], None],
 ) -> Generator[Part, None, None]:
     """Download parts of an export that is ready.
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from singer_sdk.exceptions import FatalAPIError, FatalSyncError
 from typing_extensions import override
 
-from tap_sendgrid_contacts import stopping
 from tap_sendgrid_contacts.api.http import (
     NotFoundError,
     TransientError,
@@ -135,7 +134,7 @@ class ExportJob:
         self,
         poll_interval: float,
         budget: PollBudget,
-        wait: Callable[[float, str], None] = lambda seconds, _reason: stopping.sleep(seconds),
+        wait: Callable[[float, str], None],
     ) -> None:
         """Poll until the export is ready.
 

@@ -70,7 +70,7 @@ def assign_columns(
     columns: Sequence[Column],
     loaded: Mapping[str, LoadedColumn],
     reserved: Collection[str],
-    pinned: Collection[str] = (),
+    pinned: Collection[str],
 ) -> dict[str, str]:
     """Assign a column to each custom field: the one it owns, or one that no other field had.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -56,10 +56,21 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
+def make_client(**options: Any) -> SendGridClient:
+    """Return a client whose callers retry without waits, or one with other options."""
+    usual = {
+        "api_url": "https://api.sendgrid.com",
+        "on_behalf_of": None,
+        "request_timeout": 300,
+        "retry": NO_WAIT,
+        "on_response": lambda *_: None,
+    }
+    return SendGridClient(API_KEY, **usual | options)
+
+
 @pytest.fixture
 def client() -> SendGridClient:
-    """A client whose callers retry without waits."""
-    return SendGridClient(API_KEY, retry=NO_WAIT)
+    return make_client()
 
 
 @pytest.fixture

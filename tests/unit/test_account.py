@@ -37,7 +37,7 @@ def test_missing_permission_is_shown(
     requests_mock: Mocker, client: SendGridClient, missing: str
 ) -> None:
     requests_mock.get(ENDPOINTS[missing], status_code=403, json={})
-    lines = list(AccountReport(client, ExportRequest()).lines([]))
+    lines = list(AccountReport(client, ExportRequest(), separate_exports=False).lines([]))
     (permissions,) = (line for line in lines if "Permissions: " in line)
     for name in ENDPOINTS:
         assert f"{name} {'no' if name == missing else 'yes'}" in permissions
@@ -60,7 +60,7 @@ def test_needed_permission_is_an_error(
 ) -> None:
     requests_mock.get(ENDPOINTS[missing], status_code=403, json={})
     with pytest.raises(ConfigurationError, match=rf"{setting}.*marketing\.read"):
-        AccountReport(client, request_).check()
+        AccountReport(client, request_, separate_exports=False).check()
 
 
 @pytest.mark.parametrize("missing", ["contact count", "lists", "segments"])
@@ -68,18 +68,18 @@ def test_permission_that_is_not_needed_is_no_error(
     requests_mock: Mocker, client: SendGridClient, missing: str
 ) -> None:
     requests_mock.get(ENDPOINTS[missing], status_code=403, json={})
-    AccountReport(client, ExportRequest()).check()
+    AccountReport(client, ExportRequest(), separate_exports=False).check()
 
 
 def test_rejected_key_is_an_error(requests_mock: Mocker, client: SendGridClient) -> None:
     requests_mock.get(ENDPOINTS["contact count"], status_code=401, json={})
     with pytest.raises(FatalAPIError, match="API key rejected"):
-        AccountReport(client, ExportRequest())
+        AccountReport(client, ExportRequest(), separate_exports=False)
 
 
 def test_count_is_information_only(requests_mock: Mocker, client: SendGridClient) -> None:
     requests_mock.get(ENDPOINTS["contact count"], json={"contact_count": None})
-    report = AccountReport(client, ExportRequest(list_ids=("l1",)))
+    report = AccountReport(client, ExportRequest(list_ids=("l1",)), separate_exports=False)
     report.check()
     lines = list(report.lines([]))
     assert lines[0] == "Contacts: unknown"

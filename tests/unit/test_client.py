@@ -19,7 +19,7 @@ from tap_sendgrid_contacts.api.http import (
     TransientError,
     UnauthorizedError,
 )
-from tests.unit.conftest import API_KEY, causes
+from tests.unit.conftest import API_KEY, causes, make_client
 
 if TYPE_CHECKING:
     from requests_mock import Mocker
@@ -58,14 +58,14 @@ def test_api_key_is_not_a_session_header(client: SendGridClient) -> None:
 @pytest.mark.parametrize("subuser", [None, "", "somebody"])
 def test_on_behalf_of_is_sent_only_if_set(requests_mock: Mocker, subuser: str | None) -> None:
     requests_mock.get(EXPORTS, json={})
-    SendGridClient(API_KEY, on_behalf_of=subuser).list_exports()
+    make_client(on_behalf_of=subuser).list_exports()
     assert requests_mock.request_history[-1].headers.get("on-behalf-of") == (subuser or None)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:8000", "http://127.0.0.1:8000/"])
 def test_api_url_and_request_timeout_are_used(requests_mock: Mocker, url: str) -> None:
     requests_mock.get("http://127.0.0.1:8000/v3/marketing/contacts/exports", json={})
-    SendGridClient(API_KEY, api_url=url, request_timeout=17).list_exports()
+    make_client(api_url=url, request_timeout=17).list_exports()
     assert requests_mock.request_history[-1].timeout == 17
 
 
@@ -74,7 +74,7 @@ def test_timeout_of_a_status_check_never_exceeds_request_timeout(
     requests_mock: Mocker, timeout: float | None, used: float
 ) -> None:
     requests_mock.get(f"{EXPORTS}/e1", json={})
-    SendGridClient(API_KEY, request_timeout=17).get_export("e1", timeout=timeout)
+    make_client(request_timeout=17).get_export("e1", timeout=timeout)
     assert requests_mock.request_history[-1].timeout == used
 
 
@@ -92,7 +92,7 @@ def test_export_id_is_escaped_in_the_path(requests_mock: Mocker, client: SendGri
 
 def test_on_response_gets_endpoint_status_and_seconds(requests_mock: Mocker) -> None:
     calls: list[tuple[str, int, float]] = []
-    client = SendGridClient(API_KEY, on_response=lambda *call: calls.append(call))
+    client = make_client(on_response=lambda *call: calls.append(call))
     requests_mock.get(f"{EXPORTS}/e1", json={})
     requests_mock.get(EXPORTS, status_code=500)
     client.get_export("e1")
@@ -494,7 +494,7 @@ def test_create_export_that_is_rate_limited_was_not_processed(
 def test_connection_refused_message() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    client = SendGridClient(API_KEY, api_url=f"http://127.0.0.1:{port}")
+    client = make_client(api_url=f"http://127.0.0.1:{port}")
     with pytest.raises(RequestNotProcessedError) as raised:
         client.create_export({})
     assert str(raised.value) == (

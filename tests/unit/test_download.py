@@ -21,11 +21,10 @@ from typing_extensions import override
 
 from tap_sendgrid_contacts import stopping
 from tap_sendgrid_contacts.api import download as download_module
-from tap_sendgrid_contacts.api.client import SendGridClient
 from tap_sendgrid_contacts.api.download import Part, iter_parts
 from tap_sendgrid_contacts.api.export import ExportJob
 from tap_sendgrid_contacts.api.http import NO_RETRY, TransientError
-from tests.unit.conftest import API_KEY, NO_WAIT, causes, log_of_package
+from tests.unit.conftest import causes, log_of_package, make_client
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 
     from requests_mock import Mocker
 
+    from tap_sendgrid_contacts.api.client import SendGridClient
     from tests.unit.conftest import Clock
 
 BODY = bytes(range(256)) * 4
@@ -117,7 +117,7 @@ class Job(ExportJob):
     """An export that is ready; a URL is signed again after `discard_urls` only."""
 
     def __init__(self, url: str, parts: int) -> None:
-        super().__init__(SendGridClient(API_KEY), "e1")
+        super().__init__(make_client(), "e1")
         self.part_names = tuple(map(str, range(parts)))
         self.base = url
         self.signed: list[str] = []
@@ -138,9 +138,10 @@ def download(
 ) -> Generator[Part, None, None]:
     job = Job(url, parts)
     return iter_parts(
-        client or SendGridClient(API_KEY, api_url=url, request_timeout=10, retry=NO_WAIT),
+        client or make_client(api_url=url, request_timeout=10),
         job,
         job.part_names[first:],
+        lambda _: None,
     )
 
 
@@ -371,7 +372,7 @@ def test_rest_in_pieces_is_put_together(storage: ScriptedStorage) -> None:
 def test_read_timeout_is_retried(storage: ScriptedStorage) -> None:
     # The chunk in hand may be lost with the connection; what counts is that the file is complete.
     storage.script = [Reply(200, content_of(0), {"ETag": ETAG}, cut=5, stall=True)]
-    client = SendGridClient(API_KEY, request_timeout=0.2, retry=NO_WAIT)
+    client = make_client(request_timeout=0.2)
     assert [part.file.read() for part in download(storage.url, client=client)] == [content_of(0)]
     assert len(storage.requests) == 2
 
@@ -424,7 +425,7 @@ def test_slow_download(
     monkeypatch.setattr(download_module, "_CHUNK_BYTES", 1000)
     monkeypatch.setattr(download_module, "time", TickingClock(*ticks))
     storage.script = [Reply(200, bytes(80_000), {"ETag": ETAG}) for _ in range(9)]
-    client = SendGridClient(API_KEY, request_timeout=5, retry=NO_WAIT)
+    client = make_client(request_timeout=5)
     parts = download(storage.url, client=client)
     if attempts > 1:
         with pytest.raises(TransientError, match=r"Part 1 of 1.*slower.*request_timeout"):
@@ -446,7 +447,7 @@ def test_slow_progress_over_many_connections(
 
 def test_policy_without_delays_does_not_resume(storage: ScriptedStorage) -> None:
     storage.script = [Reply(200, content_of(0), {"ETag": ETAG}, cut=5)]
-    client = SendGridClient(API_KEY, request_timeout=10, retry=NO_RETRY)
+    client = make_client(request_timeout=10, retry=NO_RETRY)
     with pytest.raises(TransientError):
         list(download(storage.url, client=client))
     assert len(storage.requests) == 1
@@ -707,7 +708,7 @@ def test_reader_that_waits_gets_progress(
             storage.script = [Reply(200, b"abc", {"ETag": '"two"'})]
             storage.released.set()
 
-    client, job = SendGridClient(API_KEY, request_timeout=10, retry=NO_WAIT), Job(storage.url, 1)
+    client, job = make_client(request_timeout=10), Job(storage.url, 1)
     [size] = [part.size for part in iter_parts(client, job, ["0"], on_progress)]
     assert size == 3
     # Later ones may be of the part's new content.
@@ -731,8 +732,8 @@ def test_prefetched_parts_are_bounded(
 
     monkeypatch.setattr("tap_sendgrid_contacts.api.download.Queue", SmallQueue)
     monkeypatch.setattr("tap_sendgrid_contacts.api.download._PREFETCH_LIMIT", 2)
-    client, job = SendGridClient(API_KEY, retry=NO_WAIT), Job(storage.url, 20)
-    parts = iter_parts(client, job, job.part_names)
+    client, job = make_client(), Job(storage.url, 20)
+    parts = iter_parts(client, job, job.part_names, lambda _: None)
     next(parts)
     full.clear()
     assert full.wait(10)

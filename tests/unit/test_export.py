@@ -12,6 +12,7 @@ import pytest
 import requests
 from singer_sdk.exceptions import FatalAPIError
 
+from tap_sendgrid_contacts import stopping
 from tap_sendgrid_contacts.api.export import (
     ExportJob,
     ExportUnavailableError,
@@ -49,7 +50,9 @@ def job(client: SendGridClient) -> ExportJob:
 
 
 def wait_until_ready(job: ExportJob, poll_interval: int = 2, poll_timeout: int = 3600) -> None:
-    job.wait_until_ready(poll_interval, PollBudget(poll_timeout))
+    job.wait_until_ready(
+        poll_interval, PollBudget(poll_timeout), lambda seconds, _reason: stopping.sleep(seconds)
+    )
 
 
 def text(timestamp: datetime) -> str:

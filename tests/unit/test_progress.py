@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from tap_sendgrid_contacts.api.client import SendGridClient
 from tap_sendgrid_contacts.api.export import ExportJob
 from tap_sendgrid_contacts.run.progress import ProgressReporter
+from tests.unit.conftest import make_client
 
 if TYPE_CHECKING:
     import pytest
@@ -27,7 +27,7 @@ class Terminal(io.StringIO):
 
 
 def log_end(progress: ProgressReporter, read: int, emitted: int) -> None:
-    job = ExportJob(SendGridClient("SG.key"), "1")
+    job = ExportJob(make_client(), "1")
     job.part_names, job.contact_count = ("a", "b", "c"), 3000
     progress.log_end(
         job,

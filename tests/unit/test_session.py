@@ -14,16 +14,17 @@ import pytest
 import requests
 from singer_sdk.exceptions import ConfigurationError, FatalAPIError
 
-from tap_sendgrid_contacts.api.client import SendGridClient
 from tap_sendgrid_contacts.api.http import TransientError
 from tap_sendgrid_contacts.api.session import Session
-from tests.unit.conftest import NO_WAIT
+from tests.unit.conftest import make_client
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from requests_mock import Mocker
+
+    from tap_sendgrid_contacts.api.client import SendGridClient
 
 API = "https://api.sendgrid.com"
 FIELDS = f"{API}/v3/marketing/field_definitions"
@@ -111,7 +112,7 @@ def test_loopback_http_never_uses_a_proxy(monkeypatch: pytest.MonkeyPatch) -> No
     for variable in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
     with server(respond) as (url, received):
-        assert SendGridClient("SG.key", api_url=url, retry=NO_WAIT).list_field_definitions() == []
+        assert make_client(api_url=url).list_field_definitions() == []
     assert received[0].startswith(b"GET /v3/marketing/field_definitions HTTP/1.1\r\n")
 
 
@@ -189,7 +190,7 @@ def test_response_that_drips_has_a_deadline() -> None:
                 time.sleep(0.05)
 
     with server(respond) as (url, _):
-        client = SendGridClient("SG.key", api_url=url, request_timeout=1, retry=NO_WAIT)
+        client = make_client(api_url=url, request_timeout=1)
         with pytest.raises(TransientError, match="request_timeout"):
             client.list_field_definitions()
 
