@@ -9,13 +9,10 @@ from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from singer_sdk.exceptions import DataError
+from typing_extensions import override
 
 from tap_sendgrid_contacts.column_types import COERCION_ERRORS, repair_surrogates
-from tap_sendgrid_contacts.decode.errors import (
-    InvalidValues,
-    missing_key_error,
-    warn_unmapped_field,
-)
+from tap_sendgrid_contacts.decode.decoder import Decoder, missing_key_error, warn_unmapped_field
 from tap_sendgrid_contacts.decode.lines import DAMAGED_PART_HINT, MAX_ROW_BYTES, iter_line_blocks
 
 if TYPE_CHECKING:
@@ -35,7 +32,7 @@ _MAX_CELLS = 2000
 """Columns of a file: an account has 500 custom fields at most. Each takes memory in every row."""
 
 
-class CsvDecoder:
+class CsvDecoder(Decoder):
     """Decodes a header, then one row per contact; a row may span lines.
 
     `_decode_row` defines what a contact is. Blocks of rows are first decoded column by column:
@@ -45,15 +42,14 @@ class CsvDecoder:
     """
 
     def __init__(self, layout: ColumnLayout) -> None:
-        self._layout = layout
-        self._invalid_values = InvalidValues(layout.on_invalid_value)
+        super().__init__(layout)
         self._warned_fields: set[str] = set()
         self._has_warned_missing = False
         # Characters read from the part, and how many of them up to the last complete row.
         self._chars_read = self._chars_at_row_end = 0
 
-    def decode(self, part: BinaryIO, label: str) -> Iterator[list[Row]]:
-        """Decode a part; see `Decoder`."""
+    @override
+    def _iter_blocks(self, part: BinaryIO, label: str) -> Iterator[list[Row]]:
         self._chars_read = self._chars_at_row_end = 0
         blocks = iter_line_blocks(part, label)
         reader = csv.reader(chain.from_iterable(self._iter_text(blocks, label)), strict=True)
@@ -67,13 +63,10 @@ class CsvDecoder:
                 if not rows or header is None:
                     continue
                 block = self._decode_block([row for _, row in rows], cell_indexes, len(header))
-                yield self._layout.hash_rows(
-                    block
-                    or [
-                        self._decode_row(row, cell_indexes, len(header), f"{label}, line {line}")
-                        for line, row in rows
-                    ]
-                )
+                yield block or [
+                    self._decode_row(row, cell_indexes, len(header), f"{label}, line {line}")
+                    for line, row in rows
+                ]
         except csv.Error as error:
             raise DataError(
                 f"{label}, line {reader.line_num}: malformed CSV: {error}. {DAMAGED_PART_HINT}"
@@ -83,10 +76,6 @@ class CsvDecoder:
             raise DataError(f"{label}, line {line}: invalid UTF-8. {DAMAGED_PART_HINT}") from None
         if header is None and self._chars_read:
             raise DataError(f"{label}: no CSV header. {DAMAGED_PART_HINT}")
-
-    def log_invalid_values(self) -> None:
-        """Warn of the number of invalid values in each column."""
-        self._invalid_values.log_counts()
 
     def _iter_row_blocks(self, reader: Any) -> Iterator[list[tuple[int, list[str]]]]:  # noqa: ANN401 - csv has no public type
         rows: list[tuple[int, list[str]]] = []
@@ -135,7 +124,7 @@ class CsvDecoder:
             try:
                 values.append(column.type.parse(row[i]) if row[i] else None)
             except COERCION_ERRORS:
-                self._invalid_values.replace(column, location)
+                self._count_invalid(column, location)
                 values.append(None)
         if values[self._layout.key_index] is None:
             raise missing_key_error(location)

@@ -14,11 +14,7 @@ from typing_extensions import override
 
 from tap_sendgrid_contacts.column_types import COERCION_ERRORS
 from tap_sendgrid_contacts.columns import PRIMARY_KEY
-from tap_sendgrid_contacts.decode.errors import (
-    InvalidValues,
-    missing_key_error,
-    warn_unmapped_field,
-)
+from tap_sendgrid_contacts.decode.decoder import Decoder, missing_key_error, warn_unmapped_field
 from tap_sendgrid_contacts.decode.lines import DAMAGED_PART_HINT, iter_line_blocks
 from tap_sendgrid_contacts.decode.values import (
     JsonNumber,
@@ -62,7 +58,7 @@ class _Location(NamedTuple):
         return f"{self.label}, line {line}"
 
 
-class JsonlDecoder:
+class JsonlDecoder(Decoder):
     """Decodes one JSON object per line.
 
     `_decode_line` defines what a contact is. Blocks are first decoded as msgspec structs that
@@ -73,8 +69,7 @@ class JsonlDecoder:
     """
 
     def __init__(self, layout: ColumnLayout) -> None:
-        self._layout = layout
-        self._invalid_values = InvalidValues(layout.on_invalid_value)
+        super().__init__(layout)
         # Fields of the struct, by their name in the file; None where there is no column.
         self._names: dict[_FieldName, Column | None] = {
             (column.is_custom, column.field): column for column in layout.by_field.values()
@@ -84,17 +79,13 @@ class JsonlDecoder:
         self._lenient_columns: set[Column] = set()
         self._build_decoder()
 
-    def decode(self, part: BinaryIO, label: str) -> Iterator[list[Row]]:
-        """Decode a part; see `Decoder`."""
+    @override
+    def _iter_blocks(self, part: BinaryIO, label: str) -> Iterator[list[Row]]:
         for number, block in enumerate(iter_line_blocks(part, label)):
             rows = self._decode_block(block)
             if rows is None:
                 rows = list(self._decode_lines(block, _Location(part, label, number)))
-            yield self._layout.hash_rows(rows)
-
-    def log_invalid_values(self) -> None:
-        """Warn of the number of invalid values in each column."""
-        self._invalid_values.log_counts()
+            yield rows
 
     def _build_decoder(self) -> None:
         self._decoder: msgspec.json.Decoder[Any] | None = None
@@ -222,7 +213,7 @@ class JsonlDecoder:
             try:
                 values[column] = None if value is None else coerce(column.type, value)
             except COERCION_ERRORS:
-                self._invalid_values.replace(column, location)
+                self._count_invalid(column, location)
                 values[column] = None
                 continue
             if column not in self._lenient_columns and not needs_no_coercion(column.type, value):

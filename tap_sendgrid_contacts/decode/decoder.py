@@ -1,41 +1,57 @@
-"""What decoders report of the data: errors and warnings, never with a value."""
+"""What all decoders do: hash, count invalid values, and report them without a value."""
 
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from singer_sdk.exceptions import DataError
 
 from tap_sendgrid_contacts.columns import PRIMARY_KEY
 
 if TYPE_CHECKING:
-    from tap_sendgrid_contacts.columns import Column, OnInvalidValue
+    from collections.abc import Iterator
+
+    from tap_sendgrid_contacts.columns import Column, ColumnLayout, Row
 
 logger = logging.getLogger(__name__)
 
 
-class InvalidValues:
-    """Replaces invalid values by null, or raises an error."""
+class Decoder(ABC):
+    """Decodes the parts of one export."""
 
-    def __init__(self, on_invalid_value: OnInvalidValue) -> None:
-        self._on_invalid_value = on_invalid_value
-        self._counts: Counter[Column] = Counter()
+    def __init__(self, layout: ColumnLayout) -> None:
+        self._layout = layout
+        self._invalid_values: Counter[Column] = Counter()
 
-    def replace(self, column: Column, location: object) -> None:
+    def decode(self, part: BinaryIO, label: str) -> Iterator[list[Row]]:
+        """Yield the rows of contacts, a block at a time; `label` names the part in errors.
+
+        Raises:
+            DataError: On a contact that is not complete and typed; the message contains part,
+                line and column, never a value.
+        """
+        return map(self._layout.hash_rows, self._iter_blocks(part, label))
+
+    @abstractmethod
+    def _iter_blocks(self, part: BinaryIO, label: str) -> Iterator[list[Row]]:
+        """Yield the rows of contacts in plain text."""
+
+    def _count_invalid(self, column: Column, location: object) -> None:
         """Count an invalid value, which becomes null.
 
         Raises:
             DataError: If invalid values are errors.
         """
-        if self._on_invalid_value == "fail":
+        if self._layout.on_invalid_value == "fail":
             # Not chained: the original may contain the value.
             raise DataError(
                 f"{location}, column {column.name}: invalid {column.type} value. To emit null "
                 "instead, set on_invalid_value to null; or deselect the column"
             ) from None
-        if column not in self._counts:
+        if column not in self._invalid_values:
             logger.warning(
                 "%s, column %s: invalid %s value; emitting null for such values",
                 # A log handler may format it later, when the part is closed.
@@ -43,11 +59,11 @@ class InvalidValues:
                 column.name,
                 column.type,
             )
-        self._counts[column] += 1
+        self._invalid_values[column] += 1
 
-    def log_counts(self) -> None:
+    def log_invalid_values(self) -> None:
         """Warn of the number of invalid values in each column."""
-        for column, count in self._counts.items():
+        for column, count in self._invalid_values.items():
             logger.warning(
                 "Column %s: %d invalid %s value(s) emitted as null", column.name, count, column.type
             )
