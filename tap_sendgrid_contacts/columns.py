@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import re
 from operator import add, itemgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -24,6 +25,9 @@ PRIMARY_KEY = "contact_id"
 """Not the email: it can be null, since SendGrid also identifies contacts by phone or other ids."""
 
 REPLICATION_KEY = "updated_at"
+
+FORBIDDEN_NAME_CHARS = re.compile(r'["\\\x00-\x1f\ud800-\udfff]')
+"""Characters msgspec rejects in field names; SendGrid does not allow them either."""
 
 OnInvalidValue = Literal["fail", "null"]
 
@@ -89,8 +93,6 @@ class ColumnLayout:
         hasher: Which columns are hashed, if any.
 
     Attributes:
-        on_invalid_value: As above.
-        hasher: As above.
         selected: The columns that contacts have of the export, in order.
         key_index: Index of the key in these.
         stamp: The values of the stamp.

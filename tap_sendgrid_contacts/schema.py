@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from singer_sdk.exceptions import ConfigurationError
 
 from tap_sendgrid_contacts.column_types import COLUMN_TYPES, DATE, LIST, TEXT
-from tap_sendgrid_contacts.columns import PRIMARY_KEY, Column
+from tap_sendgrid_contacts.columns import FORBIDDEN_NAME_CHARS, PRIMARY_KEY, Column
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -47,9 +47,6 @@ SOURCE_KEY = "source_id"
 
 SOURCE_COLUMNS = ("source_type", SOURCE_KEY, "source_name")
 """Columns that name the list or segment, with one export for each; after the reserved ones."""
-
-FORBIDDEN_NAME_CHARS = re.compile(r'["\\\x00-\x1f\ud800-\udfff]')
-"""Characters msgspec rejects in field names; SendGrid does not allow them either."""
 
 CUSTOM_PREFIX = "custom_"
 

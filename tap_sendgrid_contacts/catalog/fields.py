@@ -79,11 +79,16 @@ def plan_columns(
     reserved = {each.name for each in custom} | {column_name(each) for each in fields or ()}
     new_names = assign_columns(emitted, loaded, reserved, pinned)
     known = {each.field.lower() for each in custom}
-    unlisted = [each for each in fields or () if each.name.lower() not in known]
+    unlisted = [
+        Column(column_name(each), each.name, is_custom=True, type=TEXT, is_selected=False)
+        for each in fields or ()
+        if each.name.lower() not in known
+    ]
     gone = [name for name in schema["properties"] if name not in properties and is_selected(name)]
     retired = _find_retired(loaded, fields)
     mentioned = {*gone, *new_names, *new_names.values()}
     vanished = sorted(name for name in retired - mentioned if not loaded[name].retired)
+    renamed = [each._replace(name=new_names[each.name]) for each in emitted]
     return ColumnPlan(
         schema={
             **schema,
@@ -93,18 +98,10 @@ def plan_columns(
                 if name in new_names or not is_custom(name)
             },
         },
-        ignored=[
-            *(each for each in custom if not each.is_selected),
-            *(
-                Column(column_name(each), each.name, is_custom=True, type=TEXT, is_selected=False)
-                for each in unlisted
-            ),
-        ],
-        loaded=update_loaded_columns(
-            loaded, (each._replace(name=new_names[each.name]) for each in emitted), retired
-        ),
+        ignored=[*(each for each in custom if not each.is_selected), *unlisted],
+        loaded=update_loaded_columns(loaded, renamed, retired),
         warnings=[
-            *_explain_changes(gone, [each.name for each in unlisted], vanished),
+            *_explain_changes(gone, [each.field for each in unlisted], vanished),
             *_explain_new_names(emitted, new_names, loaded),
             *(() if is_intact else ["Ignoring damaged entries of columns in the state"]),
         ],

@@ -13,7 +13,7 @@ from singer_sdk.exceptions import DataError
 from typing_extensions import override
 
 from tap_sendgrid_contacts.column_types import COERCION_ERRORS
-from tap_sendgrid_contacts.columns import PRIMARY_KEY
+from tap_sendgrid_contacts.columns import FORBIDDEN_NAME_CHARS, PRIMARY_KEY
 from tap_sendgrid_contacts.decode.decoder import Decoder, missing_key_error, warn_unmapped_field
 from tap_sendgrid_contacts.decode.lines import DAMAGED_PART_HINT, iter_line_blocks
 from tap_sendgrid_contacts.decode.values import (
@@ -22,7 +22,6 @@ from tap_sendgrid_contacts.decode.values import (
     coerce_raw,
     needs_no_coercion,
 )
-from tap_sendgrid_contacts.schema import FORBIDDEN_NAME_CHARS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
