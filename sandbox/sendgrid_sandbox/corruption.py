@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sendgrid_sandbox.encoders import UNDEFINED_FIELD
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -36,8 +34,6 @@ def corrupt_lines(
     """
     first_of_type = {field.type: field.name for field in reversed(fields)}
     for index, contact in enumerate(contacts):
-        if "unknown-field" in faults:
-            contact.custom[UNDEFINED_FIELD] = "surprise"
         if "no-contact-id" in faults:
             contact.values.pop("contact_id", None)
         if index != middle:

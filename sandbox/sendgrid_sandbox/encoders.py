@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from sendgrid_sandbox.fields import Field
     from sendgrid_sandbox.settings import FileFormat
 
-UNDEFINED_FIELD = "not_in_the_definitions"
-
 _CSV_HEAD = (
     *("EMAIL", "FIRST_NAME", "LAST_NAME", "ADDRESS_LINE_1", "ADDRESS_LINE_2", "CITY"),
     *("STATE_PROVINCE_REGION", "POSTAL_CODE", "COUNTRY", "ALTERNATE_EMAILS", "PHONE_NUMBER"),
@@ -93,8 +91,6 @@ class CsvEncoder:
         self._format = file_format
         head, tail = list(_CSV_HEAD), list(_CSV_TAIL)
         custom = [field.name for field in fields]
-        if "unknown-field" in faults:
-            custom.append(UNDEFINED_FIELD)
         if "no-contact-id" in faults:
             head.remove("CONTACT_ID")
         if "duplicate-header" in faults:

@@ -108,7 +108,6 @@ FAULTS = {
         Fault("duplicate-header", ALWAYS, "two CSV headers that differ only in case"),
         Fault("bad-number", ALWAYS, "a Number field with text that is not a number"),
         Fault("bad-date", ALWAYS, "a Date field with text that is not a date"),
-        Fault("unknown-field", ALWAYS, "a custom field missing from the field definitions"),
         Fault("invalid-utf8", ALWAYS, "an invalid UTF-8 byte"),
     ),
     "part": (

@@ -89,7 +89,6 @@ RECOVERED = [
     Recovered("status-html"),
     Recovered("status-reset"),
     Recovered("control-characters"),
-    Recovered("unknown-field"),
     Recovered("part-reset"),
     Recovered("part-reset:3"),
     Recovered("part-truncated"),
