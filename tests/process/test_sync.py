@@ -141,27 +141,6 @@ def test_message_order(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
     assert is_complete(run.state, run.schema)
 
 
-def test_missing_contacts(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
-    sandbox = start_sandbox("--contacts", "20", "--fault", "count-high")
-    run = tap(sandbox, emit_activate_version_messages=True)
-    assert run.code == 1
-    assert "allow_count_mismatch" in run.error
-    assert run.checkpoint is None
-    assert run.of_type("ACTIVATE_VERSION") == []
-    allowed = tap(sandbox, allow_count_mismatch=True)
-    assert allowed.code == 0
-    assert len(allowed.records) == 20
-    assert "allow_count_mismatch" in allowed.log
-
-
-def test_surplus_contacts(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
-    run = tap(start_sandbox("--contacts", "20", "--fault", "count-low"))
-    assert run.code == 0
-    assert len(run.records) == 20
-    (warning,) = run.lines("WARNING")
-    assert "Read 20 contacts, expected 19" in warning
-
-
 def test_header_in_first_part_only(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
     sandbox = start_sandbox("--contacts", "60", "--parts", "2", "--part-headers", "first")
     run = tap(sandbox, file_type="csv")
@@ -282,55 +261,6 @@ def test_unknown_field(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
         assert all(set(record) == set(run.schema["properties"]) for record in run.records)
         (warning,) = run.lines("not in catalog")
         assert "'dob'" in warning
-
-
-def test_catalog_without_metadata_selects_all(
-    start_sandbox: Callable[..., Sandbox], tap: Tap
-) -> None:
-    sandbox = start_sandbox("--contacts", "20")
-    catalog = tap.discover(sandbox)
-    catalog["streams"][0]["metadata"] = []
-    run = tap(sandbox, catalog=catalog)
-    assert run.code == 0, run.log
-    assert len(run.records) == 20
-    assert run.schema["properties"].keys() == run.records[0].keys()
-    assert "contact_id" in run.records[0]
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "error"),
-    [
-        ("replication_method", "LOG_BASED", "Unsupported replication method 'LOG_BASED'"),
-        ("replication_key", "created_at", "'updated_at' is the only valid replication key"),
-    ],
-)
-def test_invalid_replication(
-    start_sandbox: Callable[..., Sandbox], tap: Tap, key: str, value: str, error: str
-) -> None:
-    sandbox = start_sandbox("--contacts", "5")
-    catalog = tap.discover(sandbox)
-    catalog["streams"][0] |= {"replication_method": "INCREMENTAL", key: value}
-    for entry in catalog["streams"][0]["metadata"]:
-        entry["metadata"].pop("replication-method", None)
-    run = tap(sandbox, catalog=catalog)
-    assert run.code == 1
-    assert error in run.error
-    assert sandbox.exports_created == 0
-
-
-def test_catalog_by_hand(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
-    sandbox = start_sandbox("--contacts", "5")
-    catalog = tap.discover(sandbox)
-    (stream,) = catalog["streams"]
-    del stream["key_properties"], stream["stream"]
-    (root,) = (each for each in stream["metadata"] if not each["breadcrumb"])
-    root["metadata"]["forced-replication-method"] = "INCREMENTAL"
-    run = tap(sandbox, catalog=catalog)
-    assert run.code == 0, run.log
-    (schema,) = run.of_type("SCHEMA")
-    assert schema["stream"] == "contacts"
-    assert schema["key_properties"] == ["contact_id"]
-    assert schema["bookmark_properties"] == ["updated_at"]
 
 
 @pytest.mark.parametrize(
@@ -454,16 +384,6 @@ def test_stream_map_filter(start_sandbox: Callable[..., Sandbox], tap: Tap) -> N
     assert 0 < len(run.records) == countries["Denmark"] < 400
     # The summary tells what was read from what was emitted.
     assert f"400 contacts in 1 part(s), {len(run.records)} emitted by this run" in run.log
-
-
-def test_stream_map_error_quotes_no_contact(
-    start_sandbox: Callable[..., Sandbox], tap: Tap
-) -> None:
-    sandbox = start_sandbox("--contacts", "40", "--no-edge-cases")
-    run = tap(sandbox, stream_maps={"contacts": {"n": "int(first_name)"}})
-    assert run.code == 1
-    assert "cannot be applied to a contact (ValueError)" in run.error
-    assert "invalid literal" not in run.log
 
 
 def test_flattening(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
