@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sendgrid_sandbox.account import Account
 from tap_sendgrid_contacts.run.saved import export_key
 from tests.harness import both_file_types, contacts_read, incremental
 
@@ -19,14 +18,6 @@ if TYPE_CHECKING:
 def bookmark_of(run: Run) -> str:
     bookmark: str = run.state["bookmarks"]["contacts"]["replication_key_value"]
     return bookmark
-
-
-def test_discovery_offers_updated_at(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
-    catalog = tap.discover(start_sandbox("--contacts", "5"))
-    (stream,) = catalog["streams"]
-    (root,) = (entry["metadata"] for entry in stream["metadata"] if not entry["breadcrumb"])
-    assert root["valid-replication-keys"] == ["updated_at"]
-    assert stream["replication_method"] == "FULL_TABLE"
 
 
 @both_file_types
@@ -76,32 +67,6 @@ def test_updated_at_must_be_a_date(start_sandbox: Callable[..., Sandbox], tap: T
     assert run.code == 1
     assert "'updated_at' is not of type date-time" in run.error
     assert sandbox.exports_created == 0
-
-
-def test_invalid_bookmark_is_ignored(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
-    sandbox = start_sandbox("--contacts", "300")
-    catalog = incremental(tap.discover(sandbox))
-    state = tap(sandbox, catalog=catalog).state
-    state["bookmarks"]["contacts"]["replication_key_value"] = "yesterday"
-    run = tap(sandbox, catalog=catalog, state=state, start_date="2020-06-01")
-    assert run.code == 0
-    assert 0 < len(run.records) < 300
-    assert "Ignoring bookmark" in run.log
-
-
-def test_bookmark_of_other_lists_is_ignored(
-    start_sandbox: Callable[..., Sandbox], tap: Tap
-) -> None:
-    sandbox = start_sandbox("--contacts", "100")
-    catalog = incremental(tap.discover(sandbox))
-    first = tap(sandbox, catalog=catalog)
-    list_ids = [Account(100).lists[0].id]
-    other = tap(sandbox, catalog=catalog, state=first.state, list_ids=list_ids)
-    assert other.code == 0
-    assert len(other.records) == Account(100).count(list_ids)
-    assert "Ignoring bookmark" in other.log
-    same = tap(sandbox, catalog=catalog, state=first.state)
-    assert len(same.records) < len(other.records)
 
 
 def test_activate_version_is_ignored(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
