@@ -123,18 +123,6 @@ def test_unknown_log_level_is_ignored(
     assert "is complete" in run.log
 
 
-@pytest.mark.parametrize("option", ["config", "state", "catalog"])
-def test_byte_order_mark(sandbox: Sandbox, tap: Tap, tmp_path: Path, option: str) -> None:
-    catalog = tap.discover(sandbox)
-    state: dict[str, Any] = {"bookmarks": {"contacts": {}}}
-    arguments = tap.arguments(sandbox, catalog=catalog, state=state)
-    path = tmp_path / f"{option}.json"
-    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    done = shell('"$@"', arguments)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count('"RECORD"') == CONTACTS
-
-
 @pytest.mark.parametrize("expression", ["'s3cr3t' + email.lower()", "email + '@x'", "int(city)"])
 @pytest.mark.parametrize("batch", [{}, {"batch_config": {"encoding": {"format": "jsonl"}}}])
 def test_stream_map_that_fails_on_a_contact(
