@@ -95,44 +95,6 @@ def test_other_type_is_loaded_into_another_column(
     assert back.lines(WARNING) == []
 
 
-def test_renamed_field_is_a_new_column(
-    original: Sandbox, start_sandbox: Callable[..., Sandbox], tap: Tap
-) -> None:
-    first = tap(original)
-    renamed = start_sandbox("--contacts", str(CONTACTS), "--field-changes", "rename")
-    run = tap(renamed, state=first.state)
-    assert custom_columns(run) == [name.replace("custom_", "custom_new_") for name in ORIGINAL]
-    assert column_types(run.state).keys() == {*ORIGINAL, *custom_columns(run)}
-    assert run.lines("WARNING") == []
-    # With its first name, each field has its first column.
-    again = tap(original, state=run.state)
-    assert custom_columns(again) == list(ORIGINAL)
-    assert column_types(again.state) == column_types(run.state)
-
-
-def test_deleted_field_is_no_column(
-    original: Sandbox, start_sandbox: Callable[..., Sandbox], tap: Tap
-) -> None:
-    first = tap(original)
-    run = tap(start_sandbox("--contacts", "9", "--custom-fields", "2"), state=first.state)
-    assert custom_columns(run) == list(ORIGINAL)[:2]
-    # Its column still has that type.
-    assert column_types(run.state) == ORIGINAL
-
-
-def test_deleted_field_is_reported_once(
-    original: Sandbox, start_sandbox: Callable[..., Sandbox], tap: Tap
-) -> None:
-    state = tap(original).state
-    smaller = start_sandbox("--contacts", "9", "--custom-fields", "4")
-    first = tap(smaller, state=state)
-    (warning,) = first.lines("WARNING")
-    assert "'custom_lifetimevalue' are no longer in the account" in warning
-    again = tap(smaller, state=first.state)
-    assert again.lines("WARNING") == []
-    assert again.state == first.state
-
-
 # --- catalogs that are older than the fields ----------------------------------------------------
 
 
@@ -222,33 +184,6 @@ def test_stale_column_in_incremental_runs_and_stream_maps(
     assert smaller.exports_created == 1
 
 
-def test_type_that_the_tap_cannot_emit_is_an_error(original: Sandbox, tap: Tap) -> None:
-    catalog = tap.discover(original)
-    properties = catalog["streams"][0]["schema"]["properties"]
-    properties["custom_num_orders"]["type"] = ["boolean", "null"]
-    run = tap(original, catalog=catalog)
-    assert run.code == 1
-    assert "'custom_num_orders' is not of type" in run.error
-    assert "boolean" in run.error
-    assert original.exports_created == 0
-
-
-def test_without_state_columns_have_the_names_of_their_fields(
-    original: Sandbox, retyped: Sandbox, tap: Tap
-) -> None:
-    tap(original)
-    run = tap(retyped)
-    assert custom_columns(run) == list(ORIGINAL)
-    assert list(column_types(run.state).values()) == list(RETYPED.values())
-
-
-@pytest.mark.parametrize("columns", [None, [], "broken", {"custom_dob": "blob"}])
-def test_damaged_types_are_ignored(retyped: Sandbox, tap: Tap, columns: object) -> None:
-    run = tap(retyped, state={"bookmarks": {"contacts": {"columns": columns, "exports": []}}})
-    assert custom_columns(run) == list(ORIGINAL)
-    assert column_types(run.state).keys() == ORIGINAL.keys()
-
-
 def test_deselected_column_stays_deselected(original: Sandbox, retyped: Sandbox, tap: Tap) -> None:
     catalog = deselect(tap.discover(retyped), "custom_dob")
     run = tap(retyped, state=tap(original).state, catalog=catalog)
@@ -294,15 +229,3 @@ def test_export_in_progress_with_other_types_is_not_resumed(
     assert len(run.records) == CONTACTS
     name = "custom_num_orders" if config else "custom_num_orders_text"
     assert {type(record[name]) for record in run.records} == {str, type(None)}
-
-
-def test_types_are_of_the_stream_with_separate_exports(
-    original: Sandbox, retyped: Sandbox, tap: Tap
-) -> None:
-    first = tap(original, separate_exports=True)
-    assert column_types(first.state) == ORIGINAL
-    run = tap(retyped, separate_exports=True, state=first.state)
-    assert run.code == 0, run.log
-    assert column_types(run.state) == ORIGINAL | RETYPED
-    assert RETYPED.keys() <= run.records[0].keys()
-    assert not ORIGINAL.keys() & run.records[0].keys()
