@@ -40,3 +40,23 @@ def test_no_core_dumps() -> None:
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (4096, 4096)),
     )
     assert done.stdout == "0\n"
+
+
+@pytest.mark.parametrize("argument", ["--test", "--test=schema"])
+def test_no_contact_is_read_without_a_run(
+    start_sandbox: Callable[..., Sandbox], tap: Tap, argument: str
+) -> None:
+    sandbox = start_sandbox("--contacts", "10")
+    tap.discover(sandbox)
+    assert tap(sandbox, argument).code == 0
+    assert {line.split()[0] for line in sandbox.log} == {"GET"}
+    assert all(line.split()[1].startswith("/v3/") for line in sandbox.log)
+
+
+def test_nothing_is_changed_but_exports_created(
+    start_sandbox: Callable[..., Sandbox], tap: Tap
+) -> None:
+    sandbox = start_sandbox("--contacts", "10")
+    assert tap(sandbox, separate_exports=True).code == 0
+    changes = {tuple(line.split()[:2]) for line in sandbox.log if not line.startswith("GET ")}
+    assert changes == {("POST", "/v3/marketing/contacts/exports")}
