@@ -55,3 +55,9 @@ def test_links_lead_somewhere(file: Path) -> None:
         linked = file.parent / path if path else file
         assert linked.exists(), link
         assert not anchor or anchor in anchors(linked), link
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda each: str(each.relative_to(ROOT)))
+def test_named_tests_exist(file: Path) -> None:
+    names = set(re.findall(r"\b(test_\w+\.py)", file.read_text()))
+    assert names <= {each.name for each in (ROOT / "tests").rglob("test_*.py")}
