@@ -17,7 +17,7 @@ from singer_sdk.plugin_base import JSONSchemaValidator
 
 from tap_sendgrid_contacts.api.urls import is_safe_url
 from tap_sendgrid_contacts.columns import PRIMARY_KEY
-from tap_sendgrid_contacts.dates import parse_date
+from tap_sendgrid_contacts.dates import parse_timestamp
 from tap_sendgrid_contacts.maps import find_malformed
 from tap_sendgrid_contacts.schema import SOURCE_KEY
 from tap_sendgrid_contacts.settings import INSTEAD_OF
@@ -226,7 +226,7 @@ def _validate_values(config: dict[str, Any]) -> Iterator[str]:
         yield "api_url must be an https URL, or http on localhost, without user name and password"
     elif re.search(r"[\s?#]", config["api_url"]):
         yield "api_url must not have a query, a fragment or blanks"
-    if "start_date" in config and not _is_valid_date(config["start_date"]):
+    if "start_date" in config and parse_timestamp(config["start_date"]) is None:
         yield "start_date is not a valid date; write it as 2024-01-31T00:00:00Z"
     if config["hash_columns"] and "hash_key" not in config:
         yield "hash_columns requires hash_key"
@@ -263,11 +263,3 @@ def _format_validation_error(error: ValidationError) -> str:
         "pattern": _EXPECTED.get(str(next(iter(error.path), "")), "is not valid"),
     }
     return f"{path} {messages.get(str(error.validator), f'is not valid ({error.validator})')}"
-
-
-def _is_valid_date(text: str) -> bool:
-    try:
-        parse_date(text)
-    except (ValueError, OverflowError):
-        return False
-    return True

@@ -100,7 +100,7 @@ def _from_epoch(number: int) -> datetime:
 
 
 def parse_timestamp(text: str | None) -> datetime | None:
-    """Return the date of a response; None if there is none, or it is none that is known."""
+    """Return the date of a text; None if there is none, or `parse_date` knows no such form."""
     try:
         return parse_date(text) if text else None
     except (ValueError, OverflowError):
