@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import msgspec
@@ -9,6 +10,8 @@ from singer_sdk.exceptions import ConfigurationError
 
 from tap_sendgrid_contacts.catalog.normalize import quote_names
 from tap_sendgrid_contacts.columns import STREAM
+
+logger = logging.getLogger(__name__)
 
 
 class _PartitionState(msgspec.Struct):
@@ -23,42 +26,40 @@ class _State(msgspec.Struct):
     bookmarks: dict[str, _StreamState] = {}
 
 
-def normalize_state(state: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Check a state, and remove what the SDK would not survive.
-
-    Returns:
-        The state, empty if it is none of this tap; and warnings.
+def normalize_state(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a state without what the SDK would not survive, empty if it is none of this tap.
 
     Raises:
         ConfigurationError: If it has another shape.
     """
     if not state:
-        return {}, []
+        return {}
     if "bookmarks" not in state:
         hint = "it is not one of this tap"
         if "value" in state:
             hint = "it is a whole STATE message; pass its value"
         elif "singer_state" in state:
             hint = "it is what `meltano state get` prints; pass its singer_state"
-        return {}, [f"Ignoring --state, which has no bookmarks: {hint}. The run is a first one"]
+        logger.warning("Ignoring --state, which has no bookmarks: %s. The run is a first one", hint)
+        return {}
     try:
         msgspec.convert(state, _State)
     except msgspec.ValidationError as error:
         raise ConfigurationError(f"--state: {error}") from None
     bookmarks = state["bookmarks"]
-    warnings = []
     if bookmarks and STREAM not in bookmarks:
-        warnings.append(
-            f"--state has no bookmark of stream '{STREAM}', but of {quote_names(bookmarks)}: it "
-            "is of another tap. The run is a first one"
+        logger.warning(
+            "--state has no bookmark of stream '%s', but of %s: it is of another tap. The run is "
+            "a first one",
+            STREAM,
+            quote_names(bookmarks),
         )
-    partitions = [_drop_invalid_partitions(each) for each in bookmarks.values()]
-    if any(partitions):
-        warnings.append(
-            f"Ignoring {sum(partitions)} partition(s) of --state that have no context, or that of "
-            "another one"
+    if dropped := sum(map(_drop_invalid_partitions, bookmarks.values())):
+        logger.warning(
+            "Ignoring %d partition(s) of --state that have no context, or that of another one",
+            dropped,
         )
-    return state, warnings
+    return state
 
 
 def _drop_invalid_partitions(bookmark: dict[str, Any]) -> int:

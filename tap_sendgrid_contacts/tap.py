@@ -68,11 +68,10 @@ class TapSendGridContacts(Tap):
         setup_mapper: bool = True,
         **options: Any,
     ) -> None:
-        self._catalog_warnings: list[str] = []
         if isinstance(catalog, Catalog):
             catalog = catalog.to_dict()
         if isinstance(catalog, dict):
-            catalog, self._catalog_warnings = normalize_catalog(catalog)
+            catalog = normalize_catalog(catalog)
         super().__init__(catalog=catalog, setup_mapper=False, **options)
         # After the state is loaded: the names of columns depend on it.
         if setup_mapper:
@@ -165,7 +164,7 @@ class TapSendGridContacts(Tap):
             bookmark.get(COLUMNS_KEY),
             self._mentioned_names(),
         )
-        for warning in (*self._catalog_warnings, *plan.warnings):
+        for warning in plan.warnings:
             self.logger.warning(warning)
         if entry:
             entry.schema = Schema.from_dict(plan.schema)
@@ -254,10 +253,7 @@ class TapSendGridContacts(Tap):
 
     @override
     def load_state(self, state: dict[str, Any]) -> None:
-        state, warnings = normalize_state(state)
-        for warning in warnings:
-            self.logger.warning(warning)
-        super().load_state(state)
+        super().load_state(normalize_state(state))
         bookmark = self.state.get("bookmarks", {}).get(ContactsStream.name) or {}
         if not has_exports(bookmark):
             StateEmitter(self).suppress_initial()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,6 +19,8 @@ from tap_sendgrid_contacts.schema import (
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
+
+logger = logging.getLogger(__name__)
 
 _REPLICATION_METHODS = ("FULL_TABLE", "INCREMENTAL")
 REFRESH = "re-run discovery (Meltano: meltano run --refresh-catalog)"
@@ -56,11 +59,10 @@ class _Catalog(msgspec.Struct):
     streams: list[_Stream]
 
 
-def normalize_catalog(catalog: object) -> tuple[dict[str, Any], list[str]]:
-    """Check a catalog, and say in it what the SDK would guess or not survive.
+def normalize_catalog(catalog: object) -> dict[str, Any]:
+    """Return a catalog with this tap's stream, or without any.
 
-    Returns:
-        A catalog with this tap's stream, or without any; and warnings.
+    It says what the SDK would guess, and lacks what it would not survive.
 
     Raises:
         ConfigurationError: If it is not a catalog of this tap, or contradicts itself.
@@ -77,7 +79,7 @@ def normalize_catalog(catalog: object) -> tuple[dict[str, Any], list[str]]:
                 f"The catalog has no stream '{STREAM}', but {others}: it is of another tap, or "
                 f"the stream was renamed; {REFRESH}"
             )
-        return {"streams": []}, []
+        return {"streams": []}
     if len(found) > 1:
         raise ConfigurationError(f"The catalog has stream '{STREAM}' {len(found)} times")
     if not {found[0].tap_stream_id, found[0].stream} <= {STREAM, None}:
@@ -85,13 +87,12 @@ def normalize_catalog(catalog: object) -> tuple[dict[str, Any], list[str]]:
             f"The catalog renames stream '{STREAM}': its tap_stream_id and stream must be "
             f"'{STREAM}'. To load into another table, set __alias__ in stream_maps"
         )
-    stream, warnings = _normalize_stream(found[0])
     if others:
-        warnings.append(f"Ignoring streams of the catalog that this tap does not have: {others}")
-    return {"streams": [stream]}, warnings
+        logger.warning("Ignoring streams of the catalog that this tap does not have: %s", others)
+    return {"streams": [_normalize_stream(found[0])]}
 
 
-def _normalize_stream(stream: _Stream) -> tuple[dict[str, Any], list[str]]:
+def _normalize_stream(stream: _Stream) -> dict[str, Any]:
     metadata = stream.metadata or []
     root = next((each.metadata for each in metadata if not each.breadcrumb), None)
     if root is None:
@@ -105,12 +106,12 @@ def _normalize_stream(stream: _Stream) -> tuple[dict[str, Any], list[str]]:
             f"The catalog has two keys: {quote_names(keys[0])} in key_properties, and "
             f"{quote_names(keys[1])} in table-key-properties; {REFRESH}"
         )
-    method, replication_key, warnings = _replication(stream, root)
+    method = _replication_method(stream, root)
     return {
         "tap_stream_id": STREAM,
         "stream": STREAM,
         "replication_method": method,
-        "replication_key": replication_key,
+        "replication_key": REPLICATION_KEY if method == "INCREMENTAL" else None,
         "key_properties": keys[0] if keys else None,
         "schema": {
             "type": "object",
@@ -130,11 +131,10 @@ def _normalize_stream(stream: _Stream) -> tuple[dict[str, Any], list[str]]:
             }
             for each in metadata
         ],
-    }, warnings
+    }
 
 
-def _replication(stream: _Stream, root: _Metadata) -> tuple[str, str | None, list[str]]:
-    """Return replication method and key, and warnings."""
+def _replication_method(stream: _Stream, root: _Metadata) -> str:
     # Discovery writes the stream's own method; users and Meltano choose one in the metadata.
     method = root.replication_method or root.forced_replication_method or stream.replication_method
     key = root.replication_key or stream.replication_key
@@ -149,12 +149,13 @@ def _replication(stream: _Stream, root: _Metadata) -> tuple[str, str | None, lis
             raise ConfigurationError(
                 f"'{REPLICATION_KEY}' is the only valid replication key for stream '{STREAM}'"
             )
-        return method, REPLICATION_KEY, []
-    warning = (
-        f"Ignoring the catalog's replication key '{key}': the replication method is FULL_TABLE. "
-        "To emit only contacts that were updated, set replication-method to INCREMENTAL"
-    )
-    return "FULL_TABLE", None, [warning] if key else []
+    elif key:
+        logger.warning(
+            "Ignoring the catalog's replication key '%s': the replication method is FULL_TABLE. To "
+            "emit only contacts that were updated, set replication-method to INCREMENTAL",
+            key,
+        )
+    return method or "FULL_TABLE"
 
 
 def resolve_key(
