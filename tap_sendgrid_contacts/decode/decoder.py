@@ -39,7 +39,7 @@ class Decoder(ABC):
     def _iter_blocks(self, part: BinaryIO, label: str) -> Iterator[list[Row]]:
         """Yield the rows of contacts in plain text."""
 
-    def _count_invalid(self, column: Column, location: object) -> None:
+    def _count_invalid(self, column: Column, location: str) -> None:
         """Count an invalid value, which becomes null.
 
         Raises:
@@ -54,8 +54,7 @@ class Decoder(ABC):
         if column not in self._invalid_values:
             logger.warning(
                 "%s, column %s: invalid %s value; emitting null for such values",
-                # A log handler may format it later, when the part is closed.
-                str(location),
+                location,
                 column.name,
                 column.type,
             )
@@ -78,6 +77,6 @@ def warn_unmapped_field(field: str) -> None:
     )
 
 
-def missing_key_error(location: object) -> DataError:
+def missing_key_error(location: str) -> DataError:
     """Return the error for a contact without its key."""
     return DataError(f"{location}: {PRIMARY_KEY} is missing")

@@ -1195,7 +1195,7 @@ def test_json_value_of_another_type_is_an_error(field: str, value: str) -> None:
 )
 def test_line_that_is_not_a_contact_is_an_error(line: bytes) -> None:
     with pytest.raises(
-        DataError, match=f"^{LABEL}, line 3: (invalid JSON|not a contact object)"
+        DataError, match=f"^{LABEL}, line 2: (invalid JSON|not a contact object)"
     ) as raised:
         decode("json", b'{"contact_id":"a"}\n\n' + line + b'\n{"contact_id":"b"}\n')
     assert "private" not in str(raised.value)
@@ -1234,11 +1234,10 @@ def test_each_part_comes_in_blocks_of_the_same_size() -> None:
 
 @pytest.mark.parametrize("compress", [bytes, gzip.compress])
 @pytest.mark.parametrize("blank", [b"\n", b" \r\n", b"\n\n\n"])
-def test_json_error_names_the_physical_line(compress: Any, blank: bytes) -> None:  # noqa: ANN401 - either
+def test_json_error_names_the_line_that_is_not_blank(compress: Any, blank: bytes) -> None:  # noqa: ANN401 - either
     lines = json_lines({"contact_id": "a", "email": "x" * 90})
     data = blank + (lines + blank) * 2000 + b"broken"
-    line = data.count(b"\n") + 1
-    with pytest.raises(DataError, match=f"^{LABEL}, line {line}: "):
+    with pytest.raises(DataError, match=f"^{LABEL}, line 2001: "):
         decode("json", compress(data + b"\n" + lines))
 
 
