@@ -40,6 +40,24 @@ def test_architecture_names_every_module() -> None:
     assert not {name for name in names if not re.search(rf"[`/]{name}(\.py)?`", text)}
 
 
+def test_architecture_names_what_exists() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    sections = [each for each in text.split("\n## ") if each.startswith(("One contact", "Where"))]
+    assert len(sections) == 2
+    names = {
+        part
+        for name in re.findall(r"`([\w.]+)`", "".join(sections))
+        if not name.endswith((".py", ".md"))
+        for part in name.split(".")
+    }
+    code = "".join(
+        file.read_text()
+        for folder in ("tap_sendgrid_contacts", "sandbox")
+        for file in (ROOT / folder).rglob("*.py")
+    )
+    assert not {name for name in names if not re.search(rf"\b{name}\b", code)}
+
+
 def test_batch_names_every_format() -> None:
     text = (ROOT / "docs" / "batch.md").read_text()
     _header, *rows = re.findall(r"^\| `(\w+)`.*?\| (`.+?) \|", text, re.MULTILINE)
