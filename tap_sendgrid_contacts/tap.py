@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import click
-from singer_sdk import Tap, metrics
+from singer_sdk import Tap
 from singer_sdk.exceptions import ConfigurationError, SingerSDKError
 from singer_sdk.helpers._classproperty import classproperty
 from singer_sdk.plugin_base import _ConfigInput
@@ -198,7 +197,6 @@ class TapSendGridContacts(Tap):
             on_behalf_of=self.config.get("on_behalf_of"),
             request_timeout=self.config["request_timeout"],
             retry=self.retry,
-            on_response=self._log_request_metric,
         )
 
     def _make_request(self) -> ExportRequest:
@@ -209,16 +207,6 @@ class TapSendGridContacts(Tap):
             max_file_size=self.config.get("max_file_size"),
             notify_email=self.config["notify_email"],
         )
-
-    def _log_request_metric(self, endpoint: str, status: int, seconds: float) -> None:
-        is_error = status >= HTTPStatus.BAD_REQUEST
-        tags: dict[str, Any] = {
-            metrics.Tag.ENDPOINT: endpoint,
-            metrics.Tag.HTTP_STATUS_CODE: status,
-            metrics.Tag.STATUS: metrics.Status.FAILED if is_error else metrics.Status.SUCCEEDED,
-        }
-        duration = metrics.Metric.HTTP_REQUEST_DURATION
-        metrics.log(self.metrics_logger, metrics.Point("timer", duration, seconds, tags))
 
     @override
     def setup_mapper(self) -> None:

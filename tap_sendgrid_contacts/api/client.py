@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, quote
 
 import msgspec
 import requests
+from singer_sdk import metrics
 from singer_sdk.authenticators import BearerTokenAuthenticator
 from singer_sdk.exceptions import FatalAPIError
 
@@ -25,7 +26,7 @@ from tap_sendgrid_contacts.dates import utc_now
 from tap_sendgrid_contacts.redaction import hide, sanitize
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from datetime import datetime
 
 T = TypeVar("T")
@@ -135,8 +136,6 @@ class SendGridClient:
         on_behalf_of: Subuser to act for.
         request_timeout: Connect and read timeout of each request, in seconds.
         retry: How callers retry requests.
-        on_response: Called after each response with the endpoint (`{id}` for an id), the status
-            and the elapsed seconds.
 
     Attributes:
         allows_http: Whether parts may be downloaded over `http` on the loopback interface: only
@@ -152,7 +151,6 @@ class SendGridClient:
         on_behalf_of: str | None,
         request_timeout: float,
         retry: RetryPolicy,
-        on_response: Callable[[str, int, float], None],
     ) -> None:
         self.request_timeout = request_timeout
         self.retry = retry
@@ -166,7 +164,6 @@ class SendGridClient:
         self._session.auth = BearerTokenAuthenticator(token=api_key)
         if on_behalf_of:
             self._session.headers["on-behalf-of"] = on_behalf_of
-        self._on_response = on_response
 
     def server_time(self) -> datetime:
         """Return the time by SendGrid's clock, according to its last response."""
@@ -276,7 +273,7 @@ class SendGridClient:
 
         started = time.monotonic()
         response, body = stopping.run(send)
-        self._on_response(path, response.status_code, time.monotonic() - started)
+        _log_metric(path, response.status_code, time.monotonic() - started)
         if date := parse_http_date(response.headers.get("Date")):
             self.clock_offset = timedelta(seconds=date - time.time())
         detail = self._error_detail(response.status_code, body, hints)
@@ -303,6 +300,17 @@ class SendGridClient:
         if api_message and hint:
             return f"{api_message}. {hint}"
         return api_message or hint or ""
+
+
+def _log_metric(endpoint: str, status: int, seconds: float) -> None:
+    is_error = status >= requests.codes.bad_request
+    tags: dict[str, Any] = {
+        metrics.Tag.ENDPOINT: endpoint,
+        metrics.Tag.HTTP_STATUS_CODE: status,
+        metrics.Tag.STATUS: metrics.Status.FAILED if is_error else metrics.Status.SUCCEEDED,
+    }
+    duration = metrics.Metric.HTTP_REQUEST_DURATION
+    metrics.log(metrics.get_metrics_logger(), metrics.Point("timer", duration, seconds, tags))
 
 
 _STATUS_HINTS = {

@@ -63,7 +63,6 @@ def make_client(**options: Any) -> SendGridClient:
         "on_behalf_of": None,
         "request_timeout": 300,
         "retry": NO_WAIT,
-        "on_response": lambda *_: None,
     }
     return SendGridClient(API_KEY, **usual | options)
 

@@ -90,19 +90,21 @@ def test_export_id_is_escaped_in_the_path(requests_mock: Mocker, client: SendGri
     assert requests_mock.request_history[-1].url == f"{EXPORTS}/..%2Flists%3Fa%3Db%23c"
 
 
-def test_on_response_gets_endpoint_status_and_seconds(requests_mock: Mocker) -> None:
-    calls: list[tuple[str, int, float]] = []
-    client = make_client(on_response=lambda *call: calls.append(call))
+def test_metric_has_endpoint_status_and_seconds(
+    requests_mock: Mocker, client: SendGridClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     requests_mock.get(f"{EXPORTS}/e1", json={})
     requests_mock.get(EXPORTS, status_code=500)
     client.get_export("e1")
     with pytest.raises(TransientError):
         client.list_exports()
-    assert [(endpoint, status) for endpoint, status, _ in calls] == [
+    points = [json.loads(each.removeprefix("METRIC: ")) for each in caplog.messages]
+    assert [(each["tags"]["endpoint"], each["tags"]["http_status_code"]) for each in points] == [
         ("/v3/marketing/contacts/exports/{id}", 200),
         ("/v3/marketing/contacts/exports", 500),
     ]
-    assert all(seconds >= 0 for *_, seconds in calls)
+    assert all(each["value"] >= 0 for each in points)
 
 
 # --- responses ------------------------------------------------------------------------------
