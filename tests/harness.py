@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from typing_extensions import Self
+
     from sendgrid_sandbox.account import Account
     from sendgrid_sandbox.settings import Settings
 
@@ -234,6 +236,11 @@ class Run:
     def __post_init__(self) -> None:
         self.messages = [json.loads(line) for line in self.out.splitlines()]
 
+    def check(self, code: int | None) -> Self:
+        """Return it, if it has this exit code."""
+        assert code in {self.code, None}, self.log
+        return self
+
     def of_type(self, message_type: str) -> list[dict[str, Any]]:
         """Return the messages of a type."""
         return [message for message in self.messages if message["type"] == message_type]
@@ -402,17 +409,27 @@ class Tap:
         sandbox: Sandbox | None,
         *arguments: str,
         env: dict[str, str] | None = None,
+        code: int | None = 0,
         **settings: Any,
     ) -> Run:
-        """Run the tap in this process: `catalog` and `state` are files, the rest is its config."""
-        return run_in_process(self.arguments(sandbox, *arguments, **settings), env or {})
+        """Run the tap in this process.
+
+        Args:
+            sandbox: The sandbox that it uses, if any.
+            arguments: Options of the command line.
+            env: Environment variables to add.
+            code: The exit code that it must have; None for any.
+            settings: `catalog` and `state` are files, the rest is its config.
+        """
+        run = run_in_process(self.arguments(sandbox, *arguments, **settings), env or {})
+        return run.check(code)
 
     def run_process(
         self,
         sandbox: Sandbox | None,
         *arguments: str,
         env: dict[str, str] | None = None,
-        timeout: float = 120,
+        code: int = 0,
         **settings: Any,
     ) -> Run:
         """Run the tap as a process, to its end."""
@@ -421,9 +438,9 @@ class Tap:
             capture_output=True,
             check=False,
             env={**os.environ, **(env or {})},
-            timeout=timeout,
+            timeout=120,
         )
-        return Run(done.returncode, done.stdout, done.stderr.decode())
+        return Run(done.returncode, done.stdout, done.stderr.decode()).check(code)
 
     def start(
         self, sandbox: Sandbox | None, env: dict[str, str] | None = None, **settings: Any
@@ -442,8 +459,7 @@ class Tap:
     def discover(self, sandbox: Sandbox, **config: Any) -> dict[str, Any]:
         """Return the catalog that `--discover` prints."""
         run = run_in_process(self.arguments(sandbox, "--discover", **config), {}, parse=False)
-        assert run.code == 0, run.log
-        catalog: dict[str, Any] = json.loads(run.out)
+        catalog: dict[str, Any] = json.loads(run.check(0).out)
         return catalog
 
     def _write(self, name: str, content: dict[str, Any]) -> str:

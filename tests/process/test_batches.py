@@ -57,7 +57,6 @@ def test_files_have_the_records(
     for size, files in ((50, 14), (10_000, 1)):
         files_config = batch_config(tmp_path, file_format, compression, batch_size=size)
         run = tap(sandbox, **config, batch_config=files_config)
-        assert run.code == 0, run.log
         assert run.records == []
         batches = batches_of(run)
         assert [row for rows in batches for row in rows] == stored(records, file_format)
@@ -95,7 +94,6 @@ def test_files_of_process(start_sandbox: Callable[..., Sandbox], tap: Tap, tmp_p
     for file_format in ("jsonl", "parquet"):
         config = batch_config(tmp_path, file_format, "none")
         run = tap.run_process(sandbox, batch_config=config)
-        assert run.code == 0, run.log
         rows = [row for rows in batches_of(run) for row in rows]
         assert rows == stored(tap(sandbox).records, file_format)
 
@@ -143,7 +141,7 @@ def test_names_have_the_time_of_the_request(
     start_sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path
 ) -> None:
     sandbox = start_sandbox("--contacts", "300")
-    config = {"batch_config": batch_config(tmp_path, batch_size=90)}
+    config: dict[str, Any] = {"batch_config": batch_config(tmp_path, batch_size=90)}
     run = tap(sandbox, **config)
     state = run.states[2]
     checkpoint = checkpoint_of(state)
@@ -189,8 +187,7 @@ def test_rejected_before_the_export(
     sandbox = start_sandbox("--contacts", "5")
     changes = config.get("batch_config", {})
     batches = {**batch_config(tmp_path, file_format, "none"), **changes}
-    run = tap(sandbox, **{**config, "batch_config": batches})
-    assert run.code == 1
+    run = tap(sandbox, **{**config, "batch_config": batches}, code=1)
     assert reason in run.error
     # `--test` finds it as well: it is before anything is written.
     assert run.messages == []
@@ -233,8 +230,7 @@ def test_failed_run_leaves_announced_files_only(
     temp.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temp))
     config = batch_config(files, file_format, compression, batch_size=70)
-    run = tap(sandbox, batch_config=config, file_type=file_type)
-    assert run.code == 1
+    run = tap(sandbox, batch_config=config, file_type=file_type, code=1)
     assert list(temp.iterdir()) == []
     announced = {path_of(message) for message in run.of_type("BATCH")}
     assert announced == set(files.iterdir())

@@ -193,7 +193,6 @@ def test_recovered(
 ) -> None:
     sandbox = start_sandbox("--contacts", str(CONTACTS), "--parts", "3", *fault_options(row.faults))
     run = run_tap(tap, sandbox, file_type)
-    assert run.code == 0, run.log
     assert run.contact_ids == EVERY_CONTACT_ONCE
     assert {record["contact_id"]: record for record in run.records} == expected_records(run)
     assert run.checkpoint is None
@@ -226,7 +225,6 @@ def test_recovered_when_resumed(
         "--contacts", str(CONTACTS), "--parts", "3", *fault_options(" ".join(early))
     )
     first = run_tap(tap, sandbox, file_type)
-    assert first.code == 0, first.log
     state = next(
         state
         for state in first.states
@@ -235,7 +233,6 @@ def test_recovered_when_resumed(
     for fault in set(faults) - set(early):
         sandbox.inject(fault)
     run = run_tap(tap, sandbox, file_type, state=state)
-    assert run.code == 0, run.log
     if row.resumes:
         assert first.ids_before(state) + run.contact_ids == EVERY_CONTACT_ONCE
     else:
@@ -259,8 +256,7 @@ def test_rejected(
     start_sandbox: Callable[..., Sandbox], tap: Tap, file_type: str, row: Rejected
 ) -> None:
     sandbox = start_sandbox("--contacts", str(CONTACTS), "--parts", "3", *fault_options(row.faults))
-    first = run_tap(tap, sandbox, file_type)
-    assert first.code == 1, first.log
+    first = run_tap(tap, sandbox, file_type, code=1)
     assert row.error.lower() in first.error.lower()
     assert first.of_type("ACTIVATE_VERSION") == []
     assert first.contact_ids <= EVERY_CONTACT_ONCE
@@ -274,10 +270,10 @@ def test_rejected(
 
     sandbox.end_faults()
     state = first.state if first.of_type("STATE") else None
-    run = run_tap(tap, sandbox, file_type, state=state)
+    fails_again = row.next_run in {"fails", "waits"}
+    run = run_tap(tap, sandbox, file_type, state=state, code=int(fails_again))
     assert sandbox.exports_created - created == (row.next_run == "restarts")
-    if row.next_run in {"fails", "waits"}:
-        assert run.code == 1
+    if fails_again:
         assert row.error.lower() in run.error.lower()
         assert run.of_type("ACTIVATE_VERSION") == []
         if row.next_run == "waits":
@@ -285,7 +281,6 @@ def test_rejected(
         assert run.error.endswith("The next run starts a new export")
         run = run_tap(tap, sandbox, file_type, state=run.state)
         assert sandbox.exports_created - created == 1
-    assert run.code == 0, run.log
     assert len(run.of_type("ACTIVATE_VERSION")) == 1
     if row.next_run == "resumes":
         assert first.ids_before(first.states[-1]) + run.contact_ids == EVERY_CONTACT_ONCE

@@ -86,7 +86,6 @@ def test_no_output_has_plain_text(
     plain = tap(sandbox, file_type=file_type).records
     emails = {hashed(record["email"]) for record in plain if record["email"]}
     run = tap(sandbox, file_type=file_type, **HASHING, **settings)
-    assert run.code == 0, run.log
     written = written_by(run)
     assert not [text for text in addresses_of(plain) if text.encode() in written]
     in_files = itertools.chain.from_iterable(map(records_of, run.of_type("BATCH")))
@@ -104,22 +103,11 @@ def test_incremental(sandbox: Sandbox, tap: Tap) -> None:
     assert tap(sandbox, catalog=catalog, **HASHING).records == expected(plain)
 
 
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        (["contact_id"], "contact_id"),
-        (["created_at"], "created_at is of type date"),
-        (["custom_num_orders"], "custom_num_orders is of type number"),
-        (["e_mail"], "e_mail is not in the catalog"),
-    ],
-)
-def test_columns_that_cannot_be_hashed(
-    start_sandbox: Callable[..., Sandbox], tap: Tap, names: list[str], message: str
-) -> None:
-    sandbox = start_sandbox("--contacts", "3")
-    run = tap(sandbox, hash_columns=names, hash_key=KEY)
-    assert (run.code, run.records) == (1, [])
-    assert message in run.error
+def test_column_that_cannot_be_hashed(sandbox: Sandbox, tap: Tap) -> None:
+    # One of each kind: tests/unit has all of them.
+    run = tap(sandbox, hash_columns=["created_at"], hash_key=KEY, code=1)
+    assert "created_at is of type date" in run.error
+    assert run.records == []
     assert sandbox.exports_created == 0
 
 

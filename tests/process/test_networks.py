@@ -146,8 +146,8 @@ def https(sandbox: Sandbox, authority: trustme.CA) -> Iterator[Callable[..., San
         yield start
 
 
-def discover(tap: Tap, sandbox: Sandbox, **env: str) -> Run:
-    return tap(sandbox, "--test", env=env)
+def discover(tap: Tap, sandbox: Sandbox, code: int, /, **env: str) -> Run:
+    return tap(sandbox, "--test", env=env, code=code)
 
 
 # --- TLS ----------------------------------------------------------------------------------------
@@ -155,8 +155,7 @@ def discover(tap: Tap, sandbox: Sandbox, **env: str) -> Run:
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
 def test_private_ca(https: Callable[..., Sandbox], tap: Tap, bundle: str, variable: str) -> None:
-    run = discover(tap, https(), **{variable: bundle})
-    assert run.code == 0, run.log
+    run = discover(tap, https(), 0, **{variable: bundle})
     assert "API key valid" in run.log
 
 
@@ -179,8 +178,7 @@ def test_invalid_certificate(
 ) -> None:
     options = dict(options)
     names = options.pop("names", [])
-    run = discover(tap, https(*names, **options), REQUESTS_CA_BUNDLE=bundle)
-    assert run.code == 1
+    run = discover(tap, https(*names, **options), 1, REQUESTS_CA_BUNDLE=bundle)
     assert " not verified: " in run.error
     assert all(word in run.error for word in words), run.error
     # A retry cannot help.
@@ -197,8 +195,7 @@ def test_connect_proxy_with_credentials(
     sandbox = https("sendgrid.example", host="sendgrid.example")
     proxy = Proxy(int(sandbox.url.rpartition(":")[2]))
     env = {variable: f"http://{CREDENTIALS}@127.0.0.1:{proxy.port}", "LOGLEVEL": "DEBUG"}
-    run = discover(tap, sandbox, REQUESTS_CA_BUNDLE=bundle, **env)
-    assert run.code == 0, run.log
+    run = discover(tap, sandbox, 0, REQUESTS_CA_BUNDLE=bundle, **env)
     token = base64.b64encode(CREDENTIALS.encode()).decode()
     assert all(f"Proxy-Authorization: Basic {token}" in head for head in proxy.heads)
     # The tunnel is all that the proxy sees.
@@ -213,8 +210,7 @@ def test_proxy_that_rejects(
     sandbox = https("sendgrid.example", host="sendgrid.example")
     proxy = Proxy(0, status)
     url = f"http://{CREDENTIALS}@127.0.0.1:{proxy.port}"
-    run = discover(tap, sandbox, REQUESTS_CA_BUNDLE=bundle, HTTPS_PROXY=url)
-    assert run.code == 1
+    run = discover(tap, sandbox, 1, REQUESTS_CA_BUNDLE=bundle, HTTPS_PROXY=url)
     assert f"proxy 127.0.0.1:{proxy.port} (HTTPS_PROXY): HTTP {status}" in run.error
     assert len(proxy.heads) == 1
     assert "very-secret" not in run.log
@@ -226,8 +222,7 @@ def test_proxy_with_a_server_error_is_retried(
     sandbox = https("sendgrid.example", host="sendgrid.example")
     proxy = Proxy(0, 502)
     url = f"http://127.0.0.1:{proxy.port}"
-    run = discover(tap, sandbox, REQUESTS_CA_BUNDLE=bundle, HTTPS_PROXY=url)
-    assert run.code == 1
+    run = discover(tap, sandbox, 1, REQUESTS_CA_BUNDLE=bundle, HTTPS_PROXY=url)
     assert f"proxy 127.0.0.1:{proxy.port} (HTTPS_PROXY): HTTP 502" in run.error
     assert len(proxy.heads) == 6
 
@@ -238,8 +233,7 @@ def test_proxy_with_an_untrusted_certificate(
     sandbox = https("sendgrid.example", host="sendgrid.example")
     proxy = Proxy(0, leaf=trustme.CA().issue_cert("localhost"))
     url = f"https://localhost:{proxy.port}"
-    run = discover(tap, sandbox, REQUESTS_CA_BUNDLE=bundle, HTTPS_PROXY=url)
-    assert run.code == 1
+    run = discover(tap, sandbox, 1, REQUESTS_CA_BUNDLE=bundle, HTTPS_PROXY=url)
     assert f"TLS certificate of proxy localhost:{proxy.port} (HTTPS_PROXY) not" in run.error
     assert "unknown CA" in run.error
 
@@ -248,6 +242,5 @@ def test_loopback_http_is_not_sent_to_a_proxy(sandbox: Sandbox, tap: Tap) -> Non
     proxy = Proxy(0)
     url = f"http://127.0.0.1:{proxy.port}"
     run = tap(sandbox, env={"HTTP_PROXY": url, "http_proxy": url, "ALL_PROXY": url})
-    assert run.code == 0, run.log
     assert len(run.records) == 50
     assert proxy.heads == []

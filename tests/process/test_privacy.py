@@ -24,8 +24,8 @@ def test_no_other_folder_instead_of_tmpdir(
     folder = tmp_path / "encrypted"
     if not is_missing:
         folder.touch()
-    run = tap.run_process(sandbox, env={"TMPDIR": str(folder)})
-    assert (run.code, run.records, sandbox.exports_created) == (1, [], 0)
+    run = tap.run_process(sandbox, env={"TMPDIR": str(folder)}, code=1)
+    assert (run.records, sandbox.exports_created) == ([], 0)
     assert f"Cannot write to TMPDIR ({folder})" in run.error
 
 

@@ -128,7 +128,6 @@ def test_column_of_a_deleted_field_is_left_out(
         config["batch_config"] = config["batch_config"] | root
     smaller = start_sandbox("--contacts", str(CONTACTS), "--custom-fields", "2")
     run = tap(smaller, catalog=yesterday(**OUTPUTS[output]), **config)
-    assert run.code == 0, run.log
     (warning,) = run.lines("WARNING")
     assert "'custom_dob', 'custom_plan', 'custom_lifetimevalue' of the catalog" in warning
     records = run.records or [
@@ -173,13 +172,11 @@ def test_stale_column_in_incremental_runs_and_stream_maps(
     smaller = start_sandbox("--contacts", str(CONTACTS), "--custom-fields", "2")
     maps = {"contacts": {"custom_dob": "__NULL__", "orders": "custom_num_orders"}}
     run = tap(smaller, catalog=incremental(yesterday()), stream_maps=maps)
-    assert run.code == 0, run.log
     assert not {"custom_dob", "custom_plan"} & run.records[0].keys()
     assert run.state["bookmarks"]["contacts"]["replication_key_value"]
 
     maps["contacts"]["orders"] = "str(custom_dob)"
-    run = tap(smaller, catalog=yesterday(), stream_maps=maps)
-    assert run.code == 1
+    run = tap(smaller, catalog=yesterday(), stream_maps=maps, code=1)
     assert "unknown name 'custom_dob'" in run.error
     assert smaller.exports_created == 1
 

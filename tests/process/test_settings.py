@@ -35,47 +35,17 @@ INVALID: list[tuple[str, dict[str, Any]]] = [
     ("setting", "config"), INVALID, ids=[json.dumps(config) for _, config in INVALID]
 )
 def test_invalid(tap: Tap, setting: str, config: dict[str, Any]) -> None:
-    run = tap(None, **{**UNREACHABLE, **config})
-    assert run.code == 1
+    run = tap(None, **{**UNREACHABLE, **config}, code=1)
     assert setting in run.error
     assert "127.0.0.1:9" not in run.error
     assert "very-secret" not in run.log
     assert run.out == b""
 
 
-def test_all_errors_in_one_line(tap: Tap) -> None:
-    run = tap(None, api_key="", file_type="xml", poll_interval=0)
-    assert run.code == 1
-    assert all(name in run.error for name in ("api_key", "file_type", "poll_interval"))
-
-
 @pytest.mark.parametrize("argument", ["--discover", "--test"])
 def test_invalid_without_sync(tap: Tap, argument: str) -> None:
-    run = tap(None, argument, **{**UNREACHABLE, "file_type": "xml"})
-    assert run.code == 1
+    run = tap(None, argument, **{**UNREACHABLE, "file_type": "xml"}, code=1)
     assert "file_type" in run.error
-
-
-@pytest.mark.parametrize(
-    ("variable", "value", "setting"),
-    [
-        ("API_KEY", "", "api_key"),
-        ("MAX_FILE_SIZE", "large", "max_file_size"),
-        ("MAX_FILE_SIZE", "0", "max_file_size"),
-        ("POLL_INTERVAL", "2.5", "poll_interval"),
-        ("NOTIFY_EMAIL", "perhaps", "notify_email"),
-        ("LIST_IDS", '["no-uuid"]', "list_ids"),
-        ("FILE_TYPE", "xml", "file_type"),
-        ("STREAM_MAPS", "{", "stream_maps"),
-    ],
-)
-def test_invalid_in_environment(tap: Tap, variable: str, value: str, setting: str) -> None:
-    env = {"TAP_SENDGRID_CONTACTS_API_KEY": "SG.very-secret"}
-    env |= {f"TAP_SENDGRID_CONTACTS_{variable}": value}
-    run = tap(None, "--config=ENV", env=env)
-    assert run.code == 1
-    assert setting in run.error
-    assert "very-secret" not in run.log
 
 
 def test_all_from_environment(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
@@ -106,7 +76,6 @@ def test_all_from_environment(start_sandbox: Callable[..., Sandbox], tap: Tap) -
             **{f"TAP_SENDGRID_CONTACTS_{key}": value for key, value in env.items()},
         },
     )
-    assert run.code == 0, run.log
     assert len(run.records) == Account(200).count([list_id])
     assert len(run.of_type("ACTIVATE_VERSION")) == 1
     (post,) = [line for line in sandbox.log if line.startswith("POST")]
@@ -120,49 +89,20 @@ def test_unknown_setting(start_sandbox: Callable[..., Sandbox], tap: Tap) -> Non
     sandbox = start_sandbox("--contacts", "1")
     env = {"TAP_SENDGRID_CONTACTS_END_DATE": "x", "TAP_SENDGRID_CONTACTS__LOAD_SCHEMA": "y"}
     run = tap(sandbox, "--config=ENV", env=env, user_agent="x")
-    assert run.code == 0
     assert "Unknown setting 'user_agent' ignored" in run.log
     assert "Unknown setting 'end_date' ignored" in run.log
     assert "load_schema" not in run.log
 
 
 def test_misnamed_setting(tap: Tap) -> None:
-    run = tap(None, list_id=["x"], **UNREACHABLE)
-    assert run.code == 1
+    run = tap(None, list_id=["x"], **UNREACHABLE, code=1)
     assert "'list_id' is not a setting; use list_ids" in run.error
     env = {"TAP_SENDGRID_CONTACTS_SEGMENT_ID": "x"}
-    run = tap(None, "--config=ENV", env=env, **UNREACHABLE)
-    assert run.code == 1
+    run = tap(None, "--config=ENV", env=env, **UNREACHABLE, code=1)
     assert "'segment_id' is not a setting; use segment_ids" in run.error
 
 
-def test_null_is_unset(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
-    sandbox = start_sandbox("--contacts", "1")
-    run = tap(sandbox, list_ids=None, max_file_size=None, on_behalf_of="")
-    assert run.code == 0, run.log
-
-
 # --- files ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("option", "content"),
-    [
-        (option, content)
-        for option in ("--config", "--catalog", "--state")
-        for content in ("", "not json", "[]", '"SG.very-secret"')
-        # An empty state is that of a first run.
-        if (option, content) != ("--state", "")
-    ],
-)
-def test_file_without_json_object(tap: Tap, tmp_path: Path, option: str, content: str) -> None:
-    path = tmp_path / "file.json"
-    path.write_text(content)
-    run = tap(None, option, str(path), **UNREACHABLE)
-    assert run.code == 1
-    assert f"{option}" in run.error
-    assert "expected a JSON object" in run.error
-    assert "very-secret" not in run.log
 
 
 @pytest.mark.parametrize("option", ["--config", "--catalog", "--state"])
@@ -180,8 +120,7 @@ def test_file_that_no_run_would_survive(
 ) -> None:
     path = tmp_path / "file.json"
     path.write_text(f'{{"bookmarks": {{"contacts": {{"x": {value}}}}}, "streams": []}}')
-    run = tap(None, option, str(path), **UNREACHABLE)
-    assert run.code == 1
+    run = tap(None, option, str(path), **UNREACHABLE, code=1)
     assert f"{option} {path}: " in run.error
     assert error in run.error
 
@@ -200,31 +139,16 @@ def test_file_that_no_run_would_survive(
 def test_state_of_the_wrong_shape(tap: Tap, tmp_path: Path, content: object, place: str) -> None:
     path = tmp_path / "state.json"
     path.write_text(json.dumps(content))
-    run = tap(None, "--state", str(path), **UNREACHABLE)
-    assert run.code == 1
+    run = tap(None, "--state", str(path), **UNREACHABLE, code=1)
     assert "--state: Expected" in run.error
     assert f"- at `{place}`" in run.error
     assert "very-secret" not in run.log
-
-
-@pytest.mark.parametrize("option", ["--config", "--catalog", "--state"])
-def test_byte_order_mark(
-    start_sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path, option: str
-) -> None:
-    sandbox = start_sandbox("--contacts", "3")
-    content = tap.discover(sandbox) if option == "--catalog" else {}
-    path = tmp_path / "file.json"
-    path.write_text(json.dumps(content), encoding="utf-8-sig")
-    run = tap(sandbox, option, str(path))
-    assert run.code == 0, run.log
-    assert len(run.records) == 3
 
 
 def test_empty_state_file(start_sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: Path) -> None:
     path = tmp_path / "empty.json"
     path.write_text("\n")
     run = tap(start_sandbox("--contacts", "3"), "--state", str(path))
-    assert run.code == 0, run.log
     assert len(run.records) == 3
 
 
@@ -247,17 +171,8 @@ def test_files_are_utf8_in_any_locale(
         options += [option, str(path)]
     env = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     run = tap.run_process(sandbox, *options, env=env)
-    assert run.code == 0, run.log
     assert run.schema["properties"]["first_name"]["title"] == "Größe"
     assert [record["email"] for record in run.records] == ["ä"] * 3
-
-
-@pytest.mark.parametrize("option", ["--config", "--catalog", "--state"])
-def test_content_in_place_of_a_path(tap: Tap, option: str) -> None:
-    run = tap(None, option, '{"api_key": "SG.very-secret"}', **UNREACHABLE)
-    assert run.code == 1
-    assert f"{option}: No such file or directory; it takes the path of a file" in run.error
-    assert "very-secret" not in run.log
 
 
 def test_later_file_overrides_and_environment_overrides_files(tap: Tap, tmp_path: Path) -> None:
@@ -267,16 +182,9 @@ def test_later_file_overrides_and_environment_overrides_files(tap: Tap, tmp_path
         path.write_text(json.dumps(content))
         options += ["--config", str(path)]
     env = {"TAP_SENDGRID_CONTACTS_POLL_TIMEOUT": "0"}
-    run = tap(None, *options, env=env, **UNREACHABLE, poll_timeout=1)
-    assert run.code == 1
+    run = tap(None, *options, env=env, **UNREACHABLE, poll_timeout=1, code=1)
     assert "poll_interval must be at least 1; poll_timeout must be at least 1" in run.error
     assert "file_type" not in run.error
-
-
-def test_missing_config_file(tap: Tap) -> None:
-    run = tap(None, "--config", "nowhere.json", **UNREACHABLE)
-    assert run.code == 1
-    assert "nowhere.json" in run.error
 
 
 # --- the account ------------------------------------------------------------------------------
@@ -286,8 +194,7 @@ def test_missing_config_file(tap: Tap) -> None:
 def test_rejected_key(
     start_sandbox: Callable[..., Sandbox], tap: Tap, arguments: tuple[str, ...]
 ) -> None:
-    run = tap(start_sandbox(), *arguments, api_key="SG.very-secret")
-    assert run.code == 1
+    run = tap(start_sandbox(), *arguments, api_key="SG.very-secret", code=1)
     assert "HTTP 401" in run.error
     assert "api_key" in run.error
     assert "very-secret" not in run.log
@@ -297,8 +204,7 @@ def test_rejected_key(
 def test_missing_permission(
     start_sandbox: Callable[..., Sandbox], tap: Tap, arguments: tuple[str, ...]
 ) -> None:
-    run = tap(start_sandbox("--fault", "forbidden"), *arguments)
-    assert run.code == 1
+    run = tap(start_sandbox("--fault", "forbidden"), *arguments, code=1)
     assert "HTTP 403" in run.error
     assert "marketing.read" in run.error
 
@@ -315,7 +221,6 @@ class TestTest:
             list_ids=[account.lists[0].id.upper()],
             segment_ids=[account.segments[0].id],
         )
-        assert run.code == 0, run.log
         assert run.records == []
         assert f"{account.lists[0].name}, {account.segments[0].name} (json)" in run.log
         assert sandbox.exports_created == 0
@@ -324,7 +229,6 @@ class TestTest:
         sandbox = start_sandbox("--contacts", "1200")
         account = Account(1200)
         run = tap(sandbox, "--test")
-        assert run.code == 0, run.log
         report = run.log[run.log.index("Contacts:") :].splitlines()
         size = account.count([account.lists[0].id])
         assert report[:3] == [
@@ -340,7 +244,6 @@ class TestTest:
     def test_empty_account(self, start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
         options = ("--contacts", "0", "--custom-fields", "0", "--no-audiences")
         run = tap(start_sandbox(*options, "--null-collections"), "--test")
-        assert run.code == 0, run.log
         assert "Lists: 0\nSegments: 0\nCustom fields: 0\n" in run.log
 
     @pytest.mark.parametrize(
@@ -357,8 +260,7 @@ class TestTest:
             for number, setting in enumerate(settings)
         }
         config: dict[str, Any] = {setting: [unknown[setting]] for setting in settings}
-        run = tap(sandbox, "--test", **config)
-        assert run.code == 1
+        run = tap(sandbox, "--test", **config, code=1)
         # All of them in the one line.
         for setting in settings:
             assert f"{setting}[0] {unknown[setting]} not found; closest: " in run.error
@@ -371,8 +273,7 @@ class TestTest:
         self, start_sandbox: Callable[..., Sandbox], tap: Tap
     ) -> None:
         segment = Account(10).segments[1]
-        run = tap(start_sandbox("--contacts", "10"), "--test", segment_ids=["Has a fone"])
-        assert run.code == 1
+        run = tap(start_sandbox("--contacts", "10"), "--test", segment_ids=["Has a fone"], code=1)
         assert f"Has a fone not found; closest: {segment.id} {segment.name} (" in run.error
 
     def test_shows_the_account_before_it_complains_of_a_name(
@@ -380,15 +281,13 @@ class TestTest:
     ) -> None:
         sandbox = start_sandbox("--contacts", "10")
         customers = Account(10).lists[0]
-        run = tap(sandbox, "--test", list_ids=[customers.name])
-        assert run.code == 1
+        run = tap(sandbox, "--test", list_ids=[customers.name], code=1)
         lines = run.log.splitlines()
         shown = next(i for i, line in enumerate(lines) if line.startswith(f"  {customers.id} "))
         assert lines.index(run.error) > shown
         assert f"list_ids[0] {customers.name} not found; closest: {customers.id}" in run.error
         # A run says how to find the id.
-        run = tap(sandbox, list_ids=[customers.name])
-        assert run.code == 1
+        run = tap(sandbox, list_ids=[customers.name], code=1)
         assert "list_ids[0] is not a UUID. Run --test to list available ids" in run.error
         assert sandbox.exports_created == 0
 
@@ -398,8 +297,7 @@ class TestTest:
     ) -> None:
         sandbox = start_sandbox("--contacts", "10")
         stream_maps = {"contacts": {"email": "md5(emial) if email else None"}}
-        run = tap(sandbox, *arguments, stream_maps=stream_maps)
-        assert run.code == 1
+        run = tap(sandbox, *arguments, stream_maps=stream_maps, code=1)
         assert "stream_maps.contacts.email: unknown name 'emial'; did you mean" in run.error
         assert sandbox.exports_created == 0
 
@@ -408,17 +306,14 @@ class TestTest:
     ) -> None:
         sandbox = start_sandbox("--contacts", "10")
         run = tap(sandbox, "--test=schema")
-        assert run.code == 0, run.log
         assert [message["type"] for message in run.messages] == ["SCHEMA"]
         assert sandbox.exports_created == 0
         run = tap(sandbox, "--test=records")
-        assert run.code == 0, run.log
         assert len(run.records) == 1
 
     @pytest.mark.parametrize("value", ["foo", "", "ALL "])
     def test_other_values_are_usage_errors(self, tap: Tap, value: str) -> None:
-        run = tap(None, f"--test={value}", **UNREACHABLE)
-        assert run.code == 2
+        run = tap(None, f"--test={value}", **UNREACHABLE, code=2)
         assert "Invalid value for '--test'" in run.log
         assert run.out == b""
 
@@ -440,7 +335,6 @@ def test_stream_map_that_removes_the_stream(
 ) -> None:
     sandbox = start_sandbox("--contacts", "10")
     run = tap(sandbox, stream_maps={"contacts": rules})
-    assert run.code == 0, run.log
     assert run.records == []
     assert len(run.lines("stream_maps removes stream 'contacts'; nothing to sync")) == 1
     assert sandbox.exports_created == 0
@@ -449,10 +343,8 @@ def test_stream_map_that_removes_the_stream(
 def test_start_date_without_incremental(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
     sandbox = start_sandbox("--contacts", "10")
     run = tap(sandbox, start_date="2024-01-31")
-    assert run.code == 0, run.log
     assert len(run.lines("Ignoring start_date: the replication method is not INCREMENTAL")) == 1
     catalog = tap.discover(sandbox)
     catalog["streams"][0]["replication_method"] = "INCREMENTAL"
     run = tap(sandbox, start_date="2024-01-31", catalog=catalog)
-    assert run.code == 0, run.log
     assert "start_date" not in run.log

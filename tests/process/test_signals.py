@@ -36,7 +36,6 @@ def assert_resumable(tap: Tap, sandbox: Sandbox, run: Run, config: dict[str, Any
     read = contacts_read(run.state)
     assert read <= len(run.records) <= read + BLOCK
     rest = tap(sandbox, state=run.state, **config)
-    assert rest.code == 0
     assert len(run.contact_ids | rest.contact_ids) == CONTACTS
     assert sandbox.exports_created == 1
 
@@ -96,8 +95,7 @@ def test_stop_between_writes(
 
     with monkeypatch.context() as patch:
         patch.setattr(MessageWriter, "write_lines", stop_in_second_part)
-        run = tap(sandbox, **config)
-    assert run.code == 128 + stop
+        run = tap(sandbox, **config, code=128 + stop)
     assert_resumable(tap, sandbox, run, config)
 
 
@@ -160,8 +158,7 @@ def test_stop_before_the_run(
         raise stopping.Stopped(signal.SIGTERM)
 
     monkeypatch.setattr("tap_sendgrid_contacts.run.run.find_sources", stop)
-    run = tap(start_sandbox(), separate_exports=True)
-    assert run.code == 143
+    run = tap(start_sandbox(), separate_exports=True, code=143)
     assert [message["type"] for message in run.messages] == ["SCHEMA", "STATE"]
     # After `--full-refresh`, Meltano merges it onto the one of the last complete run: it replaces
     # the run, which has no bookmark.

@@ -99,10 +99,10 @@ def test_contacts_that_left_are_deleted_only_after_complete_exports(
     assert postgres.raw_rows() == before
 
     incomplete = [
-        days(2, "--parts", "3", "--fault", fault, emit_activate_version_messages=True).run
+        days(2, "--parts", "3", "--fault", fault, emit_activate_version_messages=True, code=1).run
         for fault in ("truncated-gzip", "count-high")
     ]
-    assert all(run.code == 1 and run.records for run in incomplete)
+    assert all(run.records for run in incomplete)
     postgres.load(b"".join(run.out for run in incomplete))
     keys = {row["contact_id"] for row in postgres.raw_rows()}
     assert first.rows.keys() < keys <= first.rows.keys() | second.rows.keys()
