@@ -21,6 +21,16 @@ FILES = [
     ).splitlines()
 ]
 
+# Messages of Meltano, databases and targets in docs/troubleshooting.md.
+OF_OTHERS = {
+    "Another … pipeline is already running",
+    "duplicate key value violates unique constraint",
+    "Duplicate key … violates primary key constraint",
+    "Altering columns is not supported",
+    "Unknown message type BATCH",
+    "Unsupported batch encoding format",
+}
+
 
 def without_code(file: Path) -> str:
     """Return the text of a document without its blocks of code."""
@@ -31,6 +41,11 @@ def anchors(file: Path) -> set[str]:
     """Return the anchors of a document's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", without_code(file), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+def read_code(folder: str) -> str:
+    """Return the code in a folder."""
+    return "".join(file.read_text() for file in (ROOT / folder).rglob("*.py"))
 
 
 def test_architecture_names_every_module() -> None:
@@ -50,12 +65,19 @@ def test_architecture_names_what_exists() -> None:
         if not name.endswith((".py", ".md"))
         for part in name.split(".")
     }
-    code = "".join(
-        file.read_text()
-        for folder in ("tap_sendgrid_contacts", "sandbox")
-        for file in (ROOT / folder).rglob("*.py")
-    )
+    code = read_code("tap_sendgrid_contacts") + read_code("sandbox")
     assert not {name for name in names if not re.search(rf"\b{name}\b", code)}
+
+
+def test_troubleshooting_quotes_what_the_tap_says() -> None:
+    text = (ROOT / "docs" / "troubleshooting.md").read_text().replace("`", "")
+    symptoms = " ".join(re.findall(r"^\| (.*?) \|", text, re.MULTILINE))
+    code = read_code("tap_sendgrid_contacts")
+    quoted = [each for each in re.findall('"(.*?)"', symptoms) if each not in OF_OTHERS]
+    # What is in between is computed.
+    pieces = [re.split("…|SIGTERM|10 s", each) for each in quoted]
+    assert len(pieces) > 5
+    assert not [each for each in pieces if not all(piece.strip() in code for piece in each)]
 
 
 def test_batch_names_every_format() -> None:
