@@ -14,14 +14,21 @@ from tests.harness import Run, Tap, run_sandbox
 from tests.targets.targets import CUSTOM_FIELDS, Row, expected_rows
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import pytest
 
 # As many as it takes for every edge case of the sandbox.
 CONTACTS = 500
 SIZE = ("--contacts", str(CONTACTS), "--custom-fields", str(CUSTOM_FIELDS))
 
-# Versions of a table count seconds, and a run in the test process takes less than that.
-_starts = (datetime.fromtimestamp(start, timezone.utc) for start in itertools.count(1_800_000_000))
+_starts = itertools.count(1_800_000_000)
+
+
+def starting_at(seconds: int) -> AbstractContextManager[object]:
+    """Start runs at a time: table versions count seconds, and runs take less than that here."""
+    start = datetime.fromtimestamp(seconds, timezone.utc)
+    return mock.patch("tap_sendgrid_contacts.run.saved.utc_now", return_value=start)
 
 
 @dataclass
@@ -66,10 +73,8 @@ class Days:
         key = (number, options, repr(config))
         if key not in self._ran:
             tap = Tap(self._folders.mktemp("tap"))
-            start = mock.patch(
-                "tap_sendgrid_contacts.run.state.utc_now", return_value=next(_starts)
-            )
-            with start, run_sandbox(*SIZE, "--day", str(number), *options) as sandbox:
+            day = ("--day", str(number), *options)
+            with starting_at(next(_starts)), run_sandbox(*SIZE, *day) as sandbox:
                 account = Account(CONTACTS, CUSTOM_FIELDS, day=number)
                 self._ran[key] = Day(account, tap(sandbox, **config))
         return self._ran[key]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import pytest
 
 from sendgrid_sandbox.account import Account
 from tests.harness import Tap, run_sandbox
+from tests.targets.days import starting_at
 from tests.targets.targets import (
     ROOT,
     Database,
@@ -55,10 +54,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
     runs = []
     for account, start in ((YESTERDAY, 1_800_000_000), (TODAY, 1_800_086_400)):
         options = ("--contacts", "1000", "--custom-fields", "0", "--day", str(account.day))
-        # Versions of a table count seconds, and a run in the test process takes less than that.
-        now = datetime.fromtimestamp(start, timezone.utc)
-        version = mock.patch("tap_sendgrid_contacts.run.state.utc_now", return_value=now)
-        with version, run_sandbox(*options) as sandbox:
+        with starting_at(start), run_sandbox(*options) as sandbox:
             runs.append(tap(sandbox, **CONFIG))
     return runs
 
