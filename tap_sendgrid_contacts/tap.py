@@ -223,14 +223,11 @@ class TapSendGridContacts(Tap):
             # Expressions of aliases, and settings of Faker, can raise anything.
             reason = type(error).__name__
             raise ConfigurationError(f"stream_maps cannot be applied: {reason}") from error
-        entry = self.catalog.get_stream(stream.tap_stream_id)
-        if entry is None:
+        if self.catalog.get_stream(stream.tap_stream_id) is None:
             return
-        # Raise for settings that cannot be followed.
+        # Both raise for settings that cannot be followed.
         stream.get_batch_config(self.config)
-        _ = stream.layout
-        mask = entry.metadata.resolve_selection()
-        columns = [name for name in entry.schema.properties or () if mask["properties", name]]
+        columns = stream.layout.names
         stream_maps = self.config.get("stream_maps", {})
         if errors := list(find_mistakes(stream_maps, columns, stream.stream_maps)):
             raise ConfigurationError("; ".join(errors))
