@@ -23,8 +23,14 @@ if TYPE_CHECKING:
 # What a storage root can be in. Others, such as `memory`, lose or publish what is written.
 _PROTOCOLS = ("file", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss")
 
-# What object stores read from the environment where `storage.params` has nothing.
-_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AZURE_STORAGE_CONNECTION_STRING")
+# What object stores read from the environment where `storage.params` lacks these options.
+_VARIABLES = {
+    "AWS_ENDPOINT_URL": "endpoint_url",
+    "AWS_ENDPOINT_URL_S3": "endpoint_url",
+    "AZURE_STORAGE_CONNECTION_STRING": "connection_string",
+    "OSS_ENDPOINT": "endpoint",
+    "STORAGE_EMULATOR_HOST": "endpoint_url",
+}
 
 _FOLDER_PREFIX = "tap-sendgrid-contacts-"
 _UNFINISHED = ".unfinished"
@@ -69,21 +75,25 @@ def validate_transport(root: str, params: Mapping[str, Any]) -> None:
     _validate_options("batch_config.storage.params", params)
     if not is_local(root):
         _validate_options("The configuration of fsspec", fsspec.config.conf)
-        for name in _VARIABLES:
-            _validate_options(name, os.environ.get(name))
+        for name, option in _VARIABLES.items():
+            _validate_options(name, {option: os.environ.get(name)})
 
 
 def _validate_options(name: str, options: Any) -> None:  # noqa: ANN401 - any JSON
     text = json.dumps(options, separators=(",", ":"), default=str)
+    # Some object stores take one without a scheme for http.
+    text = re.sub(r'("endpoint(_url)?":")(?!https?://|")', r"\1http://", text, flags=re.IGNORECASE)
     endpoints = re.findall(r"http://[^\s\";,]*", text, re.IGNORECASE)
     if not all(map(is_safe_url, endpoints)):
         raise ConfigurationError(f"{name} must not have an http endpoint, except on localhost")
     # 0 and null turn it off too.
     turned_off = re.search(
-        r'"use_ssl":(?!true)|DefaultEndpointsProtocol=http\b', text, re.IGNORECASE
+        r'"use_ssl":(?!true)|"(connection_)?verify":(false|0)|DefaultEndpointsProtocol=http\b',
+        text,
+        re.IGNORECASE,
     )
     if turned_off and not endpoints:
-        raise ConfigurationError(f"{name} must not turn TLS off")
+        raise ConfigurationError(f"{name} must not turn TLS or its verification off")
 
 
 @contextlib.contextmanager

@@ -228,7 +228,8 @@ def test_batch_config_is_valid(tmp_path: Path, file_format: str) -> None:
         ("s3://contacts/daily", {"endpoint_url": "http://127.0.0.1:9000", "use_ssl": False}),
         ("s3://contacts", {"client_kwargs": {"endpoint_url": "http://[::1]:9000/"}}),
         ("s3://contacts", {"s3_additional_kwargs": {"ServerSideEncryption": "aws:kms"}}),
-        ("s3://contacts", {"use_ssl": True}),
+        ("s3://contacts", {"use_ssl": True, "client_kwargs": {"verify": "/etc/ca.pem"}}),
+        ("oss://contacts", {"endpoint": "https://oss.example.com"}),
     ],
 )
 def test_storage_is_valid(
@@ -273,7 +274,10 @@ def test_columnar_files_require_pyarrow(monkeypatch: pytest.MonkeyPatch, tmp_pat
                 {"endpoint_url": "http://minio:9000"},
                 {"client_kwargs": {"endpoint_url": "HTTP://minio.example.com"}},
                 {"connection_string": "BlobEndpoint=http://blob.example.com/a;"},
+                {"endpoint": "oss.example.com"},
                 *({"client_kwargs": {"use_ssl": off}} for off in (False, 0, None, "")),
+                *({"client_kwargs": {"verify": off}} for off in (False, 0)),
+                {"connection_verify": False},
                 {"connection_string": "DefaultEndpointsProtocol=http;AccountName=a"},
             )
         ),

@@ -180,6 +180,8 @@ def test_the_environment_cannot_turn_tls_off(monkeypatch: pytest.MonkeyPatch) ->
         ("AWS_ENDPOINT_URL", "http://minio:9000"),
         ("AWS_ENDPOINT_URL_S3", "HTTP://192.0.2.1"),
         ("AZURE_STORAGE_CONNECTION_STRING", "DefaultEndpointsProtocol=http;AccountName=a"),
+        ("OSS_ENDPOINT", "oss.example.com"),
+        ("STORAGE_EMULATOR_HOST", "storage.example.com:4443"),
     ):
         with monkeypatch.context() as patch:
             patch.setenv(name, value)
