@@ -108,10 +108,7 @@ def find_mistakes(
 ) -> Iterator[str]:
     """Yield an error for each name in an expression that no contact has, and for such an alias.
 
-    Args:
-        stream_maps: The setting; its expressions parse.
-        columns: The selected columns.
-        mappers: What the SDK has made of it.
+    The expressions in the setting parse; `mappers` are what the SDK has made of it.
     """
     aliases: list[object] = [each.stream_alias for each in mappers]
     if not all(isinstance(alias, str) and alias for alias in aliases):

@@ -77,12 +77,8 @@ def iter_parts(
 ) -> Generator[Part, None, None]:
     """Download parts of an export that is ready.
 
-    Args:
-        client: The API client, for its timeout and retry policy.
-        job: The export.
-        part_names: The parts to download.
-        on_progress: Called several times a second with the state of a download that the reader
-            waits for.
+    `on_progress` is called several times a second with the state of a download that the reader
+    waits for.
 
     Yields:
         The parts, in the order of the names. Close the generator to end the download.

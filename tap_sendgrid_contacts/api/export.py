@@ -99,11 +99,8 @@ class PollBudget:
 class ExportJob:
     """An export that SendGrid is preparing or has ready.
 
-    Args:
-        client: The API client.
-        export_id: The export.
-        label: What is exported, for logs and errors.
-        is_new: Whether it was created just now: then its status may be 404 for 30 s.
+    `label` is what is exported, for logs and errors. If it `is_new`, created just now, its status
+    may be 404 for 30 s.
 
     Attributes:
         part_names: Identities of the parts, in the order in which they are read; known once the
@@ -136,14 +133,10 @@ class ExportJob:
         budget: PollBudget,
         wait: Callable[[float, str], None],
     ) -> None:
-        """Poll until the export is ready.
+        """Poll until the export is ready: at once, after `poll_interval` seconds, then up to 30 s.
 
-        Transient failures do not end the wait: an outage of SendGrid may be shorter than it.
-
-        Args:
-            poll_interval: First wait between two polls, in seconds; it grows to 30.
-            budget: How long to poll.
-            wait: Waits for some seconds, and reports why.
+        Transient failures do not end the wait: an outage of SendGrid may be shorter than it. `wait`
+        waits for some seconds, and reports why.
 
         Raises:
             ExportUnavailableError: If the export failed, expired, or does not exist.

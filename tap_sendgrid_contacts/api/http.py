@@ -123,12 +123,10 @@ NO_RETRY = RetryPolicy(())
 
 
 def raise_for_status(response: requests.Response, description: str, detail: str = "") -> None:
-    """Raise the error that an HTTP status stands for.
+    """Raise the error that an HTTP status stands for, if it stands for one.
 
-    Args:
-        response: The response.
-        description: Method and endpoint, or the part, for the error message.
-        detail: What the status means and what the server says about it.
+    The message is `description`, method and endpoint or the part, and `detail`, what the status
+    means and what the server says about it.
 
     Raises:
         RequestNotProcessedError: On 429.
@@ -157,10 +155,7 @@ _STATUS_ERRORS = {401: UnauthorizedError, 403: ForbiddenError, 404: NotFoundErro
 def map_transport_errors(description: str, url: str, origin: str) -> Iterator[None]:
     """Map the exceptions of `requests` and `urllib3` to errors without a URL.
 
-    Args:
-        description: Method and endpoint, or the part, for the error message.
-        url: What is requested; the message has its host and port.
-        origin: What the URL comes from, such as a setting, for the message.
+    They have host and port of `url`, and its `origin`, such as a setting.
 
     Raises:
         RequestNotProcessedError: If no connection was made.

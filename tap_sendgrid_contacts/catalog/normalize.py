@@ -163,13 +163,9 @@ def resolve_key(
 ) -> list[str]:
     """Return the stream's key, if a catalog has no other one.
 
-    Args:
-        columns: Names of the catalog's columns.
-        key: Key in the catalog, if it has one.
-        separate_exports: The setting.
-
     Raises:
-        ConfigurationError: If the catalog has another key, or was made for the other setting.
+        ConfigurationError: If the catalog has another key, or was made for the other value of
+            `separate_exports`.
     """
     found = [name for name in SOURCE_COLUMNS if name in columns]
     if SOURCE_KEY not in found if separate_exports else found:

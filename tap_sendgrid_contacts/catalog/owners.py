@@ -123,10 +123,7 @@ def update_loaded_columns(
 ) -> list[dict[str, Any]]:
     """Return the loaded columns for the state of a run that loads more of them.
 
-    Args:
-        loaded: Those of earlier runs, by name.
-        columns: The custom columns that this run loads.
-        retired: Names of those whose field has left the account.
+    `retired` are the names of those whose field has left the account.
     """
     updated = {
         name: msgspec.structs.replace(each, retired=name in retired)
