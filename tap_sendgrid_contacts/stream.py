@@ -207,32 +207,35 @@ class ContactsStream(Stream):
 
     def _read_contacts(self, output: Output[T]) -> Iterator[T]:
         with self._emitter.emit_if_stopped():
-            if self._plan.loaded:
-                self.stream_state[COLUMNS_KEY] = self._plan.loaded
-            state = RunState(
-                self.stream_state,
-                self._emitter,
-                fingerprint=request_fingerprint(self._request, self.config) | self._fingerprint(),
-                has_version=self._should_activate_version(),
-            )
-            run = Run(
-                self._client,
-                self._request,
-                self.config,
-                self.layout,
-                state,
-                is_incremental=self.replication_method == "INCREMENTAL",
-            )
+            run = self._start_run()
             for item in run.read(output):
-                self._stream_version = state.version
+                self._stream_version = run.state.version
                 yield item
-            if state.version:
-                reason = state.why_deletes_are_unsafe(self.config["max_shrink_percent"])
+            if version := run.state.version:
+                reason = run.state.why_deletes_are_unsafe(self.config["max_shrink_percent"])
                 if reason:
                     self.logger.warning("ACTIVATE_VERSION withheld: %s", reason)
                 else:
-                    self._write_activate_version_message(state.version)
+                    self._write_activate_version_message(version)
             run.complete()
+
+    def _start_run(self) -> Run:
+        if self._plan.loaded:
+            self.stream_state[COLUMNS_KEY] = self._plan.loaded
+        state = RunState(
+            self.stream_state,
+            self._emitter,
+            fingerprint=request_fingerprint(self._request, self.config) | self._fingerprint(),
+            has_version=self._should_activate_version(),
+        )
+        return Run(
+            self._client,
+            self._request,
+            self.config,
+            self.layout,
+            state,
+            is_incremental=self.replication_method == "INCREMENTAL",
+        )
 
     def _should_activate_version(self) -> bool:
         return (
