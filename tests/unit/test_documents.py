@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ from tests.definitions import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+PACKAGE = "tap_sendgrid_contacts"
 
 FILES = [
     ROOT / name
@@ -53,6 +56,27 @@ def test_architecture_names_every_module() -> None:
     package = ROOT / "tap_sendgrid_contacts"
     names = {each.stem for each in package.rglob("*.py") if each.stem != "__init__"}
     assert not {name for name in names if not re.search(rf"[`/]{name}(\.py)?`", text)}
+
+
+def test_imports_go_down_the_table_of_modules() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    cells = re.findall(r"^\| (`\w+(?:\.py|/).*?) \|", text, re.MULTILINE)
+    rows = [re.findall(r"`([\w/]+?)(?:\.py|/)`", cell) for cell in cells]
+
+    def level(module: str) -> int:
+        names = {module, module.partition("/")[0]}
+        (row,) = (i for i, modules in enumerate(rows) if not names.isdisjoint(modules))
+        return row
+
+    package = ROOT / "tap_sendgrid_contacts"
+    for file in package.rglob("*.py"):
+        module = str(file.relative_to(package).with_suffix("")).removesuffix("/__init__")
+        # Those for types alone are in an `if`.
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith(f"{PACKAGE}."):
+                path = (node.module or "").removeprefix(PACKAGE).lstrip(".").replace(".", "/")
+                for imported in [path] if path else [each.name for each in node.names]:
+                    assert level(module) <= level(imported), (module, imported)
 
 
 def test_architecture_names_what_exists() -> None:
