@@ -114,7 +114,6 @@ REJECTED = [
     Rejected("forbidden-post", "/v3/marketing/contacts/exports: HTTP 403", "restarts"),
     Rejected("redirect-api", "api_url", "restarts"),
     Rejected("error-500:0", "HTTP 500", "restarts"),
-    Rejected("hang:0", "request_timeout", "restarts", file_types=("json",)),
     Rejected("failure", "failed", "restarts"),
     Rejected("failure leaky-messages", "failed", "restarts"),
     Rejected("expired", "expired", "restarts"),

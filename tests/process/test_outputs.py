@@ -110,8 +110,13 @@ def test_no_temp_folder_is_found_before_the_export(
     assert sandbox.exports_created == 0
 
 
-@pytest.mark.parametrize("variable", ["LOGLEVEL", "TAP_SENDGRID_CONTACTS_LOGLEVEL"])
-@pytest.mark.parametrize("level", ["", "loud", "7.5"])
+@pytest.mark.parametrize(
+    ("variable", "level"),
+    [
+        *(("LOGLEVEL", level) for level in ("", "loud", "7.5")),
+        ("TAP_SENDGRID_CONTACTS_LOGLEVEL", "loud"),
+    ],
+)
 def test_unknown_log_level_is_ignored(
     sandbox: Sandbox, tap: Tap, variable: str, level: str
 ) -> None:

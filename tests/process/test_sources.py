@@ -203,12 +203,12 @@ def test_names_without_permission_are_null(
 def test_resume_from_every_state(
     monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, tap: Tap, file_type: str
 ) -> None:
-    emit_states_every(monkeypatch, 50)
+    emit_states_every(monkeypatch, 100)
     config = {**SOURCES, "file_type": file_type, "emit_activate_version_messages": True}
     complete = tap(sandbox, **config)
     (activate,) = complete.of_type("ACTIVATE_VERSION")
     in_progress = complete.states[:-1]
-    assert len(in_progress) > 4 * len(IDS)
+    assert len(in_progress) > 3 * len(IDS)
     for state in in_progress:
         created = sandbox.exports_created
         run = tap(sandbox, state=state, **config)
