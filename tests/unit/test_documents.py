@@ -125,3 +125,11 @@ def test_links_lead_somewhere(file: Path) -> None:
 def test_named_tests_exist(file: Path) -> None:
     names = set(re.findall(r"\b(test_\w+\.py)", file.read_text()))
     assert names <= {each.name for each in (ROOT / "tests").rglob("test_*.py")}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda each: str(each.relative_to(ROOT)))
+def test_commands_to_paste_have_no_comments(file: Path) -> None:
+    # In zsh they are arguments: `meltano config set` would take the key for the name of a setting.
+    blocks = re.findall(r"^ *```sh\n(.*?)```", file.read_text(), re.MULTILINE | re.DOTALL)
+    commands = [each for each in blocks if "set -eo pipefail" not in each]
+    assert not re.findall(r".* # .*", "\n".join(commands))
