@@ -86,10 +86,10 @@ def create_export_once(
     def find_or_create() -> tuple[str, bool]:
         nonlocal maybe_created
         if maybe_created:
+            # Each time: one that was not found may become visible yet.
             if export_id := find_matching_export(client, request, requested_at, given_up):
                 return export_id, True
             logger.warning("Export not found; retrying the create request")
-            maybe_created = False
         try:
             return client.create_export(request.body()), False
         except RequestNotProcessedError:

@@ -148,6 +148,17 @@ def test_create_without_response_is_looked_up_and_not_sent_again(
 
 
 @pytest.mark.usefixtures("_clocks_differ")
+def test_export_that_becomes_visible_late_is_found(
+    requests_mock: Mocker, client: SendGridClient
+) -> None:
+    requests_mock.post(EXPORTS, [{"status_code": 500}, {"status_code": 429}])
+    answers = [{"json": {"result": each}, "headers": DATE} for each in ([], [listed()])]
+    requests_mock.get(EXPORTS, answers)
+    assert create_export_once(client, REQUEST, client.retry, utc_now(), None) == ("found", True)
+    assert posts(requests_mock) == 2
+
+
+@pytest.mark.usefixtures("_clocks_differ")
 def test_failed_look_up_is_retried_before_anything_is_sent_again(
     requests_mock: Mocker, client: SendGridClient
 ) -> None:
