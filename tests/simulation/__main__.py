@@ -9,8 +9,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from tests.simulation.mutations import MUTATIONS
-from tests.simulation.simulate import Outcome, simulate
+from tests.simulation.mutations import FOCUS, MUTATIONS
+from tests.simulation.simulate import Focus, Outcome, simulate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -81,7 +81,8 @@ def run_mutations(pool: Pool, names: Iterable[str]) -> int:
         while invariant not in noticed and worlds < _MUTATED_WORLDS:
             seeds = map(str, range(worlds + 1, worlds + 9))
             worlds += 8
-            for outcome in pool.starmap(simulate, ((seed, mutation) for seed in seeds)):
+            focus = FOCUS.get(mutation, Focus())
+            for outcome in pool.starmap(simulate, ((seed, mutation, focus) for seed in seeds)):
                 for violation in outcome.violations:
                     noticed.setdefault(violation.partition(":")[0], outcome.seed)
         is_unnoticed |= invariant not in noticed

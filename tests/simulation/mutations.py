@@ -19,6 +19,7 @@ from tap_sendgrid_contacts.output.messages import MessageWriter, RecordMessageEn
 from tap_sendgrid_contacts.run import incremental, reader, run, saved, state, sync
 from tap_sendgrid_contacts.run.state import RunState
 from tap_sendgrid_contacts.stream import ContactsStream
+from tests.simulation.simulate import Focus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,14 +152,6 @@ def ignore_shrinking():
     _wrap(RunState, "why_deletes_are_unsafe", lambda before, self, _: before(self, 100))
 
 
-def keep_rows_of_replaced_exports():
-    def give_up(before, self, key):
-        before(self, key)
-        self._run.unproven = None
-
-    _wrap(RunState, "give_up", give_up)
-
-
 def reuse_versions():
     _set(saved, "new_version", lambda _: 7)
     _set(state, "new_version", lambda _: 7)
@@ -202,8 +195,8 @@ def tolerate_no_404():
 
 
 def send_key_to_storage():
-    def init(before, self, url):
-        before(self, url)
+    def init(before, self, *args, **options):
+        before(self, *args, **options)
         self.headers["Authorization"] = "Bearer"
 
     _wrap(download._AnonymousSession, "__init__", init)
@@ -211,6 +204,10 @@ def send_key_to_storage():
 
 def never_give_up():
     _set(RunState, "give_up", lambda *_: None)
+
+
+def keep_damaged_exports():
+    _set(RunState, "keep_once", lambda *_: True)
 
 
 def break_promises():
@@ -241,8 +238,7 @@ MUTATIONS: dict[Callable[[], None], str] = {
     activate_at_the_start: "deletes",
     prove_by_surplus: "deletes",
     prove_without_count: "deletes",
-    ignore_shrinking: "deletes",
-    keep_rows_of_replaced_exports: "deletes",
+    ignore_shrinking: "activation",
     reuse_versions: "versions",
     share_columns: "columns",
     keep_run_in_state: "final_state",
@@ -252,6 +248,15 @@ MUTATIONS: dict[Callable[[], None], str] = {
     name_parts_by_query: "server_rules",
     tolerate_no_404: "server_rules",
     send_key_to_storage: "server_rules",
-    never_give_up: "progress",
+    never_give_up: "promises",
+    keep_damaged_exports: "progress",
     break_promises: "promises",
+}
+
+FOCUS: dict[Callable[[], None], Focus] = {
+    activate_at_the_start: Focus(deletes=True),
+    prove_by_surplus: Focus(("hidden",), deletes=True),
+    prove_without_count: Focus(("uncounted",), deletes=True),
+    ignore_shrinking: Focus(deletes=True),
+    reuse_versions: Focus(deletes=True),
 }

@@ -38,6 +38,7 @@ class Server:
 
     Attributes:
         calm: Whether faults have ended.
+        damages: What can be wrong with an export.
         run: Number of the run, for what is drawn.
         config: Identifies the tap's settings.
         state: The state that the run was started with.
@@ -52,6 +53,7 @@ class Server:
     now: float
     story: list[str]
     invalid_values: bool
+    damages: tuple[str, ...] = DAMAGES
     calm: bool = False
     run: int = 0
     config: str = ""
@@ -165,7 +167,9 @@ class Server:
         if self.rejected and self.rejected in source:
             return _json({"errors": [{"message": f"invalid list {self.rejected}"}]}, 400)
         self._judge_creation(source)
-        damage = rng.choice(DAMAGES) if rng.random() < self.damage_rate and not self.calm else ""
+        damage = ""
+        if rng.random() < self.damage_rate and not self.calm:
+            damage = rng.choice(self.damages)
         export = Export(
             f"export-{len(self.exports) + 1}",
             body,
@@ -195,7 +199,7 @@ class Server:
                 or export.id in find_exports(self.state)
                 or (
                     self.created_by_run.get(source) is export
-                    and (export.delivered or export.listed)
+                    and (export.delivered or export.listed or self.now - export.visible_at > 1)
                 )
             )
             if known:

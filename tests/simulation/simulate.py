@@ -7,9 +7,9 @@ import random
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tests.simulation.exports import LIFETIME, find_exports
+from tests.simulation.exports import DAMAGES, LIFETIME, find_exports
 from tests.simulation.invariants import INVARIANTS
 from tests.simulation.pipeline import (
     Target,
@@ -40,10 +40,24 @@ class Outcome:
     successes: int = 0
 
 
+class Focus(NamedTuple):
+    """Which worlds to simulate: what breaks in few of them needs many otherwise.
+
+    Attributes:
+        damages: What can be wrong with an export.
+        deletes: Whether pipelines delete rows, by ACTIVATE_VERSION.
+    """
+
+    damages: tuple[str, ...] = DAMAGES
+    deletes: bool = False
+
+
 class Simulation:
     """A world."""
 
-    def __init__(self, seed: str, folder: Path, mutate: Callable[[], object] | None) -> None:
+    def __init__(
+        self, seed: str, folder: Path, mutate: Callable[[], object] | None, focus: Focus
+    ) -> None:
         self.outcome = Outcome(seed)
         self._folder = folder
         self._mutate = mutate
@@ -53,9 +67,13 @@ class Simulation:
         self._is_incremental = self._catalog_mode != "none" and rng.random() < 0.6
         self._field_rate = rng.choice((0.0, 0.0, 0.3))
         self._refresh_rate = rng.choice((0.0, 0.0, 0.2))
-        self.server = Server(seed, START, self._story, invalid_values=rng.random() < 0.3)
+        invalid_values = rng.random() < 0.3
+        self.server = Server(seed, START, self._story, invalid_values, focus.damages)
         audiences = self.server.account.audiences
         self.config = draw_config(rng, folder, audiences)
+        if focus.deletes:
+            self.config.pop("batch_config", None)
+            self.config["emit_activate_version_messages"] = True
         if self.server.invalid_values:
             self.config["on_invalid_value"] = "null"
         self.target = Target(
@@ -217,7 +235,8 @@ class Simulation:
         """Note which exports an interrupted run has finished: they have left its last state."""
         server = self.server
         is_failed = server.rejected or any(each.reasons for each in server.exports.values())
-        if run.code == 1 and is_failed:
+        is_restarted = run.code == 1 or '"finished"' not in json.dumps(self._state)
+        if is_failed and is_restarted:
             # After a failure that is not an interruption, all are read again.
             server.finished.clear()
         elif has_state and run.code != 0:
@@ -263,8 +282,10 @@ class Simulation:
         return str(path)
 
 
-def simulate(seed: str, mutate: Callable[[], object] | None = None) -> Outcome:
+def simulate(
+    seed: str, mutate: Callable[[], object] | None = None, focus: Focus | None = None
+) -> Outcome:
     """Simulate the world of a seed."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-        simulation = Simulation(seed, Path(folder), mutate)
+        simulation = Simulation(seed, Path(folder), mutate, focus or Focus())
         return simulation.run()
