@@ -463,36 +463,6 @@ def test_transient_status_is_retried_by_callers_only(
     assert requests_mock.call_count == 5
 
 
-@pytest.mark.parametrize(
-    "response",
-    [
-        *({"status_code": status} for status in (408, 500, 502, 503, 504)),
-        {"text": "<html>"},
-        {"json": {}},
-        {"json": {"id": ""}},
-        {"exc": requests.ReadTimeout},
-        {"exc": requests.ConnectionError},
-    ],
-    ids=str,
-)
-def test_create_export_that_may_be_processed_is_told_apart(
-    requests_mock: Mocker, client: SendGridClient, response: dict[str, Any]
-) -> None:
-    requests_mock.post(EXPORTS, [response])
-    with pytest.raises(TransientError) as raised:
-        client.create_export({})
-    assert not isinstance(raised.value, RequestNotProcessedError)
-    assert requests_mock.call_count == 1
-
-
-def test_create_export_that_is_rate_limited_was_not_processed(
-    requests_mock: Mocker, client: SendGridClient
-) -> None:
-    requests_mock.post(EXPORTS, status_code=429)
-    with pytest.raises(RequestNotProcessedError):
-        client.create_export({})
-
-
 def test_connection_refused_message() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

@@ -129,9 +129,11 @@ def posts(requests_mock: Mocker) -> int:
 @pytest.mark.parametrize(
     "lost",
     [
-        {"status_code": 500},
+        *({"status_code": status} for status in (408, 500, 502, 503)),
         {"status_code": 504, "text": "<html>"},
+        {"status_code": 202, "text": "<html>"},
         {"status_code": 202, "json": {}},
+        {"status_code": 202, "json": {"id": ""}},
         {"exc": requests.ReadTimeout},
         {"exc": requests.ConnectionError},
     ],
