@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import sys
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 # Contacts in a block of the decoder, which may straddle the interval of STATEs.
 BLOCK = 1000
 KILLS = 3
-# Exports of each file type to kill runs of; 40 are a drill for changes to checkpoints.
-KILLED_EXPORTS = int(os.environ.get("TEST_KILLED_EXPORTS", "1"))
 
 
 def first_checkpoint(state: dict[str, Any]) -> dict[str, Any]:
@@ -82,15 +79,12 @@ def test_resume_from_every_state(
 
 
 @both_file_types
-@pytest.mark.parametrize("seed", range(KILLED_EXPORTS))
-def test_killed_at_random(
-    start_sandbox: Callable[..., Sandbox], tap: Tap, file_type: str, seed: int
-) -> None:
+def test_killed_at_random(start_sandbox: Callable[..., Sandbox], tap: Tap, file_type: str) -> None:
     contacts = 25_000
     size = ("--contacts", str(contacts), "--no-edge-cases", "--parts", "3")
     sandbox = start_sandbox(*size, "--fault", "shuffled-parts")
     everyone = {contact.values["contact_id"] for contact in Account(contacts, edge_cases=False)}
-    chance = random.Random(f"{file_type} {seed}")
+    chance = random.Random(file_type)
     kills = [chance.randrange(2, contacts // 2) for _ in range(KILLS)]
     state: dict[str, Any] | None = None
     emitted: Counter[str] = Counter()
@@ -119,8 +113,7 @@ def test_killed_at_random(
     # Contacts of other versions would be deleted.
     assert versions[activate["version"]] == everyone
     assert sandbox.exports_created == 1
-    # Shown with -s or -rP.
-    print(f"{killed} kills: 1 export, 0 contacts lost, {again} emitted again")  # noqa: T201
+    assert killed
 
 
 # --- a new export -----------------------------------------------------------------------------
