@@ -258,7 +258,8 @@ class Run:
         start_date = self._config.get("start_date")
         dates = self.state.since(key), parse_date(start_date) if start_date else None
         earliest = max(filter(None, dates), default=None)
-        logger.info("Emitting %s", f"contacts updated since {earliest}" if earliest else "all")
+        since = f"updated since {earliest}" if earliest else "of the export"
+        logger.info("Emitting the contacts %s", since)
         return Since(layout.names.index(REPLICATION_KEY), earliest)
 
     # --- end --------------------------------------------------------------------------------

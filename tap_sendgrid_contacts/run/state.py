@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STATE_INTERVAL = 10_000
-"""Contacts read between two STATE messages."""
+"""Contacts read between two STATE messages, at most: so many can be emitted twice."""
 
 _STATE_SECONDS = 1.0  # Between those at the ends of small parts.
 
@@ -67,7 +67,7 @@ class RunState:
         self._state = state
         self._emitter = emitter
         self._labels: Mapping[str, str] = {}
-        self._contacts_since_emitted = 0
+        self._contacts_since_emitted = self._largest_block = 0
         self._emitted_at = time.monotonic()
         if not {"run", "counts"} & state.keys():
             convert_old_state(state)
@@ -166,14 +166,17 @@ class RunState:
     def save(self, key: str, checkpoint: Checkpoint) -> None:
         """Save the checkpoint of an export in flight; emit STATE if that is due.
 
-        It is due every `STATE_INTERVAL` contacts, and at the end of a part once a second.
+        It is due when another block would exceed `STATE_INTERVAL` contacts, and at the end of a
+        part once a second.
         """
         before = self._run.exports.get(key, checkpoint)
         self._run.exports[key] = checkpoint
         self._state["run"][0]["exports"][key] = msgspec.to_builtins(checkpoint)
-        self._contacts_since_emitted += checkpoint.contacts_read - before.contacts_read
+        block = checkpoint.contacts_read - before.contacts_read
+        self._largest_block = max(self._largest_block, block)
+        self._contacts_since_emitted += block
         is_part_end = checkpoint.finished_parts != before.finished_parts
-        if self._contacts_since_emitted >= STATE_INTERVAL or (
+        if self._contacts_since_emitted + self._largest_block > STATE_INTERVAL or (
             is_part_end and time.monotonic() - self._emitted_at >= _STATE_SECONDS
         ):
             self.emit()

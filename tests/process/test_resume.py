@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 # Contacts in a block of the decoder, which may straddle the interval of STATEs.
-BLOCK = 1000
 KILLS = 3
 
 
@@ -108,7 +107,7 @@ def test_killed_at_random(start_sandbox: Callable[..., Sandbox], tap: Tap, file_
     assert run.checkpoint is None, run.log
     assert emitted.keys() == everyone
     again = emitted.total() - len(everyone)
-    assert again <= len(kills) * (STATE_INTERVAL + BLOCK)
+    assert again <= len(kills) * STATE_INTERVAL
     (activate,) = run.of_type("ACTIVATE_VERSION")
     # Contacts of other versions would be deleted.
     assert versions[activate["version"]] == everyone

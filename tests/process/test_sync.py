@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 CUSTOM_FIELDS = 20
 # Contacts in a block of the decoder, which may straddle the interval of STATEs.
-BLOCK = 1000
 
 
 def records_by_id(run: Run) -> dict[str, dict[str, Any]]:
@@ -133,7 +132,7 @@ def test_message_order(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
     assert checkpoints[-1] == {}
     read = [contacts_read(state) for state in run.states[1:-1]]
     assert read == sorted(read)
-    assert max(b - a for a, b in pairwise([*read, 25_000])) <= STATE_INTERVAL + BLOCK
+    assert max(b - a for a, b in pairwise([*read, 25_000])) <= STATE_INTERVAL
     # A STATE never counts contacts that were not emitted before it.
     assert all(contacts_read(state) == run.ids_before(state).total() for state in run.states[1:-1])
     assert is_complete(run.state, run.schema)

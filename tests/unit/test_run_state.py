@@ -188,16 +188,15 @@ def test_key_is_the_same_for_the_same_contacts(same: Any) -> None:  # noqa: ANN4
 def test_state_is_emitted_every_10_000_contacts_of_the_run(clock: Clock) -> None:
     stream = Stream()
     resumed = replace(START, contacts_before=50_000)
-    stream.run.save(A, resumed)
-    stream.run.save(A, replace(resumed, part_offset=STATE_INTERVAL - 2))
+    for offset in range(0, STATE_INTERVAL - 999, 1000):
+        stream.run.save(A, replace(resumed, part_offset=offset))
     stream.run.finish(A, None, None)
     stream.run.save(B, START)
-    stream.run.save(B, replace(START, part_offset=1))
     assert stream.emitted == []
-    stream.run.save(B, replace(START, part_offset=2))
+    stream.run.save(B, replace(START, part_offset=7))
     assert len(stream.emitted) == 1
-    assert stream.emitted[0]["run"][0]["exports"][B]["part_offset"] == 2
-    stream.run.save(B, replace(START, part_offset=STATE_INTERVAL + 1))
+    assert stream.emitted[0]["run"][0]["exports"][B]["part_offset"] == 7
+    stream.run.save(B, replace(START, part_offset=1007))
     assert len(stream.emitted) == 1
     assert clock.sleeps == []
 
