@@ -69,7 +69,9 @@ def secrets(_: Simulation, run: Run) -> Iterator[str]:
 def final_state(simulation: Simulation, run: Run) -> Iterator[str]:
     """STATE is last; with exit code 0, no export is in progress in it."""
     kinds = [line["type"] for line in run.lines]
-    if run.code != 0 and not (run.code > 128 and "SCHEMA" in kinds):
+    # A run that has failed by itself had nothing new to say when the signal came.
+    is_stopped = run.code > 128 and "SCHEMA" in kinds and "| ERROR" not in run.log
+    if run.code != 0 and not is_stopped:
         return
     if not run.lines or run.lines[-1]["type"] != "STATE":
         yield f"the last line is {run.lines[-1]['type'] if run.lines else 'missing'}"
