@@ -13,11 +13,12 @@ import subprocess
 import sys
 import time
 import zlib
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from unittest import mock
 
 import pytest
 import requests
@@ -468,7 +469,7 @@ def test_invalid_requests(sandbox: SandboxClient) -> None:
 
 
 def test_signed_urls() -> None:
-    with serve("--url-ttl", 4) as sandbox:
+    with serve("--url-ttl", 60) as sandbox:
         ready = sandbox.ready()
         [url] = ready["urls"]
         [fresh] = sandbox.status(ready["id"])["urls"]
@@ -478,10 +479,11 @@ def test_signed_urls() -> None:
         unsigned = get_raw(url.partition("?")[0])
         assert (unsigned.status_code, b"AccessDenied" in unsigned.content) == (403, True)
         assert get_raw(url[:-1] + ("0" if url[-1] != "0" else "1")).status_code == 403
-        assert get_raw(url.replace("X-Amz-Expires=4", "X-Amz-Expires=9")).status_code == 403
-        time.sleep(4.1)
-        assert get_raw(url).status_code == 403
-        assert get_raw(sandbox.status(ready["id"])["urls"][0]).status_code == 200
+        assert get_raw(url.replace("X-Amz-Expires=60", "X-Amz-Expires=90")).status_code == 403
+        with mock.patch("sendgrid_sandbox.storage.datetime", wraps=datetime) as clock:
+            clock.now.return_value = datetime.now(timezone.utc) + timedelta(seconds=60)
+            assert get_raw(url).status_code == 403
+            assert get_raw(sandbox.status(ready["id"])["urls"][0]).status_code == 200
 
 
 def test_ranges(sandbox: SandboxClient) -> None:
