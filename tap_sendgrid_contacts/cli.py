@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from tap_sendgrid_contacts import stopping
 from tap_sendgrid_contacts.decode.lines import MAX_ROW_BYTES
-from tap_sendgrid_contacts.redaction import silence_libraries
+from tap_sendgrid_contacts.redaction import one_line, silence_libraries
 from tap_sendgrid_contacts.stream import ContactsStream
 from tap_sendgrid_contacts.tap import TapSendGridContacts
 
@@ -100,7 +100,7 @@ def _run() -> int:
     except stopping.Stopped as stopped:
         return stopped.exit_code
     except SingerSDKError as error:
-        logger.error(" ".join(str(error).split()))  # noqa: TRY400 - no traceback for users
+        logger.error(one_line(str(error)))  # noqa: TRY400 - no traceback for users
     except Exception as error:  # noqa: BLE001 - its message may quote a contact
         if isinstance(error, OSError) and error.errno in _WRITE_ERRORS:
             _log_output_error(error)

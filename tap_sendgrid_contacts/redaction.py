@@ -60,6 +60,11 @@ def hide(secret: str) -> None:
         _secrets.add(secret)
 
 
+def one_line(text: str) -> str:
+    """Return a text on one line, without characters that could forge another one."""
+    return " ".join(_drop_hidden(text).split())
+
+
 def sanitize(text: str) -> str:
     """Return a server's text as it may be logged: short, on one line, without secrets.
 
@@ -67,11 +72,7 @@ def sanitize(text: str) -> str:
     time it takes is linear in the length of the text.
     """
     is_cut = len(text) > _CUT_LENGTH
-    text = "".join(
-        " " if char.isspace() else char
-        for char in text[:_CUT_LENGTH]
-        if char.isspace() or unicodedata.category(char) not in _HIDDEN_CATEGORIES
-    )
+    text = _drop_hidden(text[:_CUT_LENGTH])
     if is_cut:
         # The end may be the start of a secret that no longer looks like one. A word may have no
         # end, in languages that are written without blanks.
@@ -81,6 +82,14 @@ def sanitize(text: str) -> str:
     for pattern, replacement in _REDACTIONS:
         text = pattern.sub(replacement, text)
     return " ".join(text.split())[:_MAX_LENGTH].rstrip()
+
+
+def _drop_hidden(text: str) -> str:
+    return "".join(
+        " " if char.isspace() else char
+        for char in text
+        if char.isspace() or unicodedata.category(char) not in _HIDDEN_CATEGORIES
+    )
 
 
 def silence_libraries() -> None:

@@ -8,6 +8,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 import pytest
+from singer_sdk.exceptions import ConfigurationError
 
 from tap_sendgrid_contacts import cli
 from tap_sendgrid_contacts.cli import configure_process
@@ -60,3 +61,14 @@ def test_unexpected_error_is_one_line_without_its_message(
     assert "LOGLEVEL=DEBUG" in message
     assert "meltano --log-level=debug" in message
     assert "ada" not in caplog.text
+
+
+def test_error_cannot_forge_another_line(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise ConfigurationError("column a\x1b[2K\r\u202e b\n\u2028INFO all is well")
+
+    monkeypatch.setattr(TapSendGridContacts, "cli", fail)
+    assert cli._run() == 1  # noqa: SLF001 - `main` would change this process for good
+    assert caplog.messages == ["column a[2K b INFO all is well"]
