@@ -46,10 +46,12 @@ class Decoder(ABC):
             DataError: If invalid values are errors.
         """
         if self._layout.on_invalid_value == "fail":
+            hint = ". To emit null instead, set on_invalid_value to null; or deselect the column"
+            if column.name == PRIMARY_KEY:
+                hint = ""
             # Not chained: the original may contain the value.
             raise DataError(
-                f"{location}, column {column.name}: invalid {column.type} value. To emit null "
-                "instead, set on_invalid_value to null; or deselect the column"
+                f"{location}, column {column.name}: invalid {column.type} value{hint}"
             ) from None
         if column not in self._invalid_values:
             logger.warning(
