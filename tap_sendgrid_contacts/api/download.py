@@ -113,12 +113,12 @@ class _AnonymousSession(Session):
 
     @override
     def get_redirect_target(self, resp: requests.Response) -> str | None:
-        target = super().get_redirect_target(resp)
+        target = requests.Session.get_redirect_target(self, resp)
         if target is None:
             return None
+        # requests would read its body, whatever the size.
+        resp.close()
         if not is_safe_url(urljoin(resp.url, target), allow_http=self._allow_http):
-            # requests has not returned it yet: nobody else closes it.
-            resp.close()
             raise FatalAPIError("The storage redirects to a non-HTTPS URL; not following it")
         return target
 

@@ -6,21 +6,29 @@ with them is an error before the first request.
 
 from __future__ import annotations
 
+import http.client
+import io
 import os
 import ssl
 import time
-from functools import lru_cache
-from typing import Any, TypeVar
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
 import requests
+import requests.adapters
 import requests.utils
 from singer_sdk.exceptions import ConfigurationError, FatalAPIError
 from typing_extensions import override
 
 from tap_sendgrid_contacts.api.http import TransientError
 from tap_sendgrid_contacts.api.urls import is_loopback
+
+if TYPE_CHECKING:
+    import socket
+
+    from typing_extensions import Buffer
 
 T = TypeVar("T")
 
@@ -33,7 +41,7 @@ _READ_BYTES = 64 * 1024
 
 
 class Session(requests.Session):
-    """A session for one base URL and what it redirects to.
+    """A session for one base URL, which follows no redirects.
 
     Bytes are requested as they are: ranges and limits count them so.
 
@@ -43,6 +51,8 @@ class Session(requests.Session):
 
     def __init__(self, url: str) -> None:
         super().__init__()
+        for scheme in ("https://", "http://"):
+            self.mount(scheme, _Adapter())
         self.headers["Accept-Encoding"] = "identity"
         check_proxies(url)
         # requests reads the first two variables itself, and ignores the one of OpenSSL.
@@ -55,6 +65,77 @@ class Session(requests.Session):
         if (request.url or "").lower().startswith("http:"):
             kwargs["proxies"] = {}
         return super().send(request, **kwargs)
+
+    @override
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """None: for a target, `requests` reads the body of the response, whatever its size."""
+
+
+class _Adapter(requests.adapters.HTTPAdapter):
+    @override
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
+        pool.ConnectionCls = _with_deadlines(pool.ConnectionCls)
+        return pool
+
+
+@cache
+def _with_deadlines(connection_class: Any) -> Any:  # noqa: ANN401 - http, https or SOCKS
+    if issubclass(connection_class.response_class, _Response):
+        return connection_class
+    return type("Connection", (connection_class,), {"response_class": _Response})
+
+
+class _Response(http.client.HTTPResponse):
+    """A response whose head has a deadline, and so has each read of its body.
+
+    The timeout of the socket is one for each byte: a head, what announces a chunk and what follows
+    the last one could come a byte at a time, or never end.
+    """
+
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        # The raw stream of the buffer that `socket.makefile` has made.
+        self._raw = _DeadlineReader(self.fp.detach(), sock.gettimeout())
+        self.fp = io.BufferedReader(self._raw)
+
+    @override
+    def read1(self, n: int = -1) -> bytes:
+        self._raw.start()
+        return super().read1(n)
+
+
+class _DeadlineReader(io.RawIOBase):
+    """Reads from a stream until a deadline.
+
+    Args:
+        raw: The stream.
+        timeout: Seconds from the start to the deadline; None for no deadline.
+    """
+
+    def __init__(self, raw: io.RawIOBase, timeout: float | None) -> None:
+        self._stream = raw
+        self._timeout = timeout
+        self.start()
+
+    def start(self) -> None:
+        """Set a new deadline."""
+        self._started = time.monotonic()
+
+    @override
+    def readable(self) -> bool:
+        return True
+
+    @override
+    def readinto(self, buffer: Buffer, /) -> int | None:
+        if self._timeout is not None and time.monotonic() - self._started > self._timeout:
+            raise TimeoutError
+        return self._stream.readinto(buffer)
+
+    @override
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
 
 
 def check_proxies(url: str) -> None:

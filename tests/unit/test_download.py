@@ -21,6 +21,7 @@ from typing_extensions import override
 
 from tap_sendgrid_contacts import stopping
 from tap_sendgrid_contacts.api import download as download_module
+from tap_sendgrid_contacts.api import session as session_module
 from tap_sendgrid_contacts.api.download import Part, iter_parts
 from tap_sendgrid_contacts.api.export import ExportJob
 from tap_sendgrid_contacts.api.http import NO_RETRY, TransientError
@@ -435,6 +436,16 @@ def test_slow_download(
     assert len(storage.requests) == attempts
 
 
+def test_deadline_is_that_of_each_read(
+    storage: ScriptedStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download_module, "_CHUNK_BYTES", 1000)
+    monkeypatch.setattr(session_module, "time", TickingClock(1))
+    storage.script = [Reply(200, bytes(200_000))]
+    assert contents(storage) == [bytes(200_000)]
+    assert len(storage.requests) == 1
+
+
 def test_slow_progress_over_many_connections(
     storage: ScriptedStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -543,6 +554,13 @@ def test_refused_redirect_leaves_no_connection_open(storage: ScriptedStorage) ->
         contents(storage)
     # A socket that nobody closed is a warning here, which fails the test.
     gc.collect()
+
+
+def test_body_of_a_redirect_is_not_read(storage: ScriptedStorage) -> None:
+    location = {"Location": "/0?redirected"}
+    storage.script = [Reply(302, BODY, location, cut=1, stall=True)]
+    assert contents(storage) == [content_of(0)]
+    assert [path for path, _ in storage.requests][1:] == ["/0?redirected"]
 
 
 # --- disk -----------------------------------------------------------------------------------

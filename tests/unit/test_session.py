@@ -6,7 +6,7 @@ import gzip
 import socket
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import certifi
@@ -178,21 +178,41 @@ def test_corrupt_compressed_response(requests_mock: Mocker, client: SendGridClie
         client.list_field_definitions()
 
 
-def test_response_that_drips_has_a_deadline() -> None:
+@pytest.mark.parametrize(
+    ("start", "forever"),
+    [
+        (b"HTTP/1.1 200 OK\r\nX: ", b"x"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", b" "),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;", b"x"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X: y\r\n"),
+        (b"HTTP/1.1 307 X\r\nLocation: /x\r\nContent-Length: 1000\r\n\r\n", b" "),
+    ],
+    ids=["header", "responses", "body", "chunk size", "trailers", "body of a redirect"],
+)
+def test_response_that_drips_has_a_deadline(start: bytes, forever: bytes) -> None:
     def respond(connection: socket.socket) -> None:
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
-        with connection:
-            for _ in range(200):
-                try:
-                    connection.sendall(b" ")
-                except OSError:
-                    return
-                time.sleep(0.05)
+        with suppress(OSError):
+            connection.sendall(start)
+            for _ in range(500):
+                connection.sendall(forever)
+                time.sleep(0.02)
 
     with server(respond) as (url, _):
-        client = make_client(api_url=url, request_timeout=1)
+        client = make_client(api_url=url, request_timeout=0.2)
         with pytest.raises(TransientError, match="request_timeout"):
             client.list_field_definitions()
+
+
+@pytest.mark.parametrize("status", [302, 307])
+def test_body_of_a_redirect_has_a_limit(
+    requests_mock: Mocker, client: SendGridClient, status: int
+) -> None:
+    bomb = gzip.compress(b" " * (64 * 1024 * 1024))
+    headers = {"Content-Encoding": "gzip", "Location": "/v3/other"}
+    requests_mock.get(FIELDS, content=bomb, headers=headers, status_code=status)
+    with pytest.raises(FatalAPIError, match="larger than 16 MiB"):
+        client.list_field_definitions()
 
 
 @pytest.mark.parametrize("status", [200, 400])
