@@ -194,6 +194,6 @@ def _explain_new_names(
         else:
             reason = f"Column {name} belongs to another custom field, renamed or deleted since"
         yield (
-            f"{reason}: {column.field!a} is loaded into column {new_name} from now on, and "
-            f"{name} keeps its values"
+            f"{reason}: {quote_names([column.field])} is loaded into column {new_name} from now "
+            f"on, and {name} keeps its values"
         )

@@ -9,6 +9,7 @@ import msgspec
 from singer_sdk.exceptions import ConfigurationError
 
 from tap_sendgrid_contacts.columns import REPLICATION_KEY, STREAM
+from tap_sendgrid_contacts.redaction import sanitize
 from tap_sendgrid_contacts.schema import (
     SOURCE_COLUMNS,
     SOURCE_KEY,
@@ -184,4 +185,4 @@ def resolve_key(
 
 def quote_names(names: Iterable[object]) -> str:
     """Return names for a message; they are from files and from the API."""
-    return ", ".join(f"{str(name)[:100]!a}" for name in names)
+    return ", ".join(f"{sanitize(str(name))[:100]!a}" for name in names)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from singer_sdk.exceptions import DataError
 
 from tap_sendgrid_contacts.columns import PRIMARY_KEY
+from tap_sendgrid_contacts.redaction import sanitize
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,9 +74,10 @@ class Decoder(ABC):
 def warn_unmapped_field(field: str) -> None:
     """Warn of a field of the export that has no column."""
     logger.warning(
-        "Ignoring unknown field %.100a (not in catalog). If it is a custom field, re-run "
+        "Ignoring unknown field %a (not in catalog). If it is a custom field, re-run "
         "discovery to get its column (Meltano: meltano run --refresh-catalog)",
-        field,
+        # An address, if the file is no export.
+        sanitize(field)[:100],
     )
 
 

@@ -101,6 +101,12 @@ def test_all_that_is_not_emitted_is_in_two_warnings() -> None:
     assert "'new_10', 'new_11', 'new_12'" in new
 
 
+def test_names_in_warnings_have_no_addresses_and_keys() -> None:
+    others = [FieldDefinition(f"e{n}_T", n, "Text") for n in ("x@private.com", "SG.private.key")]
+    (warning,) = plan_columns(CATALOG, [*FIELDS, *others], select_all).warnings
+    assert "Ignoring custom fields '***', '***'" in warning
+
+
 def test_deselected_column_needs_no_warning() -> None:
     def is_selected(name: str) -> bool:
         return name != "custom_seats"

@@ -915,6 +915,13 @@ def test_unknown_field_is_warned_of_once_and_ignored(
     assert "private" not in caplog.text
 
 
+def test_unknown_field_is_named_without_an_address(caplog: pytest.LogCaptureFixture) -> None:
+    fields = {"contact_id": "a", "private@example.com": 1, "custom_fields": {"SG.private.key": 2}}
+    assert decode("json", json_lines(fields), select()) == [("a",)]
+    assert len(caplog.messages) == 2
+    assert "private" not in caplog.text
+
+
 @both_file_types
 def test_deselected_and_known_fields_are_not_warned_of(
     file_type: str, caplog: pytest.LogCaptureFixture
