@@ -57,7 +57,8 @@ def iter_line_blocks(part: BinaryIO, label: str) -> Iterator[bytes]:
     while True:
         try:
             chunk = stream.read(_BLOCK_BYTES)
-        except (EOFError, OSError, zlib_error) as error:
+        except (EOFError, OSError, OverflowError, zlib_error) as error:
+            # isal raises the third for a long header.
             problem = "truncated" if isinstance(error, EOFError) else "corrupt"
             raise DataError(f"{label}: {problem} gzip stream. {DAMAGED_PART_HINT}") from error
         is_end = not chunk

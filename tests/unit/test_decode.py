@@ -1422,6 +1422,13 @@ def test_too_many_unknown_fields_are_an_error(caplog: pytest.LogCaptureFixture) 
 
 
 @both_file_types
+@pytest.mark.parametrize("size", [100, 1_000_000])
+def test_header_of_gzip_without_end_is_an_error(file_type: str, size: int) -> None:
+    with pytest.raises(DataError, match=f"^{LABEL}: (truncated|corrupt) gzip"):
+        decode(file_type, b"\x1f\x8b\x08\x08\0\0\0\0\0\x03" + b"a" * size)
+
+
+@both_file_types
 def test_part_that_expands_more_than_contacts_do_is_an_error(file_type: str) -> None:
     data = gzip.compress(FILES[file_type])
     with (
