@@ -25,6 +25,10 @@ _MIN_SECRET_LENGTH = 8
 # use: a line of the log must not be forged with them.
 _HIDDEN_CATEGORIES = {"Cc", "Cf", "Zl", "Zp", "Cs", "Co"}
 
+# As in a URL, encoded once or more, as JSON escapes them for HTML, and as HTML does.
+_EQUALS = r"(?:=|%(?:25)*3D|\\u003d|&\#(?:61|x3d);)"
+_AT = "(?:[@\uff20\ufe6b]|%(?:25)*40|\\\\u0040|&#(?:64|x40);)"
+
 _REDACTIONS = (
     # Query, fragment and user info of a URL; the query of one without a scheme.
     (re.compile(r"(://)[^\s/?#@]*@"), r"\1"),
@@ -33,18 +37,23 @@ _REDACTIONS = (
     # What signs a URL or a request, quoted alone: `X-Amz-Signature=…`, `Authorization: Bearer …`.
     (
         re.compile(
-            r"""((?:\bx-(?:amz|goog)-[\w-]+|signature|token|secret|password|credential|policy
+            rf"""((?:\bx-(?:amz|goog)-[\w-]+|signature|token|secret|password|credential|policy
             |key-pair-id|access-?key-?id|accessid|api[_-]?key|\bsig)
-            ["']?\s*(?:=|%3D|:\s?(?=["']))\s*["']?|\bx-(?:amz|goog)-[\w-]+:\s*)
+            ["']?\s*(?:{_EQUALS}|:\s?(?=["']))\s*["']?|\bx-(?:amz|goog|api)-[\w-]+:\s*)
             [^\s&,;"']+""",
             re.IGNORECASE | re.VERBOSE,
         ),
         r"\1***",
     ),
     (re.compile(r"(\bbearer|authorization\W{1,3}basic)\s+[^\s,;\"']+", re.IGNORECASE), r"\1 ***"),
-    # API keys, and e-mail addresses, percent-encoded or not.
-    (re.compile(r"SG\.[\w.-]+"), "***"),
-    (re.compile(r"[^\s<>()\"',;:=/&]+(?:@|%40)[^\s<>()\"',;:/&]+", re.IGNORECASE), "***"),
+    # API keys, JSON web tokens, and e-mail addresses, whose first half can be quoted.
+    (re.compile(r"SG\.[\w.-]+|\beyJ[\w-]+\.[\w.-]+"), "***"),
+    (
+        re.compile(
+            rf"""(?:"[^"]{{1,64}}"|[^\s<>()",;:=/]+){_AT}[^\s<>()"',;:/&]+""", re.IGNORECASE
+        ),
+        "***",
+    ),
 )
 
 # Loggers of the tap and the SDK. Libraries log URLs with their signatures, headers and

@@ -64,6 +64,9 @@ def _state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             '{"AWSAccessKeyId": "secret", "token":"secret"}',
             '{"AWSAccessKeyId": "***", "token":"***"}',
         ),
+        (r"X-Amz-Signature%253Dsecret sig\u003dsecret", r"X-Amz-Signature%253D*** sig\u003d***"),
+        ("sig&#61;secret x-api-key: secret", "sig&#61;*** x-api-key: ***"),
+        ("token eyJhbGciOi.eyJzdWIi.secret, wrong", "token ***, wrong"),
         ("Authorization: Bearer secret", "Authorization: Bearer ***"),
         ("authorization: basic secret", "authorization: basic ***"),
         # keys
@@ -74,6 +77,9 @@ def _state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         # addresses
         ("contact secret@example.com is", "contact *** is"),
         ("<first.last+secret@sub.example.com>, secret%40example.com", "<***>, ***"),
+        ('"first last"@example.com, o\'secret@example.com', "***, ***"),
+        ("secret%2540example.com a&secret&#64;example.com", "*** ***"),
+        ("secret\\u0040example.com secret\uff20example.com", "*** ***"),
         # characters
         ("\x1b[31mred", "[31mred"),
         ("a\0b\x7f\x9b\u202e\u200b\ufeff\u061c\u180e\u00ad\U000e0041\ue000\ud800c", "abc"),
