@@ -41,6 +41,9 @@ _POLL_BACKOFF = 1.5
 _MAX_URL_AGE = 60.0
 
 
+# Parts have 1 MB at least. Each URL takes memory and time.
+_MAX_PARTS = 100_000
+
 # SendGrid does not promise that the status of an export can be read right after its creation.
 # Observed: it can. A store that is replicated with delays lags by seconds, not by minutes.
 NOT_FOUND_TOLERANCE = timedelta(seconds=30)
@@ -223,6 +226,8 @@ class ExportJob:
         if status.contact_count is not None:
             self.contact_count = status.contact_count
         self.created_at = parse_timestamp(status.created_at)
+        if len(status.urls) > _MAX_PARTS:
+            raise FatalAPIError(f"{self} has more than {_MAX_PARTS:,} parts")
         self._urls = urls_by_part_name(status.urls)
         lifetime = min(map(url_lifetime, self._urls.values()), default=0.0)
         self._urls_expire_at = time.monotonic() + min(_MAX_URL_AGE, lifetime / 2)

@@ -496,6 +496,12 @@ def test_invalid_timestamps_are_ignored(
     assert job.created_at is None
 
 
+def test_export_of_too_many_parts_is_an_error(requests_mock: Mocker, job: ExportJob) -> None:
+    requests_mock.get(STATUS, **ready(*[""] * 100_001))
+    with pytest.raises(FatalAPIError, match="Export e1 has more than 100,000 parts"):
+        wait_until_ready(job)
+
+
 @pytest.mark.parametrize("urls", [None, []])
 def test_export_of_no_contacts_needs_no_parts(
     requests_mock: Mocker, job: ExportJob, urls: list[str] | None
