@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from tap_sendgrid_contacts import stopping
 from tap_sendgrid_contacts.decode.lines import MAX_ROW_BYTES
-from tap_sendgrid_contacts.redaction import one_line, silence_libraries
+from tap_sendgrid_contacts.redaction import one_line, sanitize, silence_libraries
 from tap_sendgrid_contacts.stream import ContactsStream
 from tap_sendgrid_contacts.tap import TapSendGridContacts
 
@@ -58,7 +58,8 @@ def _disable_core_dumps() -> None:
         import resource  # noqa: PLC0415 - not on Windows
 
         _, maximum = resource.getrlimit(resource.RLIMIT_CORE)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, maximum))
+        # Less than any dump has. With 0, Linux passes the dump to a program, if one is configured.
+        resource.setrlimit(resource.RLIMIT_CORE, (1 if maximum else 0, maximum))
 
 
 def _ignore_unknown_log_levels() -> None:
@@ -125,7 +126,8 @@ def _make_command() -> click.Command:
     except Exception as error:
         if path is None:
             raise
-        reason = getattr(error, "strerror", None) or str(error)
+        # It quotes the file, which may be that of the settings.
+        reason = getattr(error, "strerror", None) or sanitize(str(error))
         raise ConfigurationError(f"SINGER_SDK_LOG_CONFIG {path}: {reason}") from error
     return command
 

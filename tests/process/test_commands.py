@@ -113,6 +113,7 @@ def test_about_shows_descriptions_and_defaults() -> None:
         (b"[]", "dictionary"),
         (b"\xff\xfe", "can't decode"),
         (b"version: 2", "Unsupported version: 2"),
+        (b"version: SG.very-secret.key", "Unsupported version: ***"),
         (b"{version: 1, handlers: {x: {class: a.B}}, root: {handlers: [x]}}", "handler 'x'"),
         (b"{version: 1, formatters: {x: 5}}", "formatter 'x'"),
     ],
@@ -127,6 +128,7 @@ def test_broken_logging_configuration(tmp_path: Path, content: bytes | None, rea
     (line,) = run.log.splitlines()
     assert f"SINGER_SDK_LOG_CONFIG {path}: " in line
     assert reason in line
+    assert "very-secret" not in line
 
 
 @pytest.mark.parametrize("text_format", ["json", "markdown"])
