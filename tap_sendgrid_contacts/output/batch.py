@@ -52,12 +52,11 @@ def validate_batch_config(config: BatchConfig) -> None:
             f"batch_config.encoding.format {encoding.format} requires PyArrow: install the tap "
             "with the extra 'arrow'"
         )
-    if config.storage.root:
-        validate_root(config.storage.root)
-        if file_format.is_local and not is_local(config.storage.root):
-            raise ConfigurationError(
-                f"batch_config.storage.root must be a local folder for {encoding.format}"
-            )
+    validate_root(config.storage.root, config.storage.prefix or "")
+    if file_format.is_local and not is_local(config.storage.root):
+        raise ConfigurationError(
+            f"batch_config.storage.root must be a local folder for {encoding.format}"
+        )
     validate_transport(config.storage.root, config.storage.params)
 
 

@@ -25,10 +25,12 @@ _PROTOCOLS = ("file", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "o
 
 # What object stores read from the environment where `storage.params` lacks these options.
 _VARIABLES = {
+    "AWS_CA_BUNDLE": "verify",
     "AWS_ENDPOINT_URL": "endpoint_url",
     "AWS_ENDPOINT_URL_S3": "endpoint_url",
     "AZURE_STORAGE_CONNECTION_STRING": "connection_string",
     "OSS_ENDPOINT": "endpoint",
+    "REQUESTS_CA_BUNDLE": "verify",
     "STORAGE_EMULATOR_HOST": "endpoint_url",
 }
 
@@ -52,18 +54,27 @@ def resolve_root(root: str) -> str:
     return f"file:///{folder.as_posix().lstrip('/')}"
 
 
-def validate_root(root: str) -> None:
-    """Raise `ConfigurationError` for a storage root that is not supported."""
+def validate_root(root: str, prefix: str) -> None:
+    """Raise `ConfigurationError` for a storage root, or a prefix, that is not supported."""
+    if "::" in f"{root}{prefix}":
+        raise ConfigurationError(
+            "batch_config.storage.root and prefix must not have '::', which chains file systems"
+        )
+    if not root:
+        return
     has_protocol = re.match(r"[a-z][a-z\d+.-]+:", root, re.IGNORECASE)
     protocol, separator, path = root.partition("://")
-    if has_protocol and (protocol not in _PROTOCOLS or not separator or "::" in root):
+    if has_protocol and (protocol not in _PROTOCOLS or not separator):
         raise ConfigurationError(
             "batch_config.storage.root must be a local folder (file:///path) or in an object "
-            f"store ({', '.join(f'{each}://' for each in _PROTOCOLS[1:])}), without chaining"
+            f"store ({', '.join(f'{each}://' for each in _PROTOCOLS[1:])})"
         )
     if separator and not path:
         # `file://` would mean the working directory.
         raise ConfigurationError("batch_config.storage.root must name a folder or a bucket")
+    if protocol == "file" and separator and not path.startswith("/"):
+        # `file://localhost/out` would mean `localhost/out` in the working directory.
+        raise ConfigurationError("batch_config.storage.root must have three slashes: file:///path")
     try:
         fsspec.get_filesystem_class(get_protocol(root))
     except (ImportError, ValueError) as error:
@@ -86,13 +97,16 @@ def _validate_options(name: str, options: Any) -> None:  # noqa: ANN401 - any JS
     endpoints = re.findall(r"http://[^\s\";,]*", text, re.IGNORECASE)
     if not all(map(is_safe_url, endpoints)):
         raise ConfigurationError(f"{name} must not have an http endpoint, except on localhost")
-    # 0 and null turn it off too.
+    # What is empty, 0 or null turns it off too, but for a `verify` that is null.
     turned_off = re.search(
-        r'"use_ssl":(?!true)|"(connection_)?verify":(false|0)|DefaultEndpointsProtocol=http\b',
+        r'"use_ssl":(?!true)|"[^"]*(ssl|verify|secure)[^"]*":(false|0|""|\[\]|\{\})'
+        r'|"insecure":true|DefaultEndpointsProtocol\s*=\s*http\b',
         text,
         re.IGNORECASE,
     )
-    if turned_off and not endpoints:
+    # Not a proxy on this computer.
+    is_loopback = re.search(r'endpoint(_url)?("?:"|=)http://', text, re.IGNORECASE)
+    if turned_off and (not is_loopback or "https://" in text.lower()):
         raise ConfigurationError(f"{name} must not turn TLS or its verification off")
 
 

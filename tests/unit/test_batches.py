@@ -230,6 +230,14 @@ def test_batch_config_is_valid(tmp_path: Path, file_format: str) -> None:
         ("s3://contacts", {"s3_additional_kwargs": {"ServerSideEncryption": "aws:kms"}}),
         ("s3://contacts", {"use_ssl": True, "client_kwargs": {"verify": "/etc/ca.pem"}}),
         ("oss://contacts", {"endpoint": "https://oss.example.com"}),
+        (
+            "abfs://contacts",
+            {
+                "connection_string": "DefaultEndpointsProtocol=http;AccountName=a;"
+                "BlobEndpoint=http://127.0.0.1:10000/a;"
+            },
+        ),
+        ("s3://contacts", {"client_kwargs": {"verify": None}}),
     ],
 )
 def test_storage_is_valid(
@@ -246,6 +254,9 @@ def test_columnar_files_require_pyarrow(monkeypatch: pytest.MonkeyPatch, tmp_pat
     validate_batch_config(batch_config(tmp_path))
     with pytest.raises(ConfigurationError, match="extra 'arrow'"):
         validate_batch_config(batch_config(tmp_path, encoding={"format": "parquet"}))
+
+
+NOTHING: tuple[object, ...] = (False, 0, "", [], {})
 
 
 @pytest.mark.parametrize(
@@ -266,6 +277,7 @@ def test_columnar_files_require_pyarrow(monkeypatch: pytest.MonkeyPatch, tmp_pat
                 *("file://", "s3://", "memory://contacts", "memory:", "MEMORY://x", "data:,x"),
                 *("http://127.0.0.1/x", "https://example.com/x", "ftp://example.com", "sftp://x"),
                 *("simplecache::s3://contacts", "file:///a::s3://b", "s3:contacts", "file:/x"),
+                *("/a::b", "file://localhost/a", "file://a"),
             )
         ),
         *(
@@ -276,8 +288,17 @@ def test_columnar_files_require_pyarrow(monkeypatch: pytest.MonkeyPatch, tmp_pat
                 {"connection_string": "BlobEndpoint=http://blob.example.com/a;"},
                 {"endpoint": "oss.example.com"},
                 *({"client_kwargs": {"use_ssl": off}} for off in (False, 0, None, "")),
-                *({"client_kwargs": {"verify": off}} for off in (False, 0)),
-                {"connection_verify": False},
+                *({"client_kwargs": {"verify": off}} for off in NOTHING),
+                *({each: False} for each in ("connection_verify", "ssl", "verify_ssl", "secure")),
+                {"insecure": True},
+                {
+                    "client_kwargs": {"verify": False},
+                    "config_kwargs": {"proxies": {"https": "http://127.0.0.1:3128"}},
+                },
+                {
+                    "client_kwargs": {"endpoint_url": "https://x", "verify": 0},
+                    "endpoint": "http://[::1]",
+                },
                 {"connection_string": "DefaultEndpointsProtocol=http;AccountName=a"},
             )
         ),
@@ -288,3 +309,11 @@ def test_invalid_batch_config_names_the_setting(
 ) -> None:
     with pytest.raises(ConfigurationError, match=f"^batch_config.{setting}"):
         validate_batch_config(batch_config(tmp_path, **changes))
+
+
+def test_prefix_cannot_chain_file_systems(tmp_path: Path) -> None:
+    # All files would have the path of the first of them.
+    for root in ("", str(tmp_path)):
+        storage = {"root": root, "prefix": "a::memory://"}
+        with pytest.raises(ConfigurationError, match="prefix must not have '::'"):
+            validate_batch_config(batch_config(tmp_path, storage=storage))

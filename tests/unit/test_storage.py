@@ -181,6 +181,9 @@ def test_the_environment_cannot_turn_tls_off(monkeypatch: pytest.MonkeyPatch) ->
         ("AWS_ENDPOINT_URL_S3", "HTTP://192.0.2.1"),
         ("AZURE_STORAGE_CONNECTION_STRING", "DefaultEndpointsProtocol=http;AccountName=a"),
         ("OSS_ENDPOINT", "oss.example.com"),
+        # Empty, they turn verification off in some versions of botocore.
+        ("AWS_CA_BUNDLE", ""),
+        ("REQUESTS_CA_BUNDLE", ""),
         ("STORAGE_EMULATOR_HOST", "storage.example.com:4443"),
     ):
         with monkeypatch.context() as patch:
@@ -188,7 +191,7 @@ def test_the_environment_cannot_turn_tls_off(monkeypatch: pytest.MonkeyPatch) ->
             with pytest.raises(ConfigurationError, match=f"^{name} must not"):
                 storage.validate_transport("s3://contacts", {})
             storage.validate_transport("file:///contacts", {})
-            patch.setenv(name, "http://localhost:9000")
+            patch.setenv(name, "/ca.pem" if "BUNDLE" in name else "http://localhost:9000")
             storage.validate_transport("s3://contacts", {})
     monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": "http://minio:9000"})
     with pytest.raises(ConfigurationError, match=r"^The configuration of fsspec must not"):
