@@ -101,7 +101,7 @@ def normalize(config: Mapping[str, Any]) -> dict[str, Any]:
     a file often end in a line break; the form of `api_url` and ids is part of the bookmark.
     """
     normalized = {key: value for key, value in config.items() if value is not None}
-    for key in ("api_key", "api_url", "hash_key"):
+    for key in ("api_key", "api_url", "hash_key", "on_behalf_of"):
         if isinstance(normalized.get(key), str):
             normalized[key] = normalized[key].strip()
     if isinstance(normalized.get("api_url"), str):

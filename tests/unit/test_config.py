@@ -267,6 +267,7 @@ def test_id_that_is_not_a_uuid_is_named_without_its_value() -> None:
     [
         ({"api_key": None, "list_ids": None}, {}),
         ({"api_key": " SG.key\r\n"}, {"api_key": "SG.key"}),
+        ({"on_behalf_of": "subuser\n"}, {"on_behalf_of": "subuser"}),
         ({"api_url": "\thttps://x "}, {"api_url": "https://x"}),
         ({"list_ids": ["b", " a\r\n", "b", "a"]}, {"list_ids": ["b", "a"]}),
         ({"list_ids": [f" {LIST_ID.upper()}\n", LIST_ID]}, {"list_ids": [LIST_ID]}),
