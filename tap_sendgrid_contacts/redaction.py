@@ -21,9 +21,9 @@ _MAX_SECRET_LENGTH = 100
 # A secret of a few characters would be found in any text.
 _MIN_SECRET_LENGTH = 8
 
-# Controls, formats that hide or reorder text, line and paragraph separators, surrogates, private
-# use: a line of the log must not be forged with them.
-_HIDDEN_CATEGORIES = {"Cc", "Cf", "Zl", "Zp", "Cs", "Co"}
+# Controls, formats that hide or reorder text, surrogates, private use: a line of the log must not
+# be forged with them. Separators of lines and paragraphs are blanks, and are shown as such.
+_HIDDEN_CATEGORIES = {"Cc", "Cf", "Cs", "Co"}
 
 # As in a URL, encoded once or more, as JSON escapes them for HTML, and as HTML does.
 _EQUALS = r"(?:=|%(?:25)*3D|\\u003d|&\#(?:61|x3d);)"
