@@ -86,8 +86,7 @@ def load_run(
     if reason := _why_not_resumable(run, fingerprint):
         if run.exports or run.finished:
             logger.warning("%s; starting a new export", reason)
-        # Not the bookmark of the state: Meltano brings that back after `--full-refresh`.
-        return new_run(state, fingerprint, run.bookmark, has_version=has_version)
+        return next_run(run, state, fingerprint, has_version=has_version)
     if has_version and not run.has_emitted:
         # It may have been completed, with a target that did not keep the last STATE.
         run.version = new_version(state)
@@ -104,6 +103,21 @@ def new_run(
     """Return a run that starts now."""
     version = new_version(state) if has_version else None
     return SavedRun(utc_now(), fingerprint, version, bookmark)
+
+
+def next_run(
+    run: SavedRun,
+    state: MutableMapping[str, Any],
+    fingerprint: dict[str, Any],
+    *,
+    has_version: bool,
+) -> SavedRun:
+    """Return the run that takes the place of one that is given up."""
+    # Not with the bookmark of the state: Meltano brings that back after `--full-refresh`.
+    following = new_run(state, fingerprint, run.bookmark, has_version=has_version)
+    in_flight = {key: each.export_id for key, each in run.exports.items() if each.export_id}
+    following.given_up = run.given_up | in_flight
+    return following
 
 
 def new_version(state: MutableMapping[str, Any]) -> int:

@@ -23,8 +23,8 @@ from msgspec.structs import replace
 from tap_sendgrid_contacts.run.saved import (
     convert_old_state,
     load_run,
-    new_run,
     new_version,
+    next_run,
     read_counts,
 )
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     from tap_sendgrid_contacts.checkpoint import Checkpoint
     from tap_sendgrid_contacts.run.emitter import StateEmitter
-    from tap_sendgrid_contacts.run.saved import SavedRun
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +93,7 @@ class RunState:
             logger.warning(
                 "A list or segment of the interrupted run is gone; starting a new export"
             )
-            self._run = self._new_run()
+            self.restart()
         self._write()
 
     # --- read -------------------------------------------------------------------------------
@@ -264,15 +263,11 @@ class RunState:
         self._state["run"] = []
 
     def restart(self) -> None:
-        """Forget what the run has read: the next run reads all exports again."""
-        given_up = self._run.given_up
-        self._run = self._new_run()
-        self._run.given_up = given_up
+        """Give the run up: the next one reads all exports again."""
+        self._run = next_run(
+            self._run, self._state, self._fingerprint, has_version=self._has_version
+        )
         self._write()
-
-    def _new_run(self) -> SavedRun:
-        bookmark = self._run.bookmark
-        return new_run(self._state, self._fingerprint, bookmark, has_version=self._has_version)
 
     def _write(self) -> None:
         self._state["run"] = [msgspec.to_builtins(self._run) | {"exports": {}}]
