@@ -77,7 +77,8 @@ class Export:
             self.reasons.append(self.damage)
         filled = [part for part, rows in zip(self.parts, self.rows, strict=True) if rows]
         is_repeated = self.damage.startswith("repeated") or len({*filled}) < len(filled)
-        if sum(map(len, self.rows)) < (self.count or 0) or is_repeated:
+        is_unknown = self.count is None and not self.parts
+        if sum(map(len, self.rows)) < (self.count or 0) or is_repeated or is_unknown:
             self.reasons.append("incomplete")
 
     def _divide(self, rng: random.Random) -> None:
