@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import re
-import unicodedata
 from typing import Any
 
 _MAX_LENGTH = 300
@@ -20,10 +19,6 @@ _MAX_SECRET_LENGTH = 100
 
 # A secret of a few characters would be found in any text.
 _MIN_SECRET_LENGTH = 8
-
-# Controls, formats that hide or reorder text, surrogates, private use: a line of the log must not
-# be forged with them. Separators of lines and paragraphs are blanks, and are shown as such.
-_HIDDEN_CATEGORIES = {"Cc", "Cf", "Cs", "Co"}
 
 # As in a URL, encoded once or more, as JSON escapes them for HTML, and as HTML does.
 _EQUALS = r"(?:=|%(?:25)*3D|\\u003d|&\#(?:61|x3d);)"
@@ -94,10 +89,9 @@ def sanitize(text: str) -> str:
 
 
 def _drop_hidden(text: str) -> str:
+    # Controls, and formats that hide or reorder text: a line of the log could be forged with them.
     return "".join(
-        " " if char.isspace() else char
-        for char in text
-        if char.isspace() or unicodedata.category(char) not in _HIDDEN_CATEGORIES
+        " " if char.isspace() else char for char in text if char.isspace() or char.isprintable()
     )
 
 

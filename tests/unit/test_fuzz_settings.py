@@ -19,6 +19,7 @@ from singer_sdk.exceptions import ConfigurationError, SingerSDKError
 
 from tap_sendgrid_contacts.api.client import SendGridClient
 from tap_sendgrid_contacts.config import from_environment
+from tap_sendgrid_contacts.redaction import one_line
 from tap_sendgrid_contacts.tap import TapSendGridContacts
 from tests.definitions import settings_schema
 
@@ -189,7 +190,7 @@ def check(config: dict[str, Any]) -> None:
     try:
         tap = TapSendGridContacts(config=copy.deepcopy(config))
     except SingerSDKError as error:
-        line = " ".join(str(error).split())
+        line = one_line(str(error))  # as the command does
         assert line
         assert line.isprintable()
         return
