@@ -266,7 +266,7 @@ class SendGridClient:
             with (
                 map_transport_errors(description, url, "api_url"),
                 self._session.request(
-                    method, url, timeout=timeout, allow_redirects=False, stream=True, **options
+                    method, url, timeout=timeout, stream=True, **options
                 ) as response,
             ):
                 return response, read_body(response, description, timeout)
