@@ -19,7 +19,7 @@ from tap_sendgrid_contacts.api.http import (
     TransientError,
     UnauthorizedError,
 )
-from tests.unit.conftest import API_KEY, causes, make_client
+from tests.unit.conftest import API_KEY, NO_WAIT, causes, make_client
 
 if TYPE_CHECKING:
     from requests_mock import Mocker
@@ -426,6 +426,20 @@ def test_api_key_echoed_by_the_api_is_in_no_error_and_no_log(
         client.retry.call(client.list_exports)
     assert API_KEY not in "".join(map(repr, causes(raised.value)))
     assert API_KEY not in caplog.text
+
+
+def test_key_of_another_form_is_not_shown(requests_mock: Mocker) -> None:
+    key = "key-without-prefix"
+    client = SendGridClient(
+        key,
+        api_url="https://api.sendgrid.com",
+        on_behalf_of=None,
+        request_timeout=1,
+        retry=NO_WAIT,
+    )
+    requests_mock.get(FIELDS, json={"errors": [{"message": f"no {key}"}]}, status_code=400)
+    with pytest.raises(FatalAPIError, match=r"HTTP 400: no \*\*\*$"):
+        client.list_field_definitions()
 
 
 def test_long_api_message_is_truncated(requests_mock: Mocker, client: SendGridClient) -> None:

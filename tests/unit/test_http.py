@@ -274,6 +274,14 @@ def test_transport_error_names_the_peer(url: str, peer: str) -> None:
         raise not_connected(ConnectionRefusedError())
 
 
+def test_host_is_shown_without_control_characters() -> None:
+    with (
+        pytest.raises(TransientError, match=r"read from x\.example:443"),
+        map_transport_errors("GET /x", "https://\x1bx.\u202eexample/x", "storage"),
+    ):
+        raise requests.ReadTimeout
+
+
 def test_transport_error_after_a_redirect_names_the_last_host() -> None:
     error = requests.ReadTimeout(request=requests.Request("GET", "https://other.example/x"))
     with (
@@ -460,6 +468,8 @@ def test_host_is_loopback(host: str) -> None:
     assert is_loopback(host)
 
 
-@pytest.mark.parametrize("host", ["", "0.0.0.0", "::", "localhost.example", "10.0.0.1"])  # noqa: S104 - not bound
+@pytest.mark.parametrize(
+    "host", ["", "0.0.0.0", "::", "localhost.example", "x.localhost", "10.0.0.1"]
+)  # noqa: S104 - not bound
 def test_host_is_not_loopback(host: str) -> None:
     assert not is_loopback(host)
