@@ -469,7 +469,8 @@ def test_host_is_loopback(host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["", "0.0.0.0", "::", "localhost.example", "x.localhost", "10.0.0.1"]
-)  # noqa: S104 - not bound
+    "host",
+    ["", "0.0.0.0", "::", "localhost.example", "x.localhost", "10.0.0.1"],  # noqa: S104 - not bound
+)
 def test_host_is_not_loopback(host: str) -> None:
     assert not is_loopback(host)
