@@ -442,15 +442,18 @@ def test_failed_export_is_unavailable_with_its_reason(
         wait_until_ready(job)
 
 
-@pytest.mark.parametrize("status", ["", "failed", "READY"])
+@pytest.mark.parametrize(
+    ("status", "shown"),
+    [("", ""), ("failed", "failed"), ("READY", "READY"), ("\x1bSG.secret.key\n", "***")],
+)
 def test_unknown_status_is_an_error_and_is_not_waited_for(
-    requests_mock: Mocker, job: ExportJob, clock: Clock, status: str
+    requests_mock: Mocker, job: ExportJob, clock: Clock, status: str, shown: str
 ) -> None:
     requests_mock.get(STATUS, json={"status": status, "urls": ["https://x/1"]})
     with pytest.raises(FatalAPIError, match="status") as raised:
         wait_until_ready(job)
     assert not isinstance(raised.value, ExportUnavailableError)
-    assert repr(status) in str(raised.value)
+    assert repr(shown) in str(raised.value)
     assert clock.sleeps == []
 
 
