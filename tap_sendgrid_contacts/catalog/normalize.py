@@ -152,9 +152,9 @@ def _replication_method(stream: _Stream, root: _Metadata) -> str:
             )
     elif key:
         logger.warning(
-            "Ignoring the catalog's replication key '%s': the replication method is FULL_TABLE. To "
+            "Ignoring the catalog's replication key %s: the replication method is FULL_TABLE. To "
             "emit only contacts that were updated, set replication-method to INCREMENTAL",
-            key,
+            quote_names([key]),
         )
     return method or "FULL_TABLE"
 

@@ -119,6 +119,7 @@ def test_replication_method(
         ({}, {"replication_key": "updated_at"}),
         ({"replication-key": "updated_at"}, {"replication_method": None}),
         ({"replication-method": "FULL_TABLE", "replication-key": "created_at"}, {}),
+        ({"replication-key": "a\x1b\nSG.secret.key"}, {"replication_method": None}),
     ],
 )
 def test_replication_key_alone_is_a_warning(
@@ -128,6 +129,8 @@ def test_replication_key_alone_is_a_warning(
     (warning,) = caplog.messages
     assert (normalized["replication_method"], normalized["replication_key"]) == FULL_TABLE
     assert "set replication-method to INCREMENTAL" in warning
+    assert warning.isprintable()
+    assert "secret" not in warning
 
 
 @pytest.mark.parametrize("key", ["replication-method", "forced-replication-method"])
