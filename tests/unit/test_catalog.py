@@ -260,7 +260,7 @@ def test_other_streams_are_ignored_with_a_warning(caplog: pytest.LogCaptureFixtu
     catalog["streams"][:0] = [{"tap_stream_id": "orders"}, {"stream": "k\nc"}, {}]
     normalize(catalog)
     assert caplog.messages == [
-        "Ignoring streams of the catalog that this tap does not have: 'orders', 'k\\nc', 'None'"
+        "Ignoring streams of the catalog that this tap does not have: 'orders', 'k c', 'None'"
     ]
 
 
