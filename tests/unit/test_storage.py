@@ -46,6 +46,17 @@ def test_a_file_is_private_and_hidden_until_it_is_complete(
     assert oct(folder.stat().st_mode & 0o777) == "0o700"
 
 
+def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(b"kept")
+    (tmp_path / ".contacts-1.jsonl.unfinished").symlink_to(other)
+    opened = storage.open_file(f"file://{tmp_path}/contacts-1.jsonl", {})
+    with pytest.raises(FileExistsError), opened:
+        pass
+    storage.remove_unfinished(f"file://{tmp_path}/contacts-")
+    assert (modes(tmp_path).keys(), other.read_bytes()) == ({"other"}, b"kept")
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_an_unfinished_file_is_removed(tmp_path: Path, error: BaseException) -> None:
     opened = storage.open_file(f"file://{tmp_path}/contacts-1.jsonl", {})
