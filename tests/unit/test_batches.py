@@ -256,6 +256,12 @@ def test_columnar_files_require_pyarrow(monkeypatch: pytest.MonkeyPatch, tmp_pat
         validate_batch_config(batch_config(tmp_path, encoding={"format": "parquet"}))
 
 
+def test_what_a_killed_run_has_left_is_removed_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / ".load-contacts-0.jsonl.unfinished").touch()
+    BatchFiles(batch_config(tmp_path), "contacts", {}, None)
+    assert list(tmp_path.iterdir()) == []
+
+
 NOTHING: tuple[object, ...] = (False, 0, "", [], {})
 
 

@@ -428,6 +428,14 @@ def test_api_key_echoed_by_the_api_is_in_no_error_and_no_log(
     assert API_KEY not in caplog.text
 
 
+def test_export_id_is_shown_without_control_characters(
+    requests_mock: Mocker, client: SendGridClient
+) -> None:
+    requests_mock.get(ANY, status_code=400)
+    with pytest.raises(FatalAPIError, match=r"exports/e1: HTTP 400"):
+        client.get_export("e\x1b\u202e1")
+
+
 def test_key_of_another_form_is_not_shown(requests_mock: Mocker) -> None:
     key = "key-without-prefix"
     client = SendGridClient(
