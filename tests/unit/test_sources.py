@@ -73,6 +73,7 @@ def test_request_of_a_source_keeps_the_other_parameters() -> None:
 
 def test_label_and_stamp() -> None:
     assert str(Source("list", "L1", "One")) == "list L1 (One)"
+    assert str(Source("list", "L1", "O\x1bne\nSG.secret.key")) == "list L1 (One ***)"
     assert str(Source("segment", "S\n1", None)) == "segment S 1"
     assert (str(Source()), Source().stamp) == ("", {})
     stamp = {"source_type": "list", "source_id": "L1", "source_name": "One"}
