@@ -11,6 +11,7 @@ import msgspec
 
 from tap_sendgrid_contacts.checkpoint import Checkpoint, Time
 from tap_sendgrid_contacts.dates import parse_date, utc_now
+from tap_sendgrid_contacts.redaction import sanitize
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping, Sequence
@@ -137,7 +138,7 @@ def _why_not_resumable(run: SavedRun, fingerprint: Mapping[str, Any]) -> str | N
         if fingerprint.get(key) != run.fingerprint.get(key)
     ]
     if changed:
-        return f"{', '.join(changed)} changed since the last run"
+        return f"{', '.join(map(sanitize, changed))} changed since the last run"
     if run.resumable_until and utc_now() > run.resumable_until:
         return "The interrupted run is older than 12 hours"
     return None

@@ -235,6 +235,14 @@ def test_changed_setting_starts_a_new_run(progress: str, caplog: pytest.LogCaptu
     assert new.run.given_up(A) == ("e1" if progress in {"requested", "read"} else None)
 
 
+def test_what_has_changed_forges_no_line(caplog: pytest.LogCaptureFixture) -> None:
+    stream = Stream()
+    stream.run.save(A, START)
+    stream.state["run"][0]["fingerprint"]["a\r\nINFO b\x1b"] = "x"
+    Stream(stream.state)
+    assert caplog.messages == ["a INFO b changed since the last run; starting a new export"]
+
+
 @pytest.mark.parametrize("finished", [True, False])
 @pytest.mark.parametrize(("hours", "is_old"), [(11, False), (13, True)])
 def test_finished_exports_are_valid_for_12_hours(
