@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 from itertools import pairwise
@@ -242,6 +243,15 @@ def test_first_of_several_matching_exports_is_found(
     ]
     requests_mock.get(EXPORTS, json={"result": exports})
     assert find_matching_export(client, REQUEST, NOW, None) == "first"
+
+
+def test_id_of_a_found_export_is_logged_as_other_texts(
+    requests_mock: Mocker, client: SendGridClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    requests_mock.get(EXPORTS, json={"result": [listed("a\r\nERROR b@c.example")]})
+    find_matching_export(client, REQUEST, NOW, None)
+    assert "adopting export a ERROR ***" in caplog.text
 
 
 def test_no_exports_are_no_matching_export(requests_mock: Mocker, client: SendGridClient) -> None:
