@@ -83,6 +83,7 @@ class Simulation:
         self._catalog_fields: dict[str, Any] = {}
         self._state: dict[str, Any] = {}
         self._must_refresh = False
+        self._settings = ""
         self.fields = dict(self.server.account.fields)
         self.fields_at_start = dict(self.fields)
         # Whether the target has returned a state of the last run.
@@ -163,6 +164,10 @@ class Simulation:
         self.fields |= server.account.fields
         self.fields_at_start = dict(server.account.fields)
         settings = json.dumps([self.config, self._catalog_fields, self.fields_at_start])
+        if settings != self._settings:
+            # With other columns, what was finished is read again.
+            server.finished.clear()
+        self._settings = settings
         server.start_run(settings, json.dumps(state))
         self._story.append(f"run {server.run} refresh={is_refresh} {interruption} {self._state}")
         was_promised, self.promised = self.promised, False
