@@ -87,7 +87,10 @@ class Server:
     def start_run(self, config: str, state: str) -> None:
         """Start the next run of the tap."""
         self.run += 1
-        self.config, self.state = config, state
+        if config != self.config and config:
+            # With other columns, what was finished is read again. A discovery has none.
+            self.finished.clear()
+        self.config, self.state = config or self.config, state
         self.ready, self.created_by_run = {}, {}
         self.downloads_before_creation = 0
         rng = self.rng("run", self.run)

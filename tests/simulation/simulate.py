@@ -83,7 +83,6 @@ class Simulation:
         self._catalog_fields: dict[str, Any] = {}
         self._state: dict[str, Any] = {}
         self._must_refresh = False
-        self._settings = ""
         self.fields = dict(self.server.account.fields)
         self.fields_at_start = dict(self.fields)
         # Whether the target has returned a state of the last run.
@@ -147,14 +146,8 @@ class Simulation:
         self._discover()
         is_refresh = self._must_refresh or (rng.random() < self._refresh_rate and not server.calm)
         if is_refresh:
-            # Why else would one refresh: the table is empty.
-            self.target.rows.clear()
-            self.owners.clear()
-            self.activated.clear()
-            self.forgiven.clear()
-            server.finished.clear()
-            server.unfinished_since = None
-            self.last_count = None
+            # Why else would one refresh?
+            self._empty_table()
         state = {} if is_refresh else self._state
         arguments = ["--config", str(self._folder / "config.json")]
         if state:
@@ -164,10 +157,6 @@ class Simulation:
         self.fields |= server.account.fields
         self.fields_at_start = dict(server.account.fields)
         settings = json.dumps([self.config, self._catalog_fields, self.fields_at_start])
-        if settings != self._settings:
-            # With other columns, what was finished is read again.
-            server.finished.clear()
-        self._settings = settings
         server.start_run(settings, json.dumps(state))
         self._story.append(f"run {server.run} refresh={is_refresh} {interruption} {self._state}")
         was_promised, self.promised = self.promised, False
@@ -190,6 +179,13 @@ class Simulation:
             self.outcome.violations += messages
         self._count(run)
         return run
+
+    def _empty_table(self) -> None:
+        for each in (self.target.rows, self.owners, self.activated, self.forgiven):
+            each.clear()
+        self.server.finished.clear()
+        self.server.unfinished_since = None
+        self.last_count = None
 
     def _discover(self) -> None:
         """Discover the catalog, when the pipeline does so."""
