@@ -147,7 +147,7 @@ class ColumnLayout:
         """Return this layout with the values of its stamp.
 
         Args:
-            values: Values by the names of columns; more than those of the stamp, maybe.
+            values: Values by column name; names that are not selected are ignored.
         """
         layout = copy.copy(self)
         layout.stamp = tuple(values[name] for name in self._stamp_names)

@@ -235,7 +235,7 @@ class SendGridClient:
     def get_export(self, export_id: str, *, timeout: float | None = None) -> ExportStatus:
         """Get the status of an export: `GET /v3/marketing/contacts/exports/{id}`.
 
-        `timeout` counts, in seconds, if it is shorter than `request_timeout`.
+        `timeout`, in seconds, applies if it is shorter than `request_timeout`.
 
         Raises:
             NotFoundError: If the export does not exist, or no longer.

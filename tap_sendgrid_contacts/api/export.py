@@ -40,7 +40,6 @@ _POLL_BACKOFF = 1.5
 # A URL is used for the start of a download only, and is valid for five minutes.
 _MAX_URL_AGE = 60.0
 
-
 # Parts have 1 MB at least. Each URL takes memory and time.
 _MAX_PARTS = 100_000
 

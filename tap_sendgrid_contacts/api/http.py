@@ -123,7 +123,7 @@ NO_RETRY = RetryPolicy(())
 
 
 def raise_for_status(response: requests.Response, description: str, detail: str = "") -> None:
-    """Raise the error that an HTTP status stands for, if it stands for one.
+    """Raise the error for an HTTP status; return if it is not an error.
 
     The message is `description`, method and endpoint or the part, and `detail`, what the status
     means and what the server says about it.
