@@ -63,7 +63,7 @@ def create_export_once(
     request: ExportRequest,
     retry: RetryPolicy,
     requested_at: datetime,
-    given_up: str | None,
+    discarded: str | None,
 ) -> tuple[str, bool]:
     """Create an export, and one only: a request whose response was lost is looked up.
 
@@ -72,7 +72,7 @@ def create_export_once(
         request: Parameters of the export.
         retry: How to retry.
         requested_at: When it was requested first, by this machine's clock.
-        given_up: The id of an export that is not looked for.
+        discarded: The id of an export that is not looked for.
 
     Returns:
         The id of the export, and whether it was adopted: found, but not confirmed.
@@ -87,7 +87,7 @@ def create_export_once(
         nonlocal maybe_created
         if maybe_created:
             # Each time: one that was not found may become visible yet.
-            if export_id := find_matching_export(client, request, requested_at, given_up):
+            if export_id := find_matching_export(client, request, requested_at, discarded):
                 return export_id, True
             logger.warning("Export not found; retrying the create request")
         try:
@@ -102,7 +102,7 @@ def create_export_once(
 
 
 def find_matching_export(
-    client: SendGridClient, request: ExportRequest, requested_at: datetime, given_up: str | None
+    client: SendGridClient, request: ExportRequest, requested_at: datetime, discarded: str | None
 ) -> str | None:
     """Find the export that an unconfirmed request created.
 
@@ -110,7 +110,7 @@ def find_matching_export(
         client: The API client.
         request: Parameters of the export.
         requested_at: When it was requested, by this machine's clock.
-        given_up: The id of an export that is not looked for: it can have been created in the
+        discarded: The id of an export that is not looked for: it can have been created in the
             same second.
 
     Returns:
@@ -128,7 +128,7 @@ def find_matching_export(
         if (created_at := parse_timestamp(export.created_at))
         and created_at >= created_since
         and export.status in {"pending", "ready"}
-        and export.id != given_up
+        and export.id != discarded
         and [
             {audience.id.lower() for audience in audiences}
             for audiences in (export.lists, export.segments)

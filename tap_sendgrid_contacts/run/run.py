@@ -65,7 +65,7 @@ class FailedExportsError(FatalSyncError):
 
 
 class _Failure(NamedTuple):
-    """Why an export was not read to its end, and whether it was given up."""
+    """Why an export was not read to its end, and whether it was discarded."""
 
     message: str
     is_final: bool
@@ -274,7 +274,7 @@ class Run:
             is_damaged and self.state.keep_once(sync.key)
         )
         if is_final:
-            self.state.give_up(sync.key)
+            self.state.discard(sync.key)
         self.state.emit()
         if sync.is_started:
             next_run = "starts a new export" if is_final else "resumes it"

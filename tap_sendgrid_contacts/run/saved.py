@@ -41,7 +41,7 @@ class SavedRun(msgspec.Struct, omit_defaults=True):
         bookmark: What it filters by, with INCREMENTAL.
         finished: Contacts of each export that was read and verified.
         exports: Checkpoints of the exports in flight.
-        given_up: The last export that was given up of each: it must not be adopted.
+        discarded: The last discarded export of each key: it must not be adopted.
         unproven: Why rows of its version may be missing or outdated, if so.
         max_updated_at: The latest `updated_at` of the finished exports.
         exported_at: When the earliest of them was created.
@@ -53,7 +53,7 @@ class SavedRun(msgspec.Struct, omit_defaults=True):
     bookmark: Time | None = None
     finished: dict[str, int] = {}
     exports: dict[str, Checkpoint] = {}
-    given_up: dict[str, str] = {}
+    discarded: dict[str, str] = {}
     unproven: str | None = None
     max_updated_at: Time | None = None
     exported_at: Time | None = None
@@ -113,11 +113,11 @@ def next_run(
     *,
     has_version: bool,
 ) -> SavedRun:
-    """Return the run that takes the place of one that is given up."""
+    """Return the run that replaces a discarded one."""
     # Not with the bookmark of the state: Meltano brings that back after `--full-refresh`.
     following = new_run(state, fingerprint, run.bookmark, has_version=has_version)
     in_flight = {key: each.export_id for key, each in run.exports.items() if each.export_id}
-    following.given_up = run.given_up | in_flight
+    following.discarded = run.discarded | in_flight
     return following
 
 

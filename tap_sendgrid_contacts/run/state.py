@@ -94,7 +94,8 @@ class RunState:
                 "A list or segment of the interrupted run is gone; starting a new export"
             )
             self.restart()
-        self._write()
+        else:
+            self._write()
 
     # --- read -------------------------------------------------------------------------------
 
@@ -128,9 +129,9 @@ class RunState:
         checkpoint = self._run.exports.get(key)
         return checkpoint.contacts_read if checkpoint else self._run.finished.get(key, 0)
 
-    def given_up(self, key: str) -> str | None:
-        """Return the id of the export that was given up last, of those of a key."""
-        return self._run.given_up.get(key)
+    def discarded(self, key: str) -> str | None:
+        """Return the id of the last discarded export of a key."""
+        return self._run.discarded.get(key)
 
     def is_finished(self, key: str) -> bool:
         """Return whether this run has finished an export."""
@@ -191,7 +192,7 @@ class RunState:
         self._run.exports.pop(key, None)
         self._write()
 
-    def give_up(self, key: str) -> None:
+    def discard(self, key: str) -> None:
         """Remove the checkpoint of an export that cannot be resumed, so that a new one is created.
 
         What was emitted of it may be outdated by then: it must not have a version that is
@@ -199,7 +200,7 @@ class RunState:
         """
         checkpoint = self._run.exports.pop(key, None)
         if checkpoint and checkpoint.export_id:
-            self._run.given_up[key] = checkpoint.export_id
+            self._run.discarded[key] = checkpoint.export_id
         if not self._run.has_emitted and self._has_version:
             self._run.version = new_version(self._state)
         elif checkpoint and (checkpoint.contacts_read or checkpoint.failed_at):
@@ -263,7 +264,7 @@ class RunState:
         self._state["run"] = []
 
     def restart(self) -> None:
-        """Give the run up: the next one reads all exports again."""
+        """Discard the run: the next one reads all exports again."""
         self._run = next_run(
             self._run, self._state, self._fingerprint, has_version=self._has_version
         )

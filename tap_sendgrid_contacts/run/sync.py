@@ -184,7 +184,7 @@ class ExportSync:
                 self._request,
                 retry,
                 self.checkpoint.requested_at,
-                self._state.given_up(self.key),
+                self._state.discarded(self.key),
             )
         except (TransientError, PollTimeoutError) as error:
             # It may have been processed, by an earlier attempt too: then the next one looks it up.
@@ -222,9 +222,9 @@ class ExportSync:
             raise NotResumableError(
                 "Unconfirmed export request in state is older than 30 min; not searching for it"
             )
-        given_up = self._state.given_up(self.key)
+        discarded = self._state.discarded(self.key)
         export_id = retry.call(
-            find_matching_export, self._client, self._request, requested_at, given_up
+            find_matching_export, self._client, self._request, requested_at, discarded
         )
         if export_id is None:
             raise NotResumableError("Unconfirmed export request in state was not accepted")
@@ -238,7 +238,7 @@ class ExportSync:
         logger.warning("%s%s; starting a new export", prefix, reason)
         # One that was not found may become visible yet: it is looked for again.
         is_lost = not self.checkpoint.export_id and self._is_recent()
-        self._state.give_up(self.key)
+        self._state.discard(self.key)
         self.is_started = self.is_resumed = False
         self._save(Checkpoint(self.checkpoint.requested_at if is_lost else utc_now()))
         self._state.emit()

@@ -23,7 +23,7 @@ KEPT_SEEDS = {
     "30005": "lists that a run had finished were read again, since it began 12 hours before them",
     "50176": "a run stopped right after SCHEMA left no STATE, so that a column changed its field",
     "50271": "an export whose request was lost was looked for since the next request only",
-    "50448": "an export that was given up was taken for the one of the next request",
+    "50448": "a discarded export was taken for the one of the next request",
     "103467": "the same, after the columns had changed",
 }
 

@@ -202,8 +202,8 @@ def send_key_to_storage():
     _wrap(download._AnonymousSession, "__init__", init)
 
 
-def never_give_up():
-    _set(RunState, "give_up", lambda *_: None)
+def never_discard():
+    _set(RunState, "discard", lambda *_: None)
 
 
 def keep_damaged_exports():
@@ -248,7 +248,7 @@ MUTATIONS: dict[Callable[[], None], str] = {
     name_parts_by_query: "server_rules",
     tolerate_no_404: "server_rules",
     send_key_to_storage: "server_rules",
-    never_give_up: "promises",
+    never_discard: "promises",
     keep_damaged_exports: "progress",
     break_promises: "promises",
 }

@@ -232,7 +232,7 @@ def test_changed_setting_starts_a_new_run(progress: str, caplog: pytest.LogCaptu
     warned = "columns, list_ids, start_date changed since the last run; starting a new export"
     assert caplog.messages == ([warned] if progress != "none" else [])
     # One that it had in flight can be of the same second as the one of the next request.
-    assert new.run.given_up(A) == ("e1" if progress in {"requested", "read"} else None)
+    assert new.run.discarded(A) == ("e1" if progress in {"requested", "read"} else None)
 
 
 def test_what_has_changed_forges_no_line(caplog: pytest.LogCaptureFixture) -> None:
@@ -367,7 +367,7 @@ def test_export_that_is_given_up_after_contacts_of_it_were_emitted(
     stream.finish(A, 5)
     stream.run.save(B, replace(START, part_offset=read))
     version = stream.run.version
-    stream.run.give_up(B)
+    stream.run.discard(B)
     stream.finish(B, 5)
     assert stream.run.version == version
     assert (stream.run.why_deletes_are_unsafe(100) is None) == is_safe
@@ -378,7 +378,7 @@ def test_contacts_of_a_part_that_failed_are_no_proof() -> None:
     stream.finish(A, 1)
     stream.run.save(B, replace(START, part_digest="cut", part_offset=2))
     stream.run.keep_once(B)
-    stream.run.give_up(B)
+    stream.run.discard(B)
     assert "another export was read in part" in str(stream.run.why_deletes_are_unsafe(100))
 
 
@@ -386,7 +386,7 @@ def test_only_export_that_is_given_up_gets_a_new_version() -> None:
     stream = Stream(has_version=True)
     stream.run.save(A, replace(START, part_offset=1))
     version = stream.run.version
-    stream.run.give_up(A)
+    stream.run.discard(A)
     assert (stream.run.version or 0) > (version or 0)
     assert stream.state["run"][0]["version"] == stream.run.version
     stream.finish(A, 5)
