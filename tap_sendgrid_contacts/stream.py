@@ -18,13 +18,17 @@ from tap_sendgrid_contacts.columns import (
     Hasher,
 )
 from tap_sendgrid_contacts.maps import changes_nothing, removes_stream
-from tap_sendgrid_contacts.output.batch import BatchFiles, validate_batch_config
+from tap_sendgrid_contacts.output.batch import (
+    BatchFiles,
+    validate_batch_config,
+    validate_combination,
+)
 from tap_sendgrid_contacts.output.formats import FORMATS
 from tap_sendgrid_contacts.output.lines import RecordLines, SdkRecords
 from tap_sendgrid_contacts.output.records import Records
 from tap_sendgrid_contacts.run.emitter import StateEmitter
 from tap_sendgrid_contacts.run.run import Run
-from tap_sendgrid_contacts.run.saved import COLUMNS_KEY, digest, request_fingerprint
+from tap_sendgrid_contacts.run.saved import COLUMNS_KEY, run_fingerprint
 from tap_sendgrid_contacts.run.state import RunState
 from tap_sendgrid_contacts.schema import SOURCE_COLUMNS, columns_from_schema, stream_key
 
@@ -189,20 +193,7 @@ class ContactsStream(Stream):
         if batch_config is None:
             return None
         validate_batch_config(batch_config)
-        if len(self.stream_maps) > 1:
-            # The SDK would announce every file for each of them.
-            raise ConfigurationError("batch_config supports at most one stream map")
-        if self._should_activate_version():
-            raise ConfigurationError(
-                "batch_config cannot be combined with emit_activate_version_messages: records in "
-                "files have no version, so a target would delete them"
-            )
-        name = batch_config.encoding.format
-        if FORMATS[name].is_columnar and not changes_nothing(self.stream_maps):
-            raise ConfigurationError(
-                f"batch_config.encoding.format {name} does not support stream maps and "
-                "flattening; use jsonl"
-            )
+        validate_combination(batch_config, self.stream_maps, has_version=self._has_version)
         return batch_config
 
     def _read_contacts(self, output: Output[T]) -> Iterator[T]:
@@ -222,11 +213,19 @@ class ContactsStream(Stream):
     def _start_run(self) -> Run:
         if self._plan.loaded:
             self.stream_state[COLUMNS_KEY] = self._plan.loaded
+        is_incremental = self.replication_method == "INCREMENTAL"
+        fingerprint = run_fingerprint(
+            self._request,
+            self.config,
+            self.layout,
+            is_incremental=is_incremental,
+            has_version=self._has_version,
+        )
         state = RunState(
             self.stream_state,
             self._emitter,
-            fingerprint=request_fingerprint(self._request, self.config) | self._fingerprint(),
-            has_version=self._should_activate_version(),
+            fingerprint=fingerprint,
+            has_version=self._has_version,
         )
         return Run(
             self._client,
@@ -234,31 +233,16 @@ class ContactsStream(Stream):
             self.config,
             self.layout,
             state,
-            is_incremental=self.replication_method == "INCREMENTAL",
+            is_incremental=is_incremental,
         )
 
-    def _should_activate_version(self) -> bool:
+    @property
+    def _has_version(self) -> bool:
+        """Whether the run ends with ACTIVATE_VERSION."""
         return (
             self.config["emit_activate_version_messages"]
             and self.replication_method == "FULL_TABLE"
         )
-
-    def _fingerprint(self) -> dict[str, Any]:
-        """Return what decides on the records beside the request: a change needs a new export."""
-        mapping = {
-            key: value
-            for key, value in self.config.items()
-            if key.startswith(("stream_map", "flattening_", "faker_"))
-        }
-        columns = [(name, column_type.name) for name, column_type in self.layout.types.items()]
-        return {
-            "replication_method": self.replication_method,
-            "start_date": self.config.get("start_date"),
-            "activate_version": self._should_activate_version(),
-            "columns": digest(columns),
-            "stream_maps": digest(mapping),
-            "hash_columns": self.layout.hasher and self.layout.hasher.digest(),
-        }
 
     # --- columns and maps -------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from singer_sdk.exceptions import ConfigurationError
 
+from tap_sendgrid_contacts.maps import changes_nothing
 from tap_sendgrid_contacts.output.formats import FORMATS
 from tap_sendgrid_contacts.output.storage import (
     is_local,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from singer_sdk.helpers._batch import BatchConfig
+    from singer_sdk.mapper import StreamMap
 
     from tap_sendgrid_contacts.checkpoint import Block, Checkpoint
     from tap_sendgrid_contacts.column_types import ColumnType
@@ -58,6 +60,26 @@ def validate_batch_config(config: BatchConfig) -> None:
             f"batch_config.storage.root must be a local folder for {encoding.format}"
         )
     validate_transport(config.storage.root, config.storage.params)
+
+
+def validate_combination(
+    config: BatchConfig, mappers: Sequence[StreamMap], *, has_version: bool
+) -> None:
+    """Raise `ConfigurationError` for what BATCH files cannot be combined with."""
+    if len(mappers) > 1:
+        # The SDK would announce every file for each of them.
+        raise ConfigurationError("batch_config supports at most one stream map")
+    if has_version:
+        raise ConfigurationError(
+            "batch_config cannot be combined with emit_activate_version_messages: records in files "
+            "have no version, so a target would delete them"
+        )
+    name = config.encoding.format
+    if FORMATS[name].is_columnar and not changes_nothing(mappers):
+        raise ConfigurationError(
+            f"batch_config.encoding.format {name} does not support stream maps and flattening; use "
+            "jsonl"
+        )
 
 
 class _Chunk(NamedTuple):

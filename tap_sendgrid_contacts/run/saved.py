@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping, Sequence
 
     from tap_sendgrid_contacts.api.request import ExportRequest
+    from tap_sendgrid_contacts.columns import ColumnLayout
 
 logger = logging.getLogger(__name__)
 
@@ -181,17 +182,39 @@ def export_key(
     return digest(scope)
 
 
-def request_fingerprint(request: ExportRequest, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what decides on whose contacts a run has, and in which files."""
-    return {
+def run_fingerprint(
+    request: ExportRequest,
+    config: Mapping[str, Any],
+    layout: ColumnLayout,
+    *,
+    is_incremental: bool,
+    has_version: bool,
+) -> dict[str, Any]:
+    """Return what decides on the records of a run: with another one, it cannot be resumed.
+
+    Without what is not set, and with digests: it is in every STATE.
+    """
+    mapping = {
+        key: value
+        for key, value in config.items()
+        if key.startswith(("stream_map", "flattening_", "faker_"))
+    }
+    columns = [(name, column_type.name) for name, column_type in layout.types.items()]
+    fingerprint = {
         "api_url": config["api_url"],
         "on_behalf_of": config.get("on_behalf_of"),
-        # There can be hundreds, and it is in every STATE.
         "list_ids": _digest_ids(request.list_ids),
         "segment_ids": _digest_ids(request.segment_ids),
         "separate_exports": config["separate_exports"],
         "file_type": request.file_type,
+        "replication_method": "INCREMENTAL" if is_incremental else "FULL_TABLE",
+        "start_date": config.get("start_date"),
+        "activate_version": has_version,
+        "columns": digest(columns),
+        "stream_maps": digest(mapping),
+        "hash_columns": layout.hasher and layout.hasher.digest(),
     }
+    return {key: value for key, value in fingerprint.items() if value}
 
 
 def _digest_ids(ids: Sequence[str]) -> str | None:

@@ -51,7 +51,7 @@ class RunState:
     Args:
         state: The stream's state; it is written to.
         emitter: Emits it.
-        fingerprint: What decides on the records: a run with another one is not resumed.
+        fingerprint: See `run_fingerprint`.
         has_version: Whether the run is to end with ACTIVATE_VERSION.
     """
 
@@ -60,7 +60,7 @@ class RunState:
         state: MutableMapping[str, Any],
         emitter: StateEmitter,
         *,
-        fingerprint: Mapping[str, Any],
+        fingerprint: dict[str, Any],
         has_version: bool = False,
     ) -> None:
         self._state = state
@@ -71,8 +71,7 @@ class RunState:
         if not {"run", "counts"} & state.keys():
             convert_old_state(state)
         self._counts = read_counts(state)
-        # Without defaults: the state is emitted often.
-        self._fingerprint = {key: value for key, value in fingerprint.items() if value}
+        self._fingerprint = fingerprint
         self._has_version = has_version
         self._run = load_run(state, self._fingerprint, has_version=has_version)
         self._write()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tap_sendgrid_contacts.api.request import ExportRequest
 from tap_sendgrid_contacts.columns import ColumnLayout
 from tap_sendgrid_contacts.run.run import Run
-from tap_sendgrid_contacts.run.saved import request_fingerprint
+from tap_sendgrid_contacts.run.saved import run_fingerprint
 from tap_sendgrid_contacts.run.state import RunState
 from tap_sendgrid_contacts.schema import build_schema, columns_from_schema
 
@@ -225,7 +225,6 @@ class Pipeline:
         separate: bool = False,
         incremental: bool = False,
         output: Any = None,  # noqa: ANN401 - of any items
-        fingerprint: str = "",
         **config: Any,
     ) -> list[int]:
         """Run to the end, or until it is killed; return the ids of the emitted contacts."""
@@ -248,13 +247,11 @@ class Pipeline:
         }
         emitter: Any = type("Emitter", (), {"emit": staticmethod(emit)})
         request = ExportRequest(list_ids, file_type=config.pop("file_type", "json"))
-        run_state = RunState(
-            stream,
-            emitter,
-            fingerprint=request_fingerprint(request, config) | {"columns": fingerprint},
-            has_version=not incremental,
-        )
         layout = ColumnLayout(COLUMNS, config["on_invalid_value"])
+        fingerprint = run_fingerprint(
+            request, config, layout, is_incremental=incremental, has_version=not incremental
+        )
+        run_state = RunState(stream, emitter, fingerprint=fingerprint, has_version=not incremental)
         self.run = Run(self._client, request, config, layout, run_state, is_incremental=incremental)
         items = self.run.read(output or Rows())
         with contextlib.closing(items):  # type: ignore[type-var]

@@ -633,6 +633,7 @@ def test_state_is_small(
     # Two for each pair of exports that are created, with some 20 bytes for each that is finished.
     assert len(sizes) <= (102 if shape == "lists" else 4)
     assert max(sizes) < (4_000 if shape == "lists" else 1_000)
+    assert None not in pipeline.states[0]["run"][0]["fingerprint"].values()
 
 
 def test_signal_while_contacts_are_skipped_is_honoured(

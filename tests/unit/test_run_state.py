@@ -95,7 +95,7 @@ def test_checkpoint_is_loaded_as_saved(checkpoint: Checkpoint) -> None:
 
 
 def test_state_has_what_is_not_default_only() -> None:
-    stream = Stream(on_behalf_of=None, list_ids=[], file_type="csv")
+    stream = Stream(file_type="csv")
     stream.run.save(A, START)
     assert stream.state == {
         "run": [
