@@ -274,7 +274,8 @@ class _PrefetchWorker:
                         f"{label}: download is slower than {_MIN_RATE:,} bytes/s (request_timeout)"
                     )
                 deadline, before = now + self._timeout, part_file.size
-            if part_file.is_incomplete():
+            is_counted = self._job.contact_count is not None
+            if part_file.is_incomplete(is_counted=is_counted):
                 raise TransientError(f"{label}: truncated response")
 
 

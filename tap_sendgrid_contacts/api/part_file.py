@@ -53,6 +53,7 @@ class PartFile:
         self.size = self.high_water_mark = 0
         self._hash = hashlib.sha256()
         self._expected_size: int | None = None
+        self._is_chunked = False
         self._etag = ""
 
     @override
@@ -88,9 +89,15 @@ class PartFile:
             requests.codes.requested_range_not_satisfiable,
         }
 
-    def is_incomplete(self) -> bool:
-        """Return whether fewer bytes were downloaded than announced."""
-        return self._expected_size is not None and self.size < self._expected_size
+    def is_incomplete(self, *, is_counted: bool) -> bool:
+        """Return whether bytes are missing, or all of them may be.
+
+        Args:
+            is_counted: Whether the number of the contacts will show that they are missing.
+        """
+        if self._expected_size is None:
+            return not (self.size or is_counted or self._is_chunked)
+        return self.size < self._expected_size
 
     def start_response(self, response: requests.Response) -> None:
         """Prepare for the body: from the start, unless it is the rest."""
@@ -102,6 +109,7 @@ class PartFile:
         # Python refuses to convert thousands of digits, and no part has a size of so many.
         is_size = size.isdecimal() and len(size) <= _MAX_SIZE_DIGITS
         self._expected_size = int(size) if is_size else None
+        self._is_chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
         self._etag = response.headers.get("ETag", "")
 
     def reset(self) -> None:

@@ -25,6 +25,7 @@ KEPT_SEEDS = {
     "50271": "an export whose request was lost was looked for since the next request only",
     "50448": "a discarded export was taken for the one of the next request",
     "103467": "the same, after the columns had changed",
+    "110629": "a part of unknown length lost all of its bytes, and nothing counted its contacts",
 }
 
 # Worlds after which a mutation counts as not noticed.

@@ -135,9 +135,13 @@ class Job(ExportJob):
 
 
 def download(
-    url: str, parts: int = 1, first: int = 0, client: SendGridClient | None = None
+    url: str,
+    parts: int = 1,
+    first: int = 0,
+    client: SendGridClient | None = None,
+    job: Job | None = None,
 ) -> Generator[Part, None, None]:
-    job = Job(url, parts)
+    job = job or Job(url, parts)
     return iter_parts(
         client or make_client(api_url=url, request_timeout=10),
         job,
@@ -280,6 +284,32 @@ def test_digest_is_that_of_the_content_whatever_the_etag(
 def test_size_of_thousands_of_digits_is_ignored(storage: ScriptedStorage) -> None:
     storage.script = [Reply(200, BODY, {"ETag": ETAG, "Content-Length": "9" * 5000})]
     assert contents(storage) == [BODY]
+
+
+# An empty header: the body ends where the connection does.
+UNKNOWN = {"Content-Length": ""}
+
+
+@pytest.mark.parametrize(
+    ("reply", "count", "expected"),
+    [
+        (Reply(200, b"", UNKNOWN), None, content_of(0)),
+        (Reply(200, b"", UNKNOWN), 1, b""),
+        (Reply(200, b""), None, b""),
+        (Reply(200, b"0\r\n\r\n", UNKNOWN | {"Transfer-Encoding": "chunked"}), None, b""),
+    ],
+)
+def test_part_that_may_have_been_lost_is_downloaded_again(
+    storage: ScriptedStorage,
+    reply: Reply,
+    count: int | None,
+    expected: bytes,
+) -> None:
+    storage.script = [reply]
+    job = Job(storage.url, 1)
+    job.contact_count = count
+    [part] = [part.file.read() for part in download(storage.url, job=job)]
+    assert part == expected
 
 
 # --- resumed after a break ------------------------------------------------------------------
