@@ -17,9 +17,10 @@ import ssl
 import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
+import backoff
 import requests
 import urllib3.exceptions
 from singer_sdk.exceptions import FatalAPIError, RetriableAPIError
@@ -29,6 +30,8 @@ from tap_sendgrid_contacts.redaction import sanitize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from backoff.types import Details
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -91,18 +94,29 @@ class RetryPolicy:
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function; after the last retry its error is raised."""
+        retrying = backoff.on_exception(
+            backoff.constant,
+            TransientError,
+            max_tries=len(self.delays) + 1,
+            jitter=None,
+            on_backoff=self._back_off,
+            # backoff's own log lines contain the arguments, signed URLs included.
+            logger=None,
+            # `_back_off` waits: backoff itself can only `time.sleep`, which nothing interrupts.
+            interval=0,
+        )
+        return retrying(function)(*args, **kwargs)
+
+    def _back_off(self, details: Details) -> None:
+        error: Any = details["exception"]
+        tries = details["tries"]
+        delay = self.delays[tries - 1]
+        seconds = error.retry_after + random.uniform(delay / 2, delay)  # noqa: S311 - jitter
         attempts = len(self.delays) + 1
-        for attempt, delay in enumerate(self.delays, 2):
-            try:
-                return function(*args, **kwargs)
-            except TransientError as error:
-                seconds = error.retry_after + random.uniform(delay / 2, delay)  # noqa: S311 - jitter
-                # Not the arguments, which may be signed URLs.
-                logger.warning(
-                    "%s; retrying in %.1f s (attempt %d/%d)", error, seconds, attempt, attempts
-                )
-                self.wait(seconds)
-        return function(*args, **kwargs)
+        logger.warning(
+            "%s; retrying in %.1f s (attempt %d/%d)", error, seconds, tries + 1, attempts
+        )
+        self.wait(seconds)
 
 
 NO_RETRY = RetryPolicy(())

@@ -37,7 +37,7 @@ class Clock:
         return self.now
 
     def sleep(self, seconds: float) -> None:
-        # `NO_WAIT` sleeps 0 seconds.
+        # backoff itself sleeps 0 seconds after each wait of ours.
         if seconds:
             self.sleeps.append(seconds)
             self.now += seconds
