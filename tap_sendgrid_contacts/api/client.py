@@ -12,6 +12,7 @@ import requests
 from singer_sdk import metrics
 from singer_sdk.authenticators import BearerTokenAuthenticator
 from singer_sdk.exceptions import FatalAPIError
+from typing_extensions import override
 
 from tap_sendgrid_contacts import stopping
 from tap_sendgrid_contacts.api.http import (
@@ -22,19 +23,27 @@ from tap_sendgrid_contacts.api.http import (
     raise_for_status,
 )
 from tap_sendgrid_contacts.api.session import Session, decode_json, read_body
-from tap_sendgrid_contacts.dates import utc_now
 from tap_sendgrid_contacts.redaction import hide, sanitize
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
 
 T = TypeVar("T")
 
-_NO_HINTS: Mapping[int, str] = {}
 _EXPORTS = "/v3/marketing/contacts/exports"
 _FIELDS = "/v3/marketing/field_definitions"
 _LISTS = "/v3/marketing/lists"
+
+_STATUS_HINTS: Mapping[int, str] = {
+    **dict.fromkeys(range(300, 400), "Redirects are not followed; check api_url"),
+    401: "API key rejected: check that api_key is correct, complete and not revoked",
+    403: (
+        "Permission denied: give api_key access to Marketing (scope marketing.read; creating "
+        "exports may need full access). Legacy Marketing Campaigns accounts have no contacts export"
+    ),
+}
+_ID_HINT = "To check the list and segment ids, run --test"
+_CREATE_HINTS: Mapping[int, str] = {**_STATUS_HINTS, 400: _ID_HINT, 404: _ID_HINT}
 
 # SendGrid allows 500.
 _MAX_FIELDS = 5000
@@ -65,10 +74,8 @@ class Audience(msgspec.Struct):
     contact_count: _Count | None = None
 
 
-class _Segment(msgspec.Struct):
-    id: _NonEmpty
-    name: str = ""
-    contacts_count: _Count | None = None
+class _Segment(Audience):
+    contact_count: _Count | None = msgspec.field(name="contacts_count", default=None)
 
 
 class _ContactCount(msgspec.Struct):
@@ -124,6 +131,14 @@ class _Errors(msgspec.Struct):
     errors: list[_Error] = []
 
 
+class _ApiSession(Session):
+    """A session that follows no redirects."""
+
+    @override
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """None: for a target, `requests` reads the body of the response, whatever its size."""
+
+
 class SendGridClient:
     """Client of the endpoints that a contacts export needs.
 
@@ -158,16 +173,12 @@ class SendGridClient:
         self.clock_offset = timedelta()
         self._base_url = api_url.rstrip("/")
         hide(api_key)
-        self._session = Session(api_url)
+        self._session = _ApiSession(api_url)
         # An auth object, not a header: requests replaces the header by ~/.netrc, and sends it
         # along on redirects.
         self._session.auth = BearerTokenAuthenticator(token=api_key)
         if on_behalf_of:
             self._session.headers["on-behalf-of"] = on_behalf_of
-
-    def server_time(self) -> datetime:
-        """Return the time by SendGrid's clock, according to its last response."""
-        return utc_now() + self.clock_offset
 
     def list_field_definitions(self) -> list[FieldDefinition]:
         """List the custom fields: `GET /v3/marketing/field_definitions`."""
@@ -209,8 +220,7 @@ class SendGridClient:
 
     def list_segments(self) -> list[Audience]:
         """List the segments: `GET /v3/marketing/segments/2.0`."""
-        segments = self._request("GET", "/v3/marketing/segments/2.0", _Segments).results
-        return [Audience(each.id, each.name, each.contacts_count) for each in segments]
+        return [*self._request("GET", "/v3/marketing/segments/2.0", _Segments).results]
 
     def count_contacts(self) -> int | None:
         """Count the contacts of the account: `GET /v3/marketing/contacts/count`."""
@@ -223,10 +233,7 @@ class SendGridClient:
             RequestNotProcessedError: If the export was not created; safe to send again.
             TransientError: If the export may have been created.
         """
-        hint = "To check the list and segment ids, run --test"
-        export = self._request(
-            "POST", _EXPORTS, ExportStatus, hints={400: hint, 404: hint}, json=body
-        )
+        export = self._request("POST", _EXPORTS, ExportStatus, hints=_CREATE_HINTS, json=body)
         if not export.id:
             # The API description does not mark the id as required.
             raise TransientError(f"POST {_EXPORTS}: export accepted but response has no id")
@@ -255,7 +262,7 @@ class SendGridClient:
         *,
         resource_id: str = "",
         timeout: float | None = None,
-        hints: Mapping[int, str] = _NO_HINTS,
+        hints: Mapping[int, str] = _STATUS_HINTS,
         **options: Any,
     ) -> T:
         description = f"{method} {path.replace('{id}', sanitize(resource_id))}"
@@ -276,8 +283,8 @@ class SendGridClient:
         _log_metric(path, response.status_code, time.monotonic() - started)
         if date := parse_http_date(response.headers.get("Date")):
             self.clock_offset = timedelta(seconds=date - time.time())
-        detail = self._error_detail(response.status_code, body, hints)
-        raise_for_status(response, description, detail)
+        details = _read_messages(body), hints.get(response.status_code)
+        raise_for_status(response, description, ". ".join(filter(None, details)))
         try:
             return decode_json(body, response_type)
         except msgspec.ValidationError as error:
@@ -287,19 +294,14 @@ class SendGridClient:
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise TransientError(f"{description}: response is not valid JSON") from None
 
-    def _error_detail(self, status: int, body: bytes, hints: Mapping[int, str]) -> str:
-        """Return what an error status means, and the API's own message."""
-        try:
-            errors = decode_json(body, _Errors).errors
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            errors = []
-        api_message = sanitize("; ".join(error.message for error in errors if error.message))
-        hint = hints.get(status) or _STATUS_HINTS.get(status)
-        if requests.codes.multiple_choices <= status < requests.codes.bad_request:
-            hint = "Redirects are not followed; check api_url"
-        if api_message and hint:
-            return f"{api_message}. {hint}"
-        return api_message or hint or ""
+
+def _read_messages(body: bytes) -> str:
+    """Return the API's own messages of an error."""
+    try:
+        errors = decode_json(body, _Errors).errors
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+    return sanitize("; ".join(error.message for error in errors if error.message))
 
 
 def _log_metric(endpoint: str, status: int, seconds: float) -> None:
@@ -311,12 +313,3 @@ def _log_metric(endpoint: str, status: int, seconds: float) -> None:
     }
     duration = metrics.Metric.HTTP_REQUEST_DURATION
     metrics.log(metrics.get_metrics_logger(), metrics.Point("timer", duration, seconds, tags))
-
-
-_STATUS_HINTS = {
-    401: "API key rejected: check that api_key is correct, complete and not revoked",
-    403: (
-        "Permission denied: give api_key access to Marketing (scope marketing.read; creating "
-        "exports may need full access). Legacy Marketing Campaigns accounts have no contacts export"
-    ),
-}

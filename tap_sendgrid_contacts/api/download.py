@@ -113,7 +113,7 @@ class _AnonymousSession(Session):
 
     @override
     def get_redirect_target(self, resp: requests.Response) -> str | None:
-        target = requests.Session.get_redirect_target(self, resp)
+        target = super().get_redirect_target(resp)
         if target is None:
             return None
         # requests would read its body, whatever the size.

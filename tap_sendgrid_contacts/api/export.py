@@ -22,7 +22,7 @@ from tap_sendgrid_contacts.api.http import (
     TransientError,
 )
 from tap_sendgrid_contacts.api.urls import is_safe_url, url_lifetime, urls_by_part_name
-from tap_sendgrid_contacts.dates import parse_timestamp
+from tap_sendgrid_contacts.dates import parse_timestamp, utc_now
 from tap_sendgrid_contacts.redaction import sanitize
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ class ExportJob:
 
     def _set_ready(self, status: ExportStatus) -> None:
         expires_at = parse_timestamp(status.expires_at)
-        if expires_at and expires_at < self._client.server_time():
+        if expires_at and expires_at < utc_now() + self._client.clock_offset:
             raise ExportUnavailableError(f"{self} expired at {expires_at}")
         if status.contact_count is not None:
             self.contact_count = status.contact_count

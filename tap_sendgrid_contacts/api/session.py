@@ -41,7 +41,7 @@ _READ_BYTES = 64 * 1024
 
 
 class Session(requests.Session):
-    """A session for one base URL, which follows no redirects.
+    """A session for one base URL.
 
     Bytes are requested as they are: ranges and limits count them so.
 
@@ -65,10 +65,6 @@ class Session(requests.Session):
         if (request.url or "").lower().startswith("http:"):
             kwargs["proxies"] = {}
         return super().send(request, **kwargs)
-
-    @override
-    def get_redirect_target(self, resp: requests.Response) -> str | None:
-        """None: for a target, `requests` reads the body of the response, whatever its size."""
 
 
 class _Adapter(requests.adapters.HTTPAdapter):
