@@ -109,11 +109,10 @@ class ColumnLayout:
     def __init__(
         self,
         columns: Sequence[Column],
-        on_invalid_value: OnInvalidValue = "fail",
-        stamp: Mapping[str, str | None] | None = None,
-        hasher: Hasher | None = None,
+        on_invalid_value: OnInvalidValue,
+        stamp: Mapping[str, str | None],
+        hasher: Hasher | None,
     ) -> None:
-        stamp = stamp or {}
         self.on_invalid_value = on_invalid_value
         self.hasher = hasher
         self.selected = [column for column in columns if column.is_selected]

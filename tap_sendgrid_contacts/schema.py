@@ -73,11 +73,11 @@ def stream_key(*, separate_exports: bool) -> list[str]:
 
 
 def build_schema(
-    custom_fields: Iterable[FieldDefinition], *, has_source: bool = False
+    custom_fields: Iterable[FieldDefinition], *, separate_exports: bool
 ) -> dict[str, Any]:
     """Return the JSON schema of contacts, one property per column."""
     properties = {name: dict(type_.json_schema) for name, type_ in RESERVED_FIELDS.items()}
-    if has_source:
+    if separate_exports:
         properties |= {name: dict(TEXT.json_schema) for name in SOURCE_COLUMNS}
     for field in custom_fields:
         definition = field_column_type(field).json_schema | describe_field(field)

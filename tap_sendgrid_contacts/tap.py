@@ -153,7 +153,7 @@ class TapSendGridContacts(Tap):
                 schema["properties"], entry.key_properties, separate_exports=separate_exports
             )
         else:
-            schema = build_schema(fields or (), has_source=separate_exports)
+            schema = build_schema(fields or (), separate_exports=separate_exports)
         mask = entry.metadata.resolve_selection() if entry else SelectionMask()
         bookmark = self.state.get("bookmarks", {}).get(ContactsStream.name, {})
         plan = plan_columns(

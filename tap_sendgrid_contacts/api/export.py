@@ -111,9 +111,7 @@ class ExportJob:
         created_at: When SendGrid created it, if it says.
     """
 
-    def __init__(
-        self, client: SendGridClient, export_id: str, *, label: str = "", is_new: bool = False
-    ) -> None:
+    def __init__(self, client: SendGridClient, export_id: str, *, label: str, is_new: bool) -> None:
         self.id = export_id
         self._label = label
         self.part_names: tuple[str, ...] = ()

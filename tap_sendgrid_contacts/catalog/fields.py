@@ -56,8 +56,8 @@ def plan_columns(
     schema: dict[str, Any],
     fields: Sequence[FieldDefinition] | None,
     is_selected: Callable[[str], bool],
-    saved: object = None,
-    pinned: Collection[str] = (),
+    saved: object,
+    pinned: Collection[str],
 ) -> ColumnPlan:
     """Decide which custom fields are emitted, and into which columns.
 

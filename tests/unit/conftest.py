@@ -9,9 +9,13 @@ from hypothesis import settings
 
 from tap_sendgrid_contacts.api.client import SendGridClient
 from tap_sendgrid_contacts.api.http import RetryPolicy
+from tap_sendgrid_contacts.columns import ColumnLayout
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from tap_sendgrid_contacts.columns import Column, Hasher, OnInvalidValue
 
 # On a busy machine any example may be slow.
 settings.register_profile("unit", deadline=None)
@@ -70,6 +74,16 @@ def make_client(**options: Any) -> SendGridClient:
 @pytest.fixture
 def client() -> SendGridClient:
     return make_client()
+
+
+def make_layout(
+    columns: Sequence[Column],
+    on_invalid_value: OnInvalidValue = "fail",
+    stamp: Mapping[str, str | None] | None = None,
+    hasher: Hasher | None = None,
+) -> ColumnLayout:
+    """Return a layout without a stamp and hashes, or with them."""
+    return ColumnLayout(columns, on_invalid_value, stamp or {}, hasher)
 
 
 @pytest.fixture

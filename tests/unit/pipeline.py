@@ -31,7 +31,7 @@ API = "https://api.sendgrid.com"
 EXPORTS = f"{API}/v3/marketing/contacts/exports"
 STORAGE = "https://storage.example"
 NOW = datetime(2026, 11, 22, 10, 0, tzinfo=timezone.utc)
-COLUMNS = columns_from_schema(build_schema([]), {"updated_at"}.__contains__)
+COLUMNS = columns_from_schema(build_schema([], separate_exports=False), {"updated_at"}.__contains__)
 
 
 def day(number: int) -> datetime:
@@ -247,7 +247,7 @@ class Pipeline:
         }
         emitter: Any = type("Emitter", (), {"emit": staticmethod(emit)})
         request = ExportRequest(list_ids, file_type=config.pop("file_type", "json"))
-        layout = ColumnLayout(COLUMNS, config["on_invalid_value"])
+        layout = ColumnLayout(COLUMNS, config["on_invalid_value"], stamp={}, hasher=None)
         fingerprint = run_fingerprint(
             request, config, layout, is_incremental=incremental, has_version=not incremental
         )

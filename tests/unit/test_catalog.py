@@ -41,7 +41,7 @@ def make_catalog(root: dict[str, Any] | None = None, **stream: Any) -> dict[str,
         "stream": "contacts",
         "replication_method": "FULL_TABLE",
         "key_properties": ["contact_id"],
-        "schema": build_schema(FIELDS),
+        "schema": build_schema(FIELDS, separate_exports=False),
         "metadata": [
             {"breadcrumb": ["properties", "contact_id"], "metadata": {"inclusion": "automatic"}},
             {"breadcrumb": ["properties", "email"], "metadata": {"inclusion": "available"}},
@@ -157,7 +157,7 @@ def test_only_replication_key() -> None:
 
 def key_of(catalog: dict[str, Any], *, separate_exports: bool = False) -> list[str]:
     if separate_exports:
-        catalog["streams"][0]["schema"] = build_schema(FIELDS, has_source=True)
+        catalog["streams"][0]["schema"] = build_schema(FIELDS, separate_exports=True)
     stream = normalize(catalog)
     return resolve_key(
         stream["schema"]["properties"], stream["key_properties"], separate_exports=separate_exports
@@ -204,7 +204,9 @@ def test_key_without_the_source_is_an_error() -> None:
 @pytest.mark.parametrize("name", ["source_type", "source_id", "source_name"])
 def test_columns_of_the_source_need_separate_exports(name: str) -> None:
     # Records would not have them.
-    properties = build_schema(FIELDS)["properties"] | {name: {"type": "string"}}
+    properties = build_schema(FIELDS, separate_exports=False)["properties"] | {
+        name: {"type": "string"}
+    }
     catalog = make_catalog(schema={"properties": properties}, key_properties=None)
     with pytest.raises(ConfigurationError, match="separate_exports does not fit the catalog"):
         key_of(catalog)
@@ -452,7 +454,7 @@ def load(config: dict[str, Any], catalog: Any, state: Any) -> None:  # noqa: ANN
         stream._write_schema_message()  # noqa: SLF001 - as `sync` does
 
 
-SOURCES = make_catalog(schema=build_schema(FIELDS, has_source=True), key_properties=None)
+SOURCES = make_catalog(schema=build_schema(FIELDS, separate_exports=True), key_properties=None)
 
 
 @pytest.mark.parametrize(

@@ -24,13 +24,14 @@ from typing_extensions import override
 
 from tap_sendgrid_contacts.api.client import FieldDefinition
 from tap_sendgrid_contacts.column_types import INTEGER, TEXT
-from tap_sendgrid_contacts.columns import Column, ColumnLayout, Hasher
+from tap_sendgrid_contacts.columns import Column, Hasher
 from tap_sendgrid_contacts.dates import parse_date
 from tap_sendgrid_contacts.decode import csv as csv_decoder
 from tap_sendgrid_contacts.decode import make_decoder
 from tap_sendgrid_contacts.decode.lines import MAX_ROW_BYTES
 from tap_sendgrid_contacts.schema import build_schema, columns_from_schema
 from tests.harness import both_file_types
+from tests.unit.conftest import make_layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,7 +59,8 @@ COLUMNS = columns_from_schema(
             FieldDefinition("e1_T", "Plan", "Text"),
             FieldDefinition("e2_N", "Seats", "Number"),
             FieldDefinition("e3_D", "Since", "Date"),
-        ]
+        ],
+        separate_exports=False,
     ),
     lambda _: True,
 )
@@ -93,7 +95,7 @@ def decode(
     columns: list[Column] = COLUMNS,
     on_invalid_value: OnInvalidValue = "fail",
 ) -> list[Values]:
-    decoder = make_decoder(file_type, ColumnLayout(columns, on_invalid_value))
+    decoder = make_decoder(file_type, make_layout(columns, on_invalid_value))
     return [row for block in decoder.decode(io.BytesIO(data), LABEL) for row in block]
 
 
@@ -594,7 +596,7 @@ def outcome(
     """Return the contacts or the error, and what was logged."""
     handler = LogCapture()
     logger = logging.getLogger(PACKAGE)
-    decoder = make_decoder(file_type, ColumnLayout(columns, on_invalid_value))
+    decoder = make_decoder(file_type, make_layout(columns, on_invalid_value))
     logger.addHandler(handler)
     try:
         blocks = list(decoder.decode(io.BytesIO(data), LABEL))
@@ -713,7 +715,7 @@ def test_invalid_value_becomes_null_and_others_stay(
     file_type: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     columns = select("email", "custom_seats")
-    decoder = make_decoder(file_type, ColumnLayout(columns, "null"))
+    decoder = make_decoder(file_type, make_layout(columns, "null"))
     data = part_of(file_type, "1", "private", "3", "private too", "")
     contacts = [
         contact
@@ -749,7 +751,7 @@ def test_locating_an_invalid_value_does_not_disturb_reading(
 
 @both_file_types
 def test_valid_values_are_not_warned_of(file_type: str, caplog: pytest.LogCaptureFixture) -> None:
-    decoder = make_decoder(file_type, ColumnLayout(select("email", "custom_seats"), "null"))
+    decoder = make_decoder(file_type, make_layout(select("email", "custom_seats"), "null"))
     list(decoder.decode(io.BytesIO(part_of(file_type, "1", "")), LABEL))
     decoder.log_invalid_values()
     assert caplog.messages == []
@@ -775,7 +777,7 @@ def test_contact_may_have_no_custom_fields(custom: object) -> None:
 
 
 NAMESAKES = columns_from_schema(
-    build_schema([FieldDefinition("e1_T", "City", "Text")]), lambda _: True
+    build_schema([FieldDefinition("e1_T", "City", "Text")], separate_exports=False), lambda _: True
 )
 
 
@@ -832,7 +834,7 @@ def test_fields_are_matched_whatever_their_case(file_type: str) -> None:
 
 def test_other_spelling_is_learned() -> None:
     line = json_lines({"contact_id": "a", "EMAIL": "x@y", "New": 1, "custom_fields": {"PLAN": "p"}})
-    decode = make_decoder("json", ColumnLayout(COLUMNS)).decode
+    decode = make_decoder("json", make_layout(COLUMNS)).decode
     expected = list(decode(io.BytesIO(line), LABEL))
     with patch(SLOW["json"]) as slow:
         assert list(decode(io.BytesIO(line * 2), LABEL)) == [expected[0] * 2]
@@ -865,7 +867,7 @@ def test_other_forms_are_learned(form: str) -> None:
     reserved, custom_fields = OTHER_FORMS[form]
     full = {"contact_id": "a", "email": "x@y", **reserved, "custom_fields": custom_fields}
     line, empty = json_lines(full), json_lines({"contact_id": "b"})
-    decode = make_decoder("json", ColumnLayout(COLUMNS)).decode
+    decode = make_decoder("json", make_layout(COLUMNS)).decode
     ((expected,),) = decode(io.BytesIO(line), LABEL)
     with patch(SLOW["json"]) as slow:
         assert next(decode(io.BytesIO(line * 2 + empty), LABEL))[:2] == [expected] * 2
@@ -888,7 +890,7 @@ def test_catalog_may_have_odd_names(file_type: str, name: str) -> None:
 
 def test_unknown_field_with_an_invalid_name_slows_its_own_lines_only() -> None:
     odd, plain = json_lines({"contact_id": "a", 'q"': 1}), json_lines({"contact_id": "b"})
-    decode = make_decoder("json", ColumnLayout(COLUMNS)).decode
+    decode = make_decoder("json", make_layout(COLUMNS)).decode
     assert len(list(decode(io.BytesIO(odd + plain), LABEL))) == 1
     with patch(SLOW["json"]) as slow:
         list(decode(io.BytesIO(plain), LABEL))
@@ -906,7 +908,7 @@ def test_unknown_field_is_warned_of_once_and_ignored(
     file_type: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = FILE_OF[file_type](*[{"contact_id": "a", "custom_fields": {"Newest": "private"}}] * 3)
-    decode = make_decoder(file_type, ColumnLayout(select())).decode
+    decode = make_decoder(file_type, make_layout(select())).decode
     for _ in range(2):
         assert [row for block in decode(io.BytesIO(data), LABEL) for row in block] == [("a",)] * 3
     [warning] = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
@@ -1229,7 +1231,7 @@ def test_part_without_a_header_leaks_no_contact(caplog: pytest.LogCaptureFixture
 
 
 def test_each_part_comes_in_blocks_of_the_same_size() -> None:
-    decode = make_decoder("csv", ColumnLayout(COLUMNS)).decode
+    decode = make_decoder("csv", make_layout(COLUMNS)).decode
     part = b"CONTACT_ID\n" + b"".join(b"c%d\n" % i for i in range(300))
     # More than a block may have, to come to the second part with.
     part += b"x" * (5 * 2**20) + b"\n"
@@ -1318,7 +1320,7 @@ def test_too_long_row_is_an_error_before_it_is_all_in_memory(
 ) -> None:
     part = io.BytesIO(compress(data + b"more\n" * 100_000))
     with max_row_bytes(100_000), pytest.raises(DataError, match=LABEL):
-        list(make_decoder(file_type, ColumnLayout(COLUMNS)).decode(part, LABEL))
+        list(make_decoder(file_type, make_layout(COLUMNS)).decode(part, LABEL))
     if compress is bytes:
         assert part.tell() < len(data)
 
@@ -1381,7 +1383,7 @@ def test_blanks_around_names_of_csv_do_not_matter(monkeypatch: pytest.MonkeyPatc
 
 def test_columns_that_csv_lacks_are_null_and_named_once(caplog: pytest.LogCaptureFixture) -> None:
     columns = select("email", "city", "custom_plan")
-    decoder = make_decoder("csv", ColumnLayout(columns))
+    decoder = make_decoder("csv", make_layout(columns))
     for _ in range(2):
         rows = list(
             decoder.decode(io.BytesIO(csv_rows(["CONTACT_ID", "EMAIL"], ["a", "b"])), LABEL)
@@ -1467,7 +1469,7 @@ def test_hashes_are_those_of_hmac(file_type: str, path: str, key: bytes, text: s
     data = FILE_OF[file_type](first, {"contact_id": "b"})
     columns = select("email", "alternate_emails", "custom_plan", "custom_seats")
     stamp = {"source_type": "list", "source_name": "secret", "source_id": None}
-    layout = ColumnLayout(columns, stamp=stamp, hasher=Hasher(HASHED, key))
+    layout = make_layout(columns, stamp=stamp, hasher=Hasher(HASHED, key))
     slow = patch(FAST[file_type], return_value=None)
     with slow if path == "slow" else contextlib.nullcontext():
         decoder = make_decoder(file_type, layout)
@@ -1485,7 +1487,7 @@ def test_hashes_are_those_of_hmac(file_type: str, path: str, key: bytes, text: s
 def test_errors_of_hashed_columns_have_no_value(
     file_type: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    layout = ColumnLayout(COLUMNS, "null", hasher=Hasher(HASHED - {"source_name"}, KEY))
+    layout = make_layout(COLUMNS, "null", hasher=Hasher(HASHED - {"source_name"}, KEY))
     data = FILE_OF[file_type]({"contact_id": "a", "alternate_emails": '["private'})
     [[row]] = make_decoder(file_type, layout).decode(io.BytesIO(data), LABEL)
     assert row[NAMES.index("alternate_emails")] is None
@@ -1506,9 +1508,9 @@ def test_errors_of_hashed_columns_have_no_value(
 def test_columns_that_cannot_be_hashed_are_an_error(name: str, problem: str) -> None:
     columns = [column._replace(is_selected=column.name != "city") for column in COLUMNS]
     stamp = {"source_id": None, "source_name": None}
-    ColumnLayout(columns, stamp=stamp, hasher=Hasher(HASHED, KEY))
+    make_layout(columns, stamp=stamp, hasher=Hasher(HASHED, KEY))
     with pytest.raises(ConfigurationError, match=f"^hash_columns: column {name} {problem}"):
-        ColumnLayout(columns, stamp=stamp, hasher=Hasher(HASHED | {name}, KEY))
+        make_layout(columns, stamp=stamp, hasher=Hasher(HASHED | {name}, KEY))
 
 
 # --- constant columns -----------------------------------------------------------------------
@@ -1527,7 +1529,7 @@ def test_stamp_is_between_reserved_and_custom_columns(
     fields = {"created_at": "2021-01-02T00:00:00Z", "city": "c", "custom_fields": custom}
     data = FILE_OF[file_type](*({"contact_id": id_, **fields} for id_ in "ab"))
     plain = decode(file_type, data, columns)
-    decoder = make_decoder(file_type, ColumnLayout(columns, stamp=stamp))
+    decoder = make_decoder(file_type, make_layout(columns, stamp=stamp))
     slow = patch(FAST[file_type], return_value=None)
     with slow if path == "slow" else contextlib.nullcontext():
         contacts = [each for block in decoder.decode(io.BytesIO(data), LABEL) for each in block]

@@ -118,7 +118,7 @@ class Job(ExportJob):
     """An export that is ready; a URL is signed again after `discard_urls` only."""
 
     def __init__(self, url: str, parts: int) -> None:
-        super().__init__(make_client(), "e1")
+        super().__init__(make_client(), "e1", label="", is_new=False)
         self.part_names = tuple(map(str, range(parts)))
         self.base = url
         self.signed: list[str] = []

@@ -45,9 +45,13 @@ def _no_sleep(clock: Clock) -> None:
     """Let no test sleep."""
 
 
+def make_job(client: SendGridClient, *, is_new: bool = False) -> ExportJob:
+    return ExportJob(client, "e1", label="", is_new=is_new)
+
+
 @pytest.fixture
 def job(client: SendGridClient) -> ExportJob:
-    return ExportJob(client, "e1")
+    return make_job(client)
 
 
 def wait_until_ready(job: ExportJob, poll_interval: int = 2, poll_timeout: int = 3600) -> None:
@@ -540,12 +544,12 @@ def test_new_export_may_not_be_visible_for_30_seconds(
     requests_mock: Mocker, client: SendGridClient, clock: Clock
 ) -> None:
     requests_mock.get(STATUS, [*[NOT_FOUND] * 5, PENDING, NOT_FOUND, ready("https://x/1")])
-    wait_until_ready(ExportJob(client, "e1", is_new=True), poll_interval=1)
+    wait_until_ready(make_job(client, is_new=True), poll_interval=1)
     assert len(clock.sleeps) == 7
     clock.sleeps.clear()
     requests_mock.get(STATUS, [NOT_FOUND])
     with pytest.raises(ExportUnavailableError, match="Export e1 no longer exists"):
-        wait_until_ready(ExportJob(client, "e1", is_new=True))
+        wait_until_ready(make_job(client, is_new=True))
     assert 30 <= sum(clock.sleeps) < 60
 
 
@@ -553,7 +557,7 @@ def test_new_export_that_is_ready_may_be_invisible_again(
     requests_mock: Mocker, client: SendGridClient, clock: Clock
 ) -> None:
     requests_mock.get(STATUS, [ready("https://x/1"), NOT_FOUND])
-    job = ExportJob(client, "e1", is_new=True)
+    job = make_job(client, is_new=True)
     wait_until_ready(job)
     with pytest.raises(TransientError, match="not visible yet"):
         job.signed_url("/1")
@@ -599,7 +603,7 @@ def part_names(requests_mock: Mocker, job: ExportJob, *urls: str) -> tuple[str, 
 def test_path_alone_is_the_name(requests_mock: Mocker, client: SendGridClient, query: str) -> None:
     for value in ("1", "2"):
         urls = [f"https://x/{part}?{query.format(value)}" for part in "ab"]
-        assert part_names(requests_mock, ExportJob(client, "e1"), *urls) == ("/a", "/b")
+        assert part_names(requests_mock, make_job(client), *urls) == ("/a", "/b")
 
 
 # What differs from URL to URL and from status to status.
@@ -641,7 +645,7 @@ def test_alike_paths_are_told_apart_by_what_every_status_has(
             f"https://h{status}/a?{query}&request={status}&{nonce.format(n, digest(n))}"
             for n, query in enumerate(queries, status)
         ]
-        job = ExportJob(client, "e1")
+        job = make_job(client)
         assert part_names(requests_mock, job, *urls) == names
         assert {job.signed_url(name) for name in names} == set(urls)
         if "#" not in names[1]:

@@ -38,7 +38,8 @@ class AccountRuns:
 
     def run(self, *fields: FieldDefinition) -> list[str]:
         """Return the column of each field."""
-        plan = plan_columns(build_schema(fields), fields, lambda _: True, self.state)
+        schema = build_schema(fields, separate_exports=False)
+        plan = plan_columns(schema, fields, lambda _: True, self.state, pinned=())
         self.state, self.warnings = plan.loaded, plan.warnings
         names = {
             definition["description"]: name

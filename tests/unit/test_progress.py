@@ -27,7 +27,7 @@ class Terminal(io.StringIO):
 
 
 def log_end(progress: ProgressReporter, read: int, emitted: int) -> None:
-    job = ExportJob(make_client(), "1")
+    job = ExportJob(make_client(), "1", label="", is_new=False)
     job.part_names, job.contact_count = ("a", "b", "c"), 3000
     progress.log_end(
         job,

@@ -60,7 +60,7 @@ FIELDS = [
 
 
 def custom_columns(*fields: FieldDefinition) -> list[str]:
-    return list(build_schema(fields)["properties"])[len(RESERVED) :]
+    return list(build_schema(fields, separate_exports=False)["properties"])[len(RESERVED) :]
 
 
 def select_all(_name: str) -> bool:
@@ -68,11 +68,11 @@ def select_all(_name: str) -> bool:
 
 
 def test_reserved_columns_are_in_the_documented_order() -> None:
-    assert list(build_schema([])["properties"]) == RESERVED
+    assert list(build_schema([], separate_exports=False)["properties"]) == RESERVED
 
 
 def test_reserved_columns_are_strings_dates_and_one_list() -> None:
-    properties = build_schema([])["properties"]
+    properties = build_schema([], separate_exports=False)["properties"]
     text = {"type": ["string", "null"]}
     date = {"type": ["string", "null"], "format": "date-time"}
     emails = {"type": ["array", "null"], "items": {"type": "string"}}
@@ -90,9 +90,9 @@ def test_reserved_columns_are_strings_dates_and_one_list() -> None:
     ],
 )
 def test_custom_field_is_typed_and_described(field_type: str, expected: dict[str, Any]) -> None:
-    column = build_schema([FieldDefinition("e7_X", "My_Field", field_type)])["properties"][
-        "custom_my_field"
-    ]
+    column = build_schema(
+        [FieldDefinition("e7_X", "My_Field", field_type)], separate_exports=False
+    )["properties"]["custom_my_field"]
     assert column.pop("title") == "My_Field"
     description = column.pop("description")
     assert all(each in description for each in ("My_Field", "e7_X", field_type))
@@ -147,7 +147,9 @@ def test_names_are_valid_in_every_target(names: list[str]) -> None:
 def test_columns_are_read_back_from_the_schema(
     transfer: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> None:
-    columns = columns_from_schema(transfer(build_schema(FIELDS)), select_all)
+    columns = columns_from_schema(
+        transfer(build_schema(FIELDS, separate_exports=False)), select_all
+    )
     assert [column.name for column in columns[: len(RESERVED)]] == RESERVED
     assert [column.field for column in columns[: len(RESERVED)]] == RESERVED
     assert {column.name: column.type.name for column in columns if not column.is_custom} == {
@@ -165,7 +167,7 @@ def test_columns_are_read_back_from_the_schema(
 
 
 def test_catalog_without_titles_still_finds_the_fields() -> None:
-    schema = build_schema(FIELDS)
+    schema = build_schema(FIELDS, separate_exports=False)
     for definition in schema["properties"].values():
         definition.pop("title", None)
         definition.pop("description", None)
@@ -206,7 +208,9 @@ OTHERS: list[dict[str, Any]] = [
     [(TEXTS, "email"), (DATES, "created_at"), (LISTS, "alternate_emails"), (NUMBERS, "custom_x")],
 )
 def test_types_in_any_notation_are_normalized(definitions: list[dict[str, Any]], name: str) -> None:
-    properties = build_schema([FieldDefinition("e1_N", "x", "Number")])["properties"]
+    properties = build_schema([FieldDefinition("e1_N", "x", "Number")], separate_exports=False)[
+        "properties"
+    ]
     for definition in definitions:
         normalized = normalize_definition(name, {**definition, "maxLength": 5}, allowed_types(name))
         expected = {key: properties[name].get(key) for key in ("type", "format", "items")}
@@ -253,14 +257,16 @@ def test_any_custom_field_can_be_text(field_type: str, allowed: set[str]) -> Non
 
 
 def test_reserved_columns_are_first_whatever_the_order_of_the_catalog() -> None:
-    schema = build_schema(FIELDS[:2])
+    schema = build_schema(FIELDS[:2], separate_exports=False)
     turned = {"properties": dict(reversed(schema["properties"].items()))}
     names = [column.name for column in columns_from_schema(turned, select_all)]
     assert names == [*reversed(RESERVED), "custom_seats", "custom_plan"]
 
 
 def test_key_is_always_selected() -> None:
-    columns = columns_from_schema(build_schema(FIELDS[:1]), {"email", "custom_plan"}.__contains__)
+    columns = columns_from_schema(
+        build_schema(FIELDS[:1], separate_exports=False), {"email", "custom_plan"}.__contains__
+    )
     assert [column.name for column in columns if column.is_selected] == [
         "contact_id",
         "email",
@@ -271,7 +277,7 @@ def test_key_is_always_selected() -> None:
 
 @pytest.mark.parametrize("title", ["seats", "SEATS"])
 def test_two_columns_of_one_field_are_an_error(title: str) -> None:
-    schema = build_schema(FIELDS)
+    schema = build_schema(FIELDS, separate_exports=False)
     schema["properties"]["custom_plan"]["title"] = title
     with pytest.raises(
         ConfigurationError, match="custom_plan and custom_seats map to the same field"
@@ -281,7 +287,7 @@ def test_two_columns_of_one_field_are_an_error(title: str) -> None:
 
 @pytest.mark.parametrize("name", ['custom_q"x', "custom_\\", "custom_\n", "custom_\ud800"])
 def test_invalid_column_name_is_an_error(name: str) -> None:
-    schema = build_schema(FIELDS)
+    schema = build_schema(FIELDS, separate_exports=False)
     schema["properties"][name] = {"type": "string"}
     with pytest.raises(ConfigurationError, match="Invalid column name"):
         columns_from_schema(schema, select_all)
@@ -293,7 +299,7 @@ def test_catalog_without_the_key_is_an_error() -> None:
 
 
 def test_column_removed_from_the_catalog_is_no_column() -> None:
-    schema = build_schema(FIELDS[:1])
+    schema = build_schema(FIELDS[:1], separate_exports=False)
     del schema["properties"]["city"]
     columns = columns_from_schema(schema, select_all)
     assert "city" not in {column.name for column in columns}
