@@ -152,10 +152,6 @@ class ColumnLayout:
         layout.stamp = tuple(values[name] for name in self._stamp_names)
         return layout
 
-    def add_stamp(self, values: Sequence[Value]) -> Row:
-        """Return the row of a contact: the values of its selected columns, and the stamp."""
-        return (*values[: self.stamp_index], *self.stamp, *values[self.stamp_index :])
-
     def hash_rows(self, rows: list[Row]) -> list[Row]:
         """Return rows with hashes in place of the values that are to be hashed."""
         if not self._hashes or not rows:

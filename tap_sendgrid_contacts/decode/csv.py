@@ -12,7 +12,7 @@ from singer_sdk.exceptions import DataError
 from typing_extensions import override
 
 from tap_sendgrid_contacts.column_types import COERCION_ERRORS, repair_surrogates
-from tap_sendgrid_contacts.decode.decoder import Decoder, missing_key_error, warn_unmapped_field
+from tap_sendgrid_contacts.decode.decoder import Decoder
 from tap_sendgrid_contacts.decode.lines import DAMAGED_PART_HINT, MAX_ROW_BYTES, iter_line_blocks
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ class CsvDecoder(Decoder):
 
     def __init__(self, layout: ColumnLayout) -> None:
         super().__init__(layout)
-        self._warned_fields: set[str] = set()
         self._has_warned_missing = False
         # Characters read from the part, and how many of them up to the last complete row.
         self._chars_read = self._chars_at_row_end = 0
@@ -126,9 +125,7 @@ class CsvDecoder(Decoder):
             except COERCION_ERRORS:
                 self._count_invalid(column, location)
                 values.append(None)
-        if values[self._layout.key_index] is None:
-            raise missing_key_error(location)
-        return self._layout.add_stamp(values)
+        return self._make_row(values, location)
 
     def _iter_text(self, blocks: Iterable[bytes], label: str) -> Iterator[Iterable[str]]:
         """Yield the lines of blocks, as text."""
@@ -160,9 +157,7 @@ class CsvDecoder(Decoder):
         for i, name in enumerate(header):
             column = self._find_column(name, header, label)
             if column is None:
-                if name not in self._warned_fields:
-                    self._warned_fields.add(name)
-                    warn_unmapped_field(name)
+                self._warn_unmapped_field(name)
             elif column in cells:
                 raise _ambiguous_header_error(column, label)
             else:

@@ -13,8 +13,9 @@ from tap_sendgrid_contacts.columns import PRIMARY_KEY
 from tap_sendgrid_contacts.redaction import sanitize
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+    from tap_sendgrid_contacts.column_types import Value
     from tap_sendgrid_contacts.columns import Column, ColumnLayout, Row
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ class Decoder(ABC):
     def __init__(self, layout: ColumnLayout) -> None:
         self._layout = layout
         self._invalid_values: Counter[Column] = Counter()
+        self._unmapped_fields: set[str] = set()
 
     def decode(self, part: BinaryIO, label: str) -> Iterator[list[Row]]:
         """Yield the rows of contacts, a block at a time; `label` names the part in errors.
@@ -63,24 +65,32 @@ class Decoder(ABC):
             )
         self._invalid_values[column] += 1
 
+    def _make_row(self, values: Sequence[Value], location: str) -> Row:
+        """Return the row of a contact: the values of its selected columns, and the stamp.
+
+        Raises:
+            DataError: If it has no key.
+        """
+        layout = self._layout
+        if values[layout.key_index] is None:
+            raise DataError(f"{location}: {PRIMARY_KEY} is missing")
+        return (*values[: layout.stamp_index], *layout.stamp, *values[layout.stamp_index :])
+
+    def _warn_unmapped_field(self, field: str) -> None:
+        """Warn once of a field of the export that has no column."""
+        if field in self._unmapped_fields:
+            return
+        self._unmapped_fields.add(field)
+        logger.warning(
+            "Ignoring unknown field %a (not in catalog). If it is a custom field, re-run "
+            "discovery to get its column (Meltano: meltano run --refresh-catalog)",
+            # An address, if the file is no export.
+            sanitize(field)[:100],
+        )
+
     def log_invalid_values(self) -> None:
         """Warn of the number of invalid values in each column."""
         for column, count in self._invalid_values.items():
             logger.warning(
                 "Column %s: %d invalid %s value(s) emitted as null", column.name, count, column.type
             )
-
-
-def warn_unmapped_field(field: str) -> None:
-    """Warn of a field of the export that has no column."""
-    logger.warning(
-        "Ignoring unknown field %a (not in catalog). If it is a custom field, re-run "
-        "discovery to get its column (Meltano: meltano run --refresh-catalog)",
-        # An address, if the file is no export.
-        sanitize(field)[:100],
-    )
-
-
-def missing_key_error(location: str) -> DataError:
-    """Return the error for a contact without its key."""
-    return DataError(f"{location}: {PRIMARY_KEY} is missing")

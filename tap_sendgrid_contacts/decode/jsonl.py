@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from tap_sendgrid_contacts.column_types import COERCION_ERRORS
 from tap_sendgrid_contacts.columns import FORBIDDEN_NAME_CHARS, PRIMARY_KEY
-from tap_sendgrid_contacts.decode.decoder import Decoder, missing_key_error, warn_unmapped_field
+from tap_sendgrid_contacts.decode.decoder import Decoder
 from tap_sendgrid_contacts.decode.lines import DAMAGED_PART_HINT, iter_line_blocks
 from tap_sendgrid_contacts.decode.values import (
     JsonNumber,
@@ -80,8 +80,8 @@ class JsonlDecoder(Decoder):
             if column.type.are_strict and column not in self._lenient_columns
         ]
         try:
-            custom_struct, self._custom_width = self._build_struct(is_custom=True)
-            contact_struct, self._reserved_width = self._build_struct(
+            custom_struct = self._build_struct(is_custom=True)
+            contact_struct = self._build_struct(
                 ("custom_fields", custom_struct | None), is_custom=False
             )
         except ValueError:
@@ -90,8 +90,8 @@ class JsonlDecoder(Decoder):
         self._empty_custom_fields = custom_struct()
         self._decoder = msgspec.json.Decoder(contact_struct)
 
-    def _build_struct(self, *nested: tuple[str, Any], is_custom: bool) -> tuple[Any, int]:
-        """Return a struct of the selected and the ignored fields, and the number of the first."""
+    def _build_struct(self, *nested: tuple[str, Any], is_custom: bool) -> Any:  # noqa: ANN401 - a class
+        """Return a struct of the selected fields, what is nested, and the ignored fields."""
         field_names = {column: name for (_, name), column in self._names.items()}
         selected = [column for column in self._layout.selected if column.is_custom is is_custom]
         ignored = [
@@ -110,10 +110,9 @@ class JsonlDecoder(Decoder):
             )
             for i, (name, annotation) in enumerate((*typed, *nested, *ignored))
         ]
-        struct = msgspec.defstruct(
+        return msgspec.defstruct(
             "Contact", fields, forbid_unknown_fields=True, kw_only=True, gc=False
         )
-        return struct, len(selected)
 
     def _annotation(self, column: Column) -> Any:  # noqa: ANN401 - a type expression
         if column in self._lenient_columns:
@@ -134,7 +133,7 @@ class JsonlDecoder(Decoder):
         is_custom, name = field_name
         column = self._layout.by_field.get((is_custom, name.lower()))
         if column is None:
-            warn_unmapped_field(name)
+            self._warn_unmapped_field(name)
         else:
             self._names = {key: known for key, known in self._names.items() if known != column}
         if not FORBIDDEN_NAME_CHARS.search(name):
@@ -148,7 +147,8 @@ class JsonlDecoder(Decoder):
             structs = self._decoder.decode_lines(block)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
-        reserved, custom = self._reserved_width, self._custom_width
+        reserved = self._layout.stamp_index
+        custom = len(self._layout.selected) - reserved
         stamp, empty = self._layout.stamp, self._empty_custom_fields
         rows: list[Row] = [
             (fields := astuple(struct))[:reserved]
@@ -202,10 +202,7 @@ class JsonlDecoder(Decoder):
                 self._lenient_columns.add(column)
         if len(self._observed_names) + len(self._lenient_columns) > adapted:
             self._build_decoder()
-        row = [values.get(column) for column in self._layout.selected]
-        if row[self._layout.key_index] is None:
-            raise missing_key_error(location)
-        return self._layout.add_stamp(row)
+        return self._make_row([values.get(each) for each in self._layout.selected], location)
 
 
 def _iter_fields(line: bytes, location: str) -> Iterator[tuple[bool, str, object]]:
