@@ -224,7 +224,7 @@ def _validate_values(config: dict[str, Any]) -> Iterator[str]:
             yield f"{key} has half of a surrogate pair"
     if not is_safe_url(config["api_url"]):
         yield "api_url must be an https URL, or http on localhost, without user name and password"
-    elif re.search(r"[\s?#]", config["api_url"]):
+    elif _NOT_IN_URL.search(config["api_url"]):
         yield "api_url must not have a query, a fragment or blanks"
     if "start_date" in config and parse_timestamp(config["start_date"]) is None:
         yield "start_date is not a valid date; write it as 2024-01-31T00:00:00Z"

@@ -147,7 +147,7 @@ class SendGridClient:
 
     Args:
         api_key: API key, sent to `api_url` only.
-        api_url: Base URL, `https`, or `http` on the loopback interface.
+        api_url: Base URL without a trailing slash, `https`, or `http` on the loopback interface.
         on_behalf_of: Subuser to act for.
         request_timeout: Connect and read timeout of each request, in seconds.
         retry: How callers retry requests.
@@ -171,7 +171,7 @@ class SendGridClient:
         self.retry = retry
         self.allows_http = not api_url.lower().startswith("https:")
         self.clock_offset = timedelta()
-        self._base_url = api_url.rstrip("/")
+        self._base_url = api_url
         hide(api_key)
         self._session = _ApiSession(api_url)
         # An auth object, not a header: requests replaces the header by ~/.netrc, and sends it

@@ -54,9 +54,9 @@ class Session(requests.Session):
         for scheme in ("https://", "http://"):
             self.mount(scheme, _Adapter())
         self.headers["Accept-Encoding"] = "identity"
-        check_proxies(url)
+        _check_proxies(url)
         # requests reads the first two variables itself, and ignores the one of OpenSSL.
-        if bundle := find_ca_bundle(url):
+        if bundle := _find_ca_bundle(url):
             self.verify = bundle
 
     @override
@@ -134,12 +134,8 @@ class _DeadlineReader(io.RawIOBase):
         super().close()
 
 
-def check_proxies(url: str) -> None:
-    """Check the proxy for a URL that the environment sets.
-
-    Raises:
-        ConfigurationError: If its URL is invalid or its scheme is not supported.
-    """
+def _check_proxies(url: str) -> None:
+    """Check the proxy for a URL that the environment sets."""
     parts = urlsplit(url)
     if parts.scheme == "http" and is_loopback(parts.hostname or ""):
         return
@@ -170,16 +166,10 @@ def _check_proxy(variable: str, proxy: str) -> None:
         raise ConfigurationError(f"{variable} has an unsupported scheme; use http or https")
 
 
-def find_ca_bundle(url: str) -> str | None:
-    """Return the CA bundle that the environment sets for a URL.
-
-    Raises:
-        ConfigurationError: If it does not exist or contains no certificate.
-    """
-    if not url.lower().startswith("https:"):
-        return None
+def _find_ca_bundle(url: str) -> str | None:
+    """Return the CA bundle that the environment sets for a URL, if any."""
     variable = next((name for name in _CA_VARIABLES if os.environ.get(name)), None)
-    if variable is None:
+    if variable is None or not url.lower().startswith("https:"):
         return None
     bundle = os.environ[variable]
     _check_ca_bundle(variable, bundle)

@@ -64,10 +64,9 @@ def test_on_behalf_of_is_sent_only_if_set(requests_mock: Mocker, subuser: str | 
     assert requests_mock.request_history[-1].headers.get("on-behalf-of") == (subuser or None)
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:8000", "http://127.0.0.1:8000/"])
-def test_api_url_and_request_timeout_are_used(requests_mock: Mocker, url: str) -> None:
+def test_api_url_and_request_timeout_are_used(requests_mock: Mocker) -> None:
     requests_mock.get("http://127.0.0.1:8000/v3/marketing/contacts/exports", json={})
-    make_client(api_url=url, request_timeout=17).list_exports()
+    make_client(api_url="http://127.0.0.1:8000", request_timeout=17).list_exports()
     assert requests_mock.request_history[-1].timeout == 17
 
 
