@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import threading
 import time
-from queue import Empty, Full, Queue
+from queue import Empty, Queue
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 from urllib.parse import urljoin
 
@@ -131,7 +131,8 @@ class _PrefetchWorker:
     """Downloads parts in order and enqueues them, or the exception that ended it."""
 
     def __init__(self, client: SendGridClient, job: ExportJob, part_names: Sequence[str]) -> None:
-        self._results: Queue[Part | BaseException] = Queue(_prefetch_limit())
+        self._results: Queue[Part | BaseException] = Queue()
+        self._free_slots = threading.Semaphore(_prefetch_limit())
         self._current: PartFile | None = None
         self._cancelled = threading.Event()
         self._session: _AnonymousSession | None = None
@@ -160,30 +161,34 @@ class _PrefetchWorker:
                 continue
             if isinstance(result, BaseException):
                 raise result
+            self._free_slots.release()
             return result
 
     def close(self) -> None:
         """End the thread, and close the files nobody will read."""
         self._cancelled.set()
-        # Room for a part that the thread waits to enqueue.
-        self._drain()
+        self._free_slots.release()
         if response := self._response:
             # Ends a read that waits for the server.
             with contextlib.suppress(OSError, RuntimeError, ValueError):
                 response.raw.shutdown()
         self._thread.join(_JOIN_SECONDS)
+        with contextlib.suppress(Empty):
+            while True:
+                result = self._results.get_nowait()
+                if isinstance(result, Part):
+                    result.file.close()
 
     def _run(self) -> None:
         try:
             for name in self._part_names:
-                self._enqueue(self._download_part(name))
+                self._results.put(self._download_part(name))
+                self._free_slots.acquire()
+                self._check_cancelled()
         except BaseException as error:  # noqa: BLE001 - raised again in the reader's thread
-            self._enqueue(error)
+            self._results.put(error)
         if self._session:
             self._session.close()
-        if self._cancelled.is_set():
-            # A part may have been enqueued after the reader drained the queue.
-            self._drain()
 
     def _wait(self, seconds: float) -> None:
         if self._cancelled.wait(seconds):
@@ -191,20 +196,6 @@ class _PrefetchWorker:
 
     def _check_cancelled(self) -> None:
         self._wait(0)
-
-    def _drain(self) -> None:
-        with contextlib.suppress(Empty):
-            while True:
-                _close(self._results.get_nowait())
-
-    def _enqueue(self, result: Part | BaseException) -> None:
-        while not self._cancelled.is_set():
-            try:
-                self._results.put(result, timeout=1)
-            except Full:
-                continue
-            return
-        _close(result)
 
     def _download_part(self, name: str) -> Part:
         """Download a part, resuming after each break."""
@@ -287,8 +278,3 @@ def _prefetch_limit() -> int:
         return _PREFETCH_LIMIT
     open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(1, min(_PREFETCH_LIMIT, open_files // 4))
-
-
-def _close(result: Part | BaseException) -> None:
-    if isinstance(result, Part):
-        result.file.close()

@@ -12,7 +12,7 @@ import tempfile
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from queue import Full, Queue
+from queue import Queue
 from typing import IO, TYPE_CHECKING, Any
 
 import pytest
@@ -173,8 +173,11 @@ def download_threads() -> list[threading.Thread]:
 def wait_for(condition: Callable[[], bool]) -> None:
     """Wait for what another thread does; no sleep, which would advance the clock."""
     pause = threading.Event()
-    while not condition():
+    for _ in range(1000):
+        if condition():
+            return
         pause.wait(0.01)
+    pytest.fail("It did not happen within ten seconds")
 
 
 @pytest.fixture
@@ -703,24 +706,23 @@ def test_signal_ends_the_wait_for_a_part(
 def test_part_enqueued_after_the_reader_stopped_leaves_no_file_open(
     storage: ScriptedStorage, files: list[IO[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    second, drained = threading.Event(), threading.Event()
+    second, closing = threading.Event(), threading.Event()
+    join = threading.Thread.join
 
     class LateQueue(Queue[Any]):
         @override
         def put(self, item: object, block: bool = True, timeout: float | None = None) -> None:
-            if item.name == "1":  # type: ignore[attr-defined]
+            if getattr(item, "name", "") == "1":
                 second.set()
-                assert drained.wait(10)
+                assert closing.wait(10)
             super().put(item)
 
-        @override
-        def get_nowait(self) -> object:
-            try:
-                return super().get_nowait()
-            finally:
-                drained.set()
+    def join_late(thread: threading.Thread, timeout: float | None = None) -> None:
+        closing.set()
+        join(thread, timeout)
 
     monkeypatch.setattr("tap_sendgrid_contacts.api.download.Queue", LateQueue)
+    monkeypatch.setattr(threading.Thread, "join", join_late)
     parts = download(storage.url, 2)
     next(parts)
     assert second.wait(10)
@@ -767,24 +769,22 @@ def test_reader_that_waits_gets_progress(
 def test_prefetched_parts_are_bounded(
     storage: ScriptedStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    full = threading.Event()
-
-    class SmallQueue(Queue[Any]):
-        @override
-        def put(self, item: object, block: bool = True, timeout: float | None = None) -> None:
-            try:
-                super().put(item, timeout=0.01)
-            except Full:
-                full.set()
-                raise
-
-    monkeypatch.setattr("tap_sendgrid_contacts.api.download.Queue", SmallQueue)
-    monkeypatch.setattr("tap_sendgrid_contacts.api.download._PREFETCH_LIMIT", 2)
     client, job = make_client(), Job(storage.url, 20)
+    signed_when_full: list[int] = []
+
+    class Slots(threading.Semaphore):
+        @override
+        def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
+            if super().acquire(blocking=False):
+                return True
+            signed_when_full.append(len(job.signed))
+            return super().acquire()
+
+    monkeypatch.setattr(threading, "Semaphore", Slots)
+    monkeypatch.setattr("tap_sendgrid_contacts.api.download._PREFETCH_LIMIT", 2)
     parts = iter_parts(client, job, job.part_names, lambda _: None)
     next(parts)
-    full.clear()
-    assert full.wait(10)
-    # With the reader, two waiting, and one in hand.
+    # One with the reader, three waiting.
+    wait_for(lambda: 4 in signed_when_full or len(job.signed) > 4)
     assert job.signed == ["0", "1", "2", "3"]
     parts.close()
