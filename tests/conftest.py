@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+# Else each worker, and each tap that they start, compiles all that it imports.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # The SDK's warning that a Python which the tap still supports reaches its end of life.
 os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
 

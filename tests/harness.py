@@ -546,7 +546,7 @@ def _restore_logging() -> Iterator[None]:
     finally:
         logging.captureWarnings(capture=False)
         for logger in loggers():
-            vars(logger).update(before.get(logger, copy.deepcopy(new)))
+            vars(logger).update(before[logger] if logger in before else copy.deepcopy(new))
         logging.root.setLevel(logging.root.level)  # clears the caches of levels
 
 
