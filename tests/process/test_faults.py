@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tests.harness import Run, Sandbox, Tap
 
-CONTACTS = 300
+CONTACTS = 90
 ACCOUNT = Account(CONTACTS)
 
 

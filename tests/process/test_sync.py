@@ -118,7 +118,7 @@ def test_overlapping_lists(start_sandbox: Callable[..., Sandbox], tap: Tap, file
 
 
 def test_message_order(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
-    run = tap(start_sandbox("--contacts", "25000", "--no-edge-cases", "--parts", "2"))
+    run = tap(start_sandbox("--contacts", "21000", "--no-edge-cases", "--parts", "2"))
     types = [message["type"] for message in run.messages]
     assert types[0] == "SCHEMA"
     assert types.count("SCHEMA") == 1
@@ -132,7 +132,7 @@ def test_message_order(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
     assert checkpoints[-1] == {}
     read = [contacts_read(state) for state in run.states[1:-1]]
     assert read == sorted(read)
-    assert max(b - a for a, b in pairwise([*read, 25_000])) <= STATE_INTERVAL
+    assert max(b - a for a, b in pairwise([*read, 21_000])) <= STATE_INTERVAL
     # A STATE never counts contacts that were not emitted before it.
     assert all(contacts_read(state) == run.ids_before(state).total() for state in run.states[1:-1])
     assert is_complete(run.state, run.schema)
