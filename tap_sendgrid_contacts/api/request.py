@@ -25,21 +25,13 @@ _CLOCK_SKEW = timedelta(seconds=2)
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """Parameters of an export.
+    """Parameters of an export, as in the settings; with neither lists nor segments, of all."""
 
-    Attributes:
-        list_ids: Ids of lists.
-        segment_ids: Ids of segments; with neither, all contacts.
-        file_type: `json` or `csv`.
-        max_file_size: Largest part, in MB.
-        notify_email: Whether SendGrid also mails a link.
-    """
-
-    list_ids: tuple[str, ...] = ()
-    segment_ids: tuple[str, ...] = ()
-    file_type: str = "json"
-    max_file_size: int | None = None
-    notify_email: bool = False
+    list_ids: tuple[str, ...]
+    segment_ids: tuple[str, ...]
+    file_type: str
+    max_file_size: int | None
+    notify_email: bool
 
     def body(self) -> dict[str, Any]:
         """Return the body of `POST /v3/marketing/contacts/exports`.

@@ -9,6 +9,7 @@ from hypothesis import settings
 
 from tap_sendgrid_contacts.api.client import SendGridClient
 from tap_sendgrid_contacts.api.http import RetryPolicy
+from tap_sendgrid_contacts.api.request import ExportRequest
 from tap_sendgrid_contacts.columns import ColumnLayout
 
 if TYPE_CHECKING:
@@ -74,6 +75,18 @@ def make_client(**options: Any) -> SendGridClient:
 @pytest.fixture
 def client() -> SendGridClient:
     return make_client()
+
+
+def make_request(
+    list_ids: tuple[str, ...] = (),
+    segment_ids: tuple[str, ...] = (),
+    file_type: str = "json",
+    max_file_size: int | None = None,
+    *,
+    notify_email: bool = False,
+) -> ExportRequest:
+    """Return the parameters of an export of all contacts, or others."""
+    return ExportRequest(list_ids, segment_ids, file_type, max_file_size, notify_email)
 
 
 def make_layout(

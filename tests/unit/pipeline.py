@@ -11,12 +11,12 @@ from datetime import datetime, timezone
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any
 
-from tap_sendgrid_contacts.api.request import ExportRequest
 from tap_sendgrid_contacts.columns import ColumnLayout
 from tap_sendgrid_contacts.run.run import Run
 from tap_sendgrid_contacts.run.saved import run_fingerprint
 from tap_sendgrid_contacts.run.state import RunState
 from tap_sendgrid_contacts.schema import build_schema, columns_from_schema
+from tests.unit.conftest import make_request
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -246,7 +246,7 @@ class Pipeline:
             **config,
         }
         emitter: Any = type("Emitter", (), {"emit": staticmethod(emit)})
-        request = ExportRequest(list_ids, file_type=config.pop("file_type", "json"))
+        request = make_request(list_ids, file_type=config.pop("file_type", "json"))
         layout = ColumnLayout(COLUMNS, config["on_invalid_value"], stamp={}, hasher=None)
         fingerprint = run_fingerprint(
             request, config, layout, is_incremental=incremental, has_version=not incremental

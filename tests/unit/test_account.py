@@ -8,12 +8,13 @@ import pytest
 from singer_sdk.exceptions import ConfigurationError, FatalAPIError
 
 from tap_sendgrid_contacts.account import AccountReport
-from tap_sendgrid_contacts.api.request import ExportRequest
+from tests.unit.conftest import make_request
 
 if TYPE_CHECKING:
     from requests_mock import Mocker
 
     from tap_sendgrid_contacts.api.client import SendGridClient
+    from tap_sendgrid_contacts.api.request import ExportRequest
 
 MARKETING = "https://api.sendgrid.com/v3/marketing"
 ENDPOINTS = {
@@ -37,7 +38,7 @@ def test_missing_permission_is_shown(
     requests_mock: Mocker, client: SendGridClient, missing: str
 ) -> None:
     requests_mock.get(ENDPOINTS[missing], status_code=403, json={})
-    lines = list(AccountReport(client, ExportRequest(), separate_exports=False).lines([]))
+    lines = list(AccountReport(client, make_request(), separate_exports=False).lines([]))
     (permissions,) = (line for line in lines if "Permissions: " in line)
     for name in ENDPOINTS:
         assert f"{name} {'no' if name == missing else 'yes'}" in permissions
@@ -46,9 +47,9 @@ def test_missing_permission_is_shown(
 @pytest.mark.parametrize(
     ("missing", "request_", "setting"),
     [
-        ("exports", ExportRequest(), "api_key"),
-        ("lists", ExportRequest(list_ids=("L1",)), "list_ids"),
-        ("segments", ExportRequest(segment_ids=("S1",)), "segment_ids"),
+        ("exports", make_request(), "api_key"),
+        ("lists", make_request(list_ids=("L1",)), "list_ids"),
+        ("segments", make_request(segment_ids=("S1",)), "segment_ids"),
     ],
 )
 def test_needed_permission_is_an_error(
@@ -68,18 +69,18 @@ def test_permission_that_is_not_needed_is_no_error(
     requests_mock: Mocker, client: SendGridClient, missing: str
 ) -> None:
     requests_mock.get(ENDPOINTS[missing], status_code=403, json={})
-    AccountReport(client, ExportRequest(), separate_exports=False).check()
+    AccountReport(client, make_request(), separate_exports=False).check()
 
 
 def test_rejected_key_is_an_error(requests_mock: Mocker, client: SendGridClient) -> None:
     requests_mock.get(ENDPOINTS["contact count"], status_code=401, json={})
     with pytest.raises(FatalAPIError, match="API key rejected"):
-        AccountReport(client, ExportRequest(), separate_exports=False)
+        AccountReport(client, make_request(), separate_exports=False)
 
 
 def test_count_is_information_only(requests_mock: Mocker, client: SendGridClient) -> None:
     requests_mock.get(ENDPOINTS["contact count"], json={"contact_count": None})
-    report = AccountReport(client, ExportRequest(list_ids=("l1",)), separate_exports=False)
+    report = AccountReport(client, make_request(list_ids=("l1",)), separate_exports=False)
     report.check()
     lines = list(report.lines([]))
     assert lines[0] == "Contacts: unknown"
@@ -89,10 +90,10 @@ def test_count_is_information_only(requests_mock: Mocker, client: SendGridClient
 @pytest.mark.parametrize(
     ("request_", "separate_exports", "expected"),
     [
-        (ExportRequest(), False, "all contacts (json)"),
-        (ExportRequest(), True, "each list (json, one export each)"),
-        (ExportRequest(("L1",), file_type="csv"), False, "News (csv)"),
-        (ExportRequest(("L1",), ("s1",)), True, "News, s1 (json, one export each)"),
+        (make_request(), False, "all contacts (json)"),
+        (make_request(), True, "each list (json, one export each)"),
+        (make_request(("L1",), file_type="csv"), False, "News (csv)"),
+        (make_request(("L1",), ("s1",)), True, "News, s1 (json, one export each)"),
     ],
 )
 def test_what_a_run_would_export(

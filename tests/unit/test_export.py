@@ -27,6 +27,7 @@ from tap_sendgrid_contacts.api.request import (
     find_matching_export,
 )
 from tap_sendgrid_contacts.dates import utc_now
+from tests.unit.conftest import make_request
 
 if TYPE_CHECKING:
     from requests_mock import Mocker
@@ -76,11 +77,11 @@ def ready(*urls: str, count: int | None = 3, **more: object) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("request_", "body"),
     [
-        (ExportRequest(), {"file_type": "json"}),
-        (ExportRequest(list_ids=("a", "b")), {"file_type": "json", "list_ids": ["a", "b"]}),
-        (ExportRequest(segment_ids=("s",)), {"file_type": "json", "segment_ids": ["s"]}),
+        (make_request(), {"file_type": "json"}),
+        (make_request(list_ids=("a", "b")), {"file_type": "json", "list_ids": ["a", "b"]}),
+        (make_request(segment_ids=("s",)), {"file_type": "json", "segment_ids": ["s"]}),
         (
-            ExportRequest(("a",), ("s",), "csv", 100, notify_email=True),
+            make_request(("a",), ("s",), "csv", 100, notify_email=True),
             {
                 "file_type": "csv",
                 "list_ids": ["a"],
@@ -106,7 +107,7 @@ def test_body_has_what_is_configured_and_nothing_else(
 CLOCK_OFFSET = timedelta(hours=5)
 NOW = datetime(2026, 11, 22, 10, 0, tzinfo=timezone.utc)
 DATE = {"Date": format_datetime(NOW, usegmt=True)}
-REQUEST = ExportRequest(list_ids=("aa-1", "bb-2"), segment_ids=("cc-3",))
+REQUEST = make_request(list_ids=("aa-1", "bb-2"), segment_ids=("cc-3",))
 
 
 def listed(export_id: str = "found", **changes: object) -> dict[str, Any]:
@@ -235,7 +236,7 @@ def test_export_of_all_contacts_is_told_from_one_of_a_list(
     requests_mock: Mocker, client: SendGridClient, lists: list[Any] | None, found: str | None
 ) -> None:
     requests_mock.get(EXPORTS, json={"result": [listed(lists=lists, segments=lists)]})
-    assert find_matching_export(client, ExportRequest(), NOW, None) == found
+    assert find_matching_export(client, make_request(), NOW, None) == found
 
 
 def test_first_of_several_matching_exports_is_found(

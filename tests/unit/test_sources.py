@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tap_sendgrid_contacts.api.http import ForbiddenError
-from tap_sendgrid_contacts.api.request import ExportRequest
 from tap_sendgrid_contacts.run.sources import Source, find_sources
+from tests.unit.conftest import make_request
 
 if TYPE_CHECKING:
     from requests_mock import Mocker
 
     from tap_sendgrid_contacts.api.client import SendGridClient
+    from tap_sendgrid_contacts.api.request import ExportRequest
 
 API = "https://api.sendgrid.com/v3/marketing"
 
@@ -34,7 +35,7 @@ def account(requests_mock: Mocker) -> Mocker:
 def test_lists_and_segments_in_the_order_of_the_settings(
     account: Mocker, client: SendGridClient
 ) -> None:
-    request = ExportRequest(list_ids=("l3", "other", "L1", "l1"), segment_ids=("s1",))
+    request = make_request(list_ids=("l3", "other", "L1", "l1"), segment_ids=("s1",))
     assert find_sources(client, request) == [
         Source("list", "L3", "withNUL"),
         Source("list", "other", None),
@@ -46,7 +47,7 @@ def test_lists_and_segments_in_the_order_of_the_settings(
 
 @pytest.mark.parametrize(
     ("request_", "path"),
-    [(ExportRequest(list_ids=("L1",)), "lists"), (ExportRequest(segment_ids=("S1",)), "segments")],
+    [(make_request(list_ids=("L1",)), "lists"), (make_request(segment_ids=("S1",)), "segments")],
 )
 def test_only_what_is_configured_is_listed(
     account: Mocker, client: SendGridClient, request_: ExportRequest, path: str
@@ -56,17 +57,19 @@ def test_only_what_is_configured_is_listed(
 
 
 def test_all_lists_of_the_account(account: Mocker, client: SendGridClient) -> None:
-    found = [(each.id, each.name) for each in find_sources(client, ExportRequest())]
+    found = [(each.id, each.name) for each in find_sources(client, make_request())]
     assert found == [("L1", "One"), ("L2", None), ("L3", "withNUL")]
     account.get(f"{API}/lists", status_code=403)
     with pytest.raises(ForbiddenError):
-        find_sources(client, ExportRequest())
+        find_sources(client, make_request())
 
 
 def test_request_of_a_source_keeps_the_other_parameters() -> None:
-    base = ExportRequest(("a", "b"), ("c",), "csv", 7, notify_email=True)
+    base = make_request(("a", "b"), ("c",), "csv", 7, notify_email=True)
     assert Source().request(base) == base
-    assert Source("list", "b").request(base) == ExportRequest(("b",), (), "csv", 7, True)  # noqa: FBT003
+    assert Source("list", "b").request(base) == make_request(
+        ("b",), (), "csv", 7, notify_email=True
+    )
     assert Source("segment", "c").request(base).body()["segment_ids"] == ["c"]
     assert "list_ids" not in Source("segment", "c").request(base).body()
 
