@@ -13,7 +13,7 @@ from tap_sendgrid_contacts.column_types import COLUMN_TYPES, DATE, LIST, TEXT
 from tap_sendgrid_contacts.columns import FORBIDDEN_NAME_CHARS, PRIMARY_KEY, Column
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
 
     from tap_sendgrid_contacts.api.client import FieldDefinition
     from tap_sendgrid_contacts.column_types import ColumnType
@@ -105,7 +105,7 @@ def described_field(definition: Mapping[str, Any]) -> tuple[str, str]:
     return name, id_
 
 
-def allowed_types(name: str, field: FieldDefinition | None = None) -> tuple[ColumnType, ...]:
+def allowed_types(name: str, field: FieldDefinition | None) -> tuple[ColumnType, ...]:
     """Return the types that a catalog may give a column, by its custom field if that is known."""
     if is_custom(name):
         own = [field_column_type(field)] if field else list(_FIELD_TYPES.values())
@@ -117,15 +117,16 @@ def allowed_types(name: str, field: FieldDefinition | None = None) -> tuple[Colu
 
 
 def normalize_definition(
-    name: str, definition: dict[str, Any], allowed: Sequence[ColumnType]
+    name: str, definition: dict[str, Any], field: FieldDefinition | None
 ) -> dict[str, Any]:
     """Return a column's definition with its type in the notation that all targets understand.
 
     Raises:
-        ConfigurationError: If it has a type that is not allowed.
+        ConfigurationError: If it has a type that a catalog may not give it.
     """
     type_ = parse_type(definition)
-    if type_ is None or type_ not in allowed:
+    allowed = allowed_types(name, field)
+    if type_ not in allowed:
         kinds = {key: definition[key] for key in _TYPE_KEYWORDS if key in definition}
         found = json.dumps(kinds, default=str)[:80] if kinds else "of no type"
         raise ConfigurationError(

@@ -19,7 +19,6 @@ from tap_sendgrid_contacts.column_types import TEXT
 from tap_sendgrid_contacts.columns import Column
 from tap_sendgrid_contacts.schema import (
     CUSTOM_PREFIX,
-    allowed_types,
     column_name,
     columns_from_schema,
     describe_field,
@@ -136,8 +135,7 @@ def _match_fields(
             field = by_name.get(source_field(name, definition).lower()) or by_column.get(name)
             is_renamed = False
         if field and not is_renamed:
-            allowed = allowed_types(name, field)
-            yield name, normalize_definition(name, definition, allowed) | describe_field(field)
+            yield name, normalize_definition(name, definition, field) | describe_field(field)
 
 
 def _find_retired(

@@ -13,7 +13,6 @@ from tap_sendgrid_contacts.redaction import sanitize
 from tap_sendgrid_contacts.schema import (
     SOURCE_COLUMNS,
     SOURCE_KEY,
-    allowed_types,
     normalize_definition,
     stream_key,
 )
@@ -117,7 +116,7 @@ def _normalize_stream(stream: _Stream) -> dict[str, Any]:
         "schema": {
             "type": "object",
             "properties": {
-                name: normalize_definition(name, definition, allowed_types(name))
+                name: normalize_definition(name, definition, field=None)
                 for name, definition in stream.schema.properties.items()
             },
         },

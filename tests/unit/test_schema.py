@@ -212,7 +212,7 @@ def test_types_in_any_notation_are_normalized(definitions: list[dict[str, Any]],
         "properties"
     ]
     for definition in definitions:
-        normalized = normalize_definition(name, {**definition, "maxLength": 5}, allowed_types(name))
+        normalized = normalize_definition(name, {**definition, "maxLength": 5}, field=None)
         expected = {key: properties[name].get(key) for key in ("type", "format", "items")}
         assert {key: normalized.get(key) for key in expected} == expected
         assert normalized["maxLength"] == 5
@@ -223,7 +223,7 @@ def test_types_in_any_notation_are_normalized(definitions: list[dict[str, Any]],
 @pytest.mark.parametrize("name", ["email", "custom_x", "email_domains", "source_id"])
 def test_types_that_records_cannot_have_are_errors(name: str, definition: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=f"^'{name}' is not of type .*string.* catalog"):
-        normalize_definition(name, definition, allowed_types(name))
+        normalize_definition(name, definition, field=None)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_types_that_records_cannot_have_are_errors(name: str, definition: dict[s
 def test_columns_keep_their_type(name: str, definitions: list[dict[str, Any]]) -> None:
     for definition in definitions:
         with pytest.raises(ConfigurationError, match=f"^'{name}' is not of type "):
-            normalize_definition(name, definition, allowed_types(name))
+            normalize_definition(name, definition, field=None)
 
 
 @pytest.mark.parametrize(
