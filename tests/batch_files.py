@@ -21,6 +21,10 @@ every_format = pytest.mark.parametrize(
     ("file_format", "compression"),
     [(name, compression) for name, each in FORMATS.items() for compression in each.suffixes],
 )
+each_format_once = pytest.mark.parametrize(
+    ("file_format", "compression"),
+    [(name, each.default_compression) for name, each in FORMATS.items()],
+)
 columnar_formats = pytest.mark.parametrize(
     "file_format", [name for name, each in FORMATS.items() if each.is_columnar]
 )

@@ -9,7 +9,7 @@ import pytest
 from pyarrow import parquet
 
 from tap_sendgrid_contacts.output.formats import FORMATS
-from tests.batch_files import every_format, paths_of, records_of, stored
+from tests.batch_files import each_format_once, every_format, paths_of, records_of, stored
 from tests.harness import both_file_types, checkpoint_of, contacts_read, deselect, incremental
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def test_encoding_alone_is_complete(
 
 
 @both_file_types
-@every_format
+@each_format_once
 def test_failed_run_leaves_announced_files_only(
     monkeypatch: pytest.MonkeyPatch,
     start_sandbox: Callable[..., Sandbox],
@@ -238,7 +238,7 @@ def test_failed_run_leaves_announced_files_only(
 
 
 @both_file_types
-@every_format
+@each_format_once
 def test_incremental_files_resume(
     start_sandbox: Callable[..., Sandbox],
     tap: Tap,

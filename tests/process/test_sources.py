@@ -199,12 +199,11 @@ def test_names_without_permission_are_null(
 # --- resume ---------------------------------------------------------------------------------
 
 
-@both_file_types
 def test_resume_from_every_state(
-    monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, tap: Tap, file_type: str
+    monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, tap: Tap
 ) -> None:
     emit_states_every(monkeypatch, 100)
-    config = {**SOURCES, "file_type": file_type, "emit_activate_version_messages": True}
+    config = {**SOURCES, "emit_activate_version_messages": True}
     complete = tap(sandbox, **config)
     (activate,) = complete.of_type("ACTIVATE_VERSION")
     in_progress = complete.states[:-1]

@@ -1,6 +1,6 @@
 """Read the BATCH files that messages announce; runs in an environment that has the libraries.
 
-Prints the type of each column as the library names it, and the rows.
+Prints, by library, the type of each column as the library names it, and the rows.
 """
 
 from __future__ import annotations
@@ -86,10 +86,10 @@ def _to_text(value: object) -> str:
 
 
 if __name__ == "__main__":
-    read = {
-        "duckdb": read_with_duckdb,
-        "polars": read_with_polars,
-        "pyarrow": read_with_pyarrow,
-        "singer-sdk": read_with_singer_sdk,
+    results = {
+        "duckdb": read_with_duckdb(),
+        "polars": read_with_polars(),
+        "pyarrow": read_with_pyarrow(),
+        "singer-sdk": read_with_singer_sdk(),
     }
-    json.dump(read[sys.argv[1]](), sys.stdout, default=_to_text)
+    json.dump(results, sys.stdout, default=_to_text)

@@ -276,7 +276,7 @@ def typed(contacts: list[Values]) -> list[list[tuple[type, str]]]:
     return [[(type(value), repr(value)) for value in contact] for contact in contacts]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     contacts=st.lists(contact_forms(), min_size=1, max_size=4),
     order=st.permutations(COLUMNS),
@@ -621,7 +621,7 @@ SELECTIONS = st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     lines=st.lists(
         st.fixed_dictionaries(
@@ -652,7 +652,7 @@ def test_json_fast_path_equals_slow_path(
 CELLS = st.sampled_from(["", "a", "5", "1e400", "2020-01-01", "2020-01-01T00:00:00Z", "[]", '["'])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     rows=st.lists(st.lists(CELLS | TEXTS, min_size=4, max_size=6), max_size=4),
     header=st.permutations(["CONTACT_ID", "CREATED_AT", "Seats", "ALTERNATE_EMAILS", "EMAIL"]),
@@ -680,7 +680,7 @@ LIST_CELLS = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(cells=st.lists(LIST_CELLS, min_size=1, max_size=4))
 @example(cells=['["a"]\n["b"]', '["c"]'])
 @example(cells=['["a"]\n', '["c"]'])
@@ -1036,7 +1036,7 @@ def test_unknown_field_of_any_name_is_ignored(name: str) -> None:
 
 
 @both_file_types
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_truncated_gzip_is_never_accepted(file_type: str, data: st.DataObject) -> None:
     whole = gzip.compress(FILES[file_type])
@@ -1046,7 +1046,7 @@ def test_truncated_gzip_is_never_accepted(file_type: str, data: st.DataObject) -
 
 
 @both_file_types
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_damaged_gzip_is_never_accepted(file_type: str, data: st.DataObject) -> None:
     whole = bytearray(gzip.compress(FILES[file_type], mtime=0))
@@ -1333,7 +1333,7 @@ def test_many_rows_are_not_a_long_row(file_type: str) -> None:
 
 
 @both_file_types
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     start=st.sampled_from(
         [b"", b"\x1f\x8b", b"\xef\xbb\xbf", b'"CONTACT_ID","EMAIL"\n', b'{"contact_id":"']
