@@ -161,39 +161,26 @@ def _without_nulls(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def find_misnamed(config: Mapping[str, Any], schema: dict[str, Any]) -> Iterator[str]:
-    """Yield an error for each setting that has almost the name of another, or no longer exists.
+def check_names(config: Mapping[str, Any], schema: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Return errors and warnings of settings that the schema does not declare.
 
-    Ignored, a misspelled `list_ids` would export every contact.
+    It is an error if one has almost the name of another, or no longer exists: ignored, a
+    misspelled `list_ids` would export every contact.
     """
-    for key in _undeclared(config, schema):
-        instead = INSTEAD_OF.get(_fold(key)) or _closest(key, schema, _IS_MISSPELLED)
-        if instead:
-            yield f"{key[:_MAX_NAME_LENGTH]!a} is not a setting; use {instead}"
-
-
-def find_unknown(config: Mapping[str, Any], schema: dict[str, Any]) -> Iterator[str]:
-    """Yield a warning for each other setting that the schema does not declare."""
-    for key in _undeclared(config, schema):
-        if not _PLAUSIBLE_NAME.fullmatch(key):
-            yield "Unknown setting ignored; its name is not shown, it may be a secret"
-            continue
-        closest = _closest(key, schema, _IS_SIMILAR)
-        hint = f"; did you mean {closest}?" if closest else ""
-        yield f"Unknown setting '{key}' ignored{hint}"
-
-
-def _undeclared(config: Mapping[str, Any], schema: dict[str, Any]) -> list[str]:
-    return sorted(config.keys() - schema["properties"].keys())
-
-
-def _closest(key: str, schema: dict[str, Any], similarity: float) -> str | None:
-    matches = difflib.get_close_matches(_fold(key), schema["properties"], n=1, cutoff=similarity)
-    return matches[0] if matches else None
-
-
-def _fold(key: str) -> str:
-    return key.lower().replace("-", "_")
+    errors, warnings = [], []
+    for key in sorted(config.keys() - schema["properties"].keys()):
+        name = key.lower().replace("-", "_")
+        similar = difflib.get_close_matches(name, schema["properties"], n=1, cutoff=_IS_SIMILAR)
+        misspelled = difflib.get_close_matches(name, similar, cutoff=_IS_MISSPELLED)
+        if name in INSTEAD_OF or misspelled:
+            instead = INSTEAD_OF.get(name) or misspelled[0]
+            errors.append(f"{key[:_MAX_NAME_LENGTH]!a} is not a setting; use {instead}")
+        elif _PLAUSIBLE_NAME.fullmatch(key):
+            hint = f"; did you mean {similar[0]}?" if similar else ""
+            warnings.append(f"Unknown setting '{key}' ignored{hint}")
+        else:
+            warnings.append("Unknown setting ignored; its name is not shown, it may be a secret")
+    return errors, warnings
 
 
 def validate(config: dict[str, Any], schema: dict[str, Any]) -> list[str]:

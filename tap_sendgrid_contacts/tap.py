@@ -23,9 +23,8 @@ from tap_sendgrid_contacts.api.request import ExportRequest
 from tap_sendgrid_contacts.catalog.fields import plan_columns
 from tap_sendgrid_contacts.catalog.normalize import normalize_catalog, resolve_key
 from tap_sendgrid_contacts.config import (
+    check_names,
     find_invalid_ids,
-    find_misnamed,
-    find_unknown,
     from_environment,
     normalize,
     validate,
@@ -90,15 +89,13 @@ class TapSendGridContacts(Tap):
         self.append_builtin_config(self.config_jsonschema)
         try:
             self._config = normalize(self._config)
-            errors = [
-                *find_misnamed(self._config, self.config_jsonschema),
-                *validate(self._config, self.config_jsonschema),
-            ]
+            errors, warnings = check_names(self._config, self.config_jsonschema)
+            errors += validate(self._config, self.config_jsonschema)
         except RecursionError:
             raise ConfigurationError("Settings are nested too deeply") from None
         if errors and raise_errors:
             raise ConfigurationError("; ".join(errors))
-        for warning in find_unknown(self._config, self.config_jsonschema):
+        for warning in warnings:
             self.logger.warning(warning)
         return errors
 

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tap_sendgrid_contacts.config import (
+    check_names,
     find_invalid_ids,
-    find_misnamed,
-    find_unknown,
     from_environment,
     normalize,
     validate,
@@ -343,7 +342,8 @@ UNKNOWN = [
 def test_misnamed_setting_is_an_error_that_names_the_right_one(
     schema: dict[str, Any], key: str, setting: str
 ) -> None:
-    (error,) = find_misnamed({**VALID, key: "very-secret"}, schema)
+    [error], warnings = check_names({**VALID, key: "very-secret"}, schema)
+    assert warnings == []
     assert error.startswith(f"'{key}' is not a setting; use {setting}")
     assert "secret" not in error
 
@@ -351,8 +351,8 @@ def test_misnamed_setting_is_an_error_that_names_the_right_one(
 @pytest.mark.parametrize("key", UNKNOWN)
 def test_setting_of_an_orchestrator_is_a_warning(schema: dict[str, Any], key: str) -> None:
     config = {**VALID, key: "very-secret"}
-    assert list(find_misnamed(config, schema)) == []
-    (warning,) = find_unknown(config, schema)
+    errors, [warning] = check_names(config, schema)
+    assert errors == []
     assert warning.startswith(f"Unknown setting '{key}' ignored")
     assert "secret" not in warning
 
@@ -365,14 +365,14 @@ def test_setting_of_an_orchestrator_is_a_warning(schema: dict[str, Any], key: st
     ],
 )
 def test_name_that_may_be_a_secret_is_not_shown(schema: dict[str, Any], key: str) -> None:
-    assert list(find_misnamed({key: 1}, schema)) == []
-    (warning,) = find_unknown({key: 1}, schema)
+    errors, [warning] = check_names({key: 1}, schema)
+    assert errors == []
     assert warning == "Unknown setting ignored; its name is not shown, it may be a secret"
 
 
 def test_declared_settings_are_known(schema: dict[str, Any]) -> None:
     config = dict.fromkeys(schema["properties"])
-    assert [*find_misnamed(config, schema), *find_unknown(config, schema)] == []
+    assert check_names(config, schema) == ([], [])
     assert {"stream_maps", "batch_config", "flattening_enabled"} <= schema["properties"].keys()
 
 
