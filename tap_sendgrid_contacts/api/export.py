@@ -21,7 +21,7 @@ from tap_sendgrid_contacts.api.http import (
     NotFoundError,
     TransientError,
 )
-from tap_sendgrid_contacts.api.urls import is_safe_url, url_lifetime, urls_by_part_name
+from tap_sendgrid_contacts.api.urls import is_safe_url, urls_by_part_name
 from tap_sendgrid_contacts.dates import parse_timestamp, utc_now
 from tap_sendgrid_contacts.redaction import sanitize
 
@@ -37,7 +37,8 @@ logger = logging.getLogger(__name__)
 _MAX_POLL_INTERVAL = 30.0
 _POLL_BACKOFF = 1.5
 
-# A URL is used for the start of a download only, and is valid for five minutes.
+# A URL is used for the start of a download only, and is valid for five minutes. One that is not is
+# rejected, and the download retried with a fresh one.
 _MAX_URL_AGE = 60.0
 
 # Parts have 1 MB at least. Each URL takes memory and time.
@@ -226,5 +227,4 @@ class ExportJob:
         if len(status.urls) > _MAX_PARTS:
             raise FatalAPIError(f"{self} has more than {_MAX_PARTS:,} parts")
         self._urls = urls_by_part_name(status.urls)
-        lifetime = min(map(url_lifetime, self._urls.values()), default=0.0)
-        self._urls_expire_at = time.monotonic() + min(_MAX_URL_AGE, lifetime / 2)
+        self._urls_expire_at = time.monotonic() + _MAX_URL_AGE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -101,12 +101,3 @@ def _are_part_numbers(texts: Sequence[str]) -> bool:
         return False
     is_short = max(map(len, texts)) <= _MAX_NUMBER_LENGTH
     return is_short or len({_SHORT_NUMBER.sub("", text) for text in texts}) == 1
-
-
-def url_lifetime(url: str) -> float:
-    """Return for how many seconds an S3 URL is valid; 0 if it does not say."""
-    try:
-        expires = parse_qs(urlsplit(url).query).get("X-Amz-Expires", ["0"])[0]
-    except ValueError:
-        return 0.0
-    return float(expires) if expires.isdecimal() else 0.0
