@@ -73,10 +73,7 @@ class PollBudget:
 
     @contextlib.contextmanager
     def spend(self) -> Generator[None, None, None]:
-        """Deduct the time that the block takes; blocks may be nested."""
-        if self._started is not None:
-            yield
-            return
+        """Deduct the time that the block takes."""
         self._started = time.monotonic()
         try:
             yield

@@ -320,14 +320,14 @@ def test_create_retries_end_with_poll_timeout(
     assert budget.remaining == (2 if is_over else 12)
 
 
-def test_poll_budget_counts_nested_blocks_once(clock: Clock) -> None:
+def test_poll_budget_counts_the_time_of_its_blocks(clock: Clock) -> None:
     budget = PollBudget(10)
     with budget.spend():
-        with budget.spend():
-            clock.now += 1
-        clock.now += 2
-        assert budget.remaining == 7
+        clock.now += 1
+        assert budget.remaining == 9
     clock.now += 100
+    with budget.spend():
+        clock.now += 2
     assert budget.remaining == 7
 
 
