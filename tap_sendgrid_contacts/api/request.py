@@ -50,85 +50,76 @@ class ExportRequest:
         return body
 
 
-def create_export_once(
-    client: SendGridClient,
-    request: ExportRequest,
-    retry: RetryPolicy,
-    requested_at: datetime,
-    discarded: str | None,
-) -> tuple[str, bool]:
-    """Create an export, and one only: a request whose response was lost is looked up.
+@dataclass(frozen=True)
+class CreateRequest:
+    """A request to create an export, confirmed by its response or by the list of exports.
 
-    Args:
+    Attributes:
         client: The API client.
         request: Parameters of the export.
-        retry: How to retry.
-        requested_at: When it was requested first, by this machine's clock.
-        discarded: The id of an export that is not looked for.
-
-    Returns:
-        The id of the export, and whether it was adopted: found, but not confirmed.
-
-    Raises:
-        TransientError: If SendGrid did not respond, retries included.
-        FatalAPIError: If SendGrid rejects the request.
-    """
-    maybe_created = False
-
-    def find_or_create() -> tuple[str, bool]:
-        nonlocal maybe_created
-        if maybe_created:
-            # Each time: one that was not found may become visible yet.
-            if export_id := find_matching_export(client, request, requested_at, discarded):
-                return export_id, True
-            logger.warning("Export not found; retrying the create request")
-        try:
-            return client.create_export(request.body()), False
-        except RequestNotProcessedError:
-            raise
-        except TransientError:
-            maybe_created = True
-            raise
-
-    return retry.call(find_or_create)
-
-
-def find_matching_export(
-    client: SendGridClient, request: ExportRequest, requested_at: datetime, discarded: str | None
-) -> str | None:
-    """Find the export that an unconfirmed request created.
-
-    Args:
-        client: The API client.
-        request: Parameters of the export.
-        requested_at: When it was requested, by this machine's clock.
+        requested_at: When it was sent first, by this machine's clock.
         discarded: The id of an export that is not looked for: it can have been created in the
             same second.
-
-    Returns:
-        The id of the first export of the same lists and segments created since, if any.
     """
-    # `GET /exports` has neither file type nor size. Assumption: a concurrent export of the same
-    # lists is less likely than a lost response.
-    wanted = [{id_.lower() for id_ in ids} for ids in (request.list_ids, request.segment_ids)]
-    exports = client.list_exports()
-    # Only now, after a response, is the offset of SendGrid's clock known.
-    created_since = requested_at + client.clock_offset - _CLOCK_SKEW
-    matches = [
-        (created_at, export.id)
-        for export in exports
-        if (created_at := parse_timestamp(export.created_at))
-        and created_at >= created_since
-        and export.status in {"pending", "ready"}
-        and export.id != discarded
-        and [
-            {audience.id.lower() for audience in audiences}
-            for audiences in (export.lists, export.segments)
+
+    client: SendGridClient
+    request: ExportRequest
+    requested_at: datetime
+    discarded: str | None
+
+    def send(self, retry: RetryPolicy) -> tuple[str, bool]:
+        """Create an export, and one only: a request whose response was lost is looked up.
+
+        Returns:
+            The id of the export, and whether it was adopted: found, but not confirmed.
+
+        Raises:
+            TransientError: If SendGrid did not respond, retries included.
+            FatalAPIError: If SendGrid rejects the request.
+        """
+        maybe_created = False
+
+        def find_or_create() -> tuple[str, bool]:
+            nonlocal maybe_created
+            if maybe_created:
+                # Each time: one that was not found may become visible yet.
+                if export_id := self.find():
+                    return export_id, True
+                logger.warning("Export not found; retrying the create request")
+            try:
+                return self.client.create_export(self.request.body()), False
+            except RequestNotProcessedError:
+                raise
+            except TransientError:
+                maybe_created = True
+                raise
+
+        return retry.call(find_or_create)
+
+    def find(self) -> str | None:
+        """Return the id of the first export of the same lists and segments created since."""
+        # `GET /exports` has neither file type nor size. Assumption: a concurrent export of the
+        # same lists is less likely than a lost response.
+        request = self.request
+        wanted = [{id_.lower() for id_ in ids} for ids in (request.list_ids, request.segment_ids)]
+        exports = self.client.list_exports()
+        # Only now, after a response, is the offset of SendGrid's clock known.
+        created_since = self.requested_at + self.client.clock_offset - _CLOCK_SKEW
+        matches = [
+            (created_at, export.id)
+            for export in exports
+            if (created_at := parse_timestamp(export.created_at))
+            and created_at >= created_since
+            and export.status in {"pending", "ready"}
+            and export.id != self.discarded
+            and [
+                {audience.id.lower() for audience in audiences}
+                for audiences in (export.lists, export.segments)
+            ]
+            == wanted
         ]
-        == wanted
-    ]
-    if not matches:
-        return None
-    _, export_id = min(matches)
-    logger.info("Create request was accepted; adopting export %s", sanitize(export_id))
-    return export_id
+        if not matches:
+            return None
+        _, export_id = min(matches)
+        logger.info("Create request was accepted; adopting export %s", sanitize(export_id))
+        return export_id

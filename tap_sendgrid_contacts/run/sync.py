@@ -17,7 +17,7 @@ from tap_sendgrid_contacts.api.export import (
     PollTimeoutError,
 )
 from tap_sendgrid_contacts.api.http import NO_RETRY, RequestNotProcessedError, TransientError
-from tap_sendgrid_contacts.api.request import create_export_once, find_matching_export
+from tap_sendgrid_contacts.api.request import CreateRequest
 from tap_sendgrid_contacts.checkpoint import Checkpoint
 from tap_sendgrid_contacts.dates import utc_now
 from tap_sendgrid_contacts.run.progress import ProgressReporter
@@ -179,13 +179,7 @@ class ExportSync:
 
     def _create(self, retry: RetryPolicy) -> None:
         try:
-            export_id, adopted = create_export_once(
-                self._client,
-                self._request,
-                retry,
-                self.checkpoint.requested_at,
-                self._state.discarded(self.key),
-            )
+            export_id, adopted = self._create_request().send(retry)
         except (TransientError, PollTimeoutError) as error:
             # It may have been processed, by an earlier attempt too: then the next one looks it up.
             is_unprocessed = isinstance(error, RequestNotProcessedError) and retry is NO_RETRY
@@ -217,18 +211,18 @@ class ExportSync:
         )
 
     def _find_unconfirmed(self, retry: RetryPolicy) -> str:
-        requested_at = self.checkpoint.requested_at
         if not self._is_recent():
             raise NotResumableError(
                 "Unconfirmed export request in state is older than 30 min; not searching for it"
             )
-        discarded = self._state.discarded(self.key)
-        export_id = retry.call(
-            find_matching_export, self._client, self._request, requested_at, discarded
-        )
+        export_id = retry.call(self._create_request().find)
         if export_id is None:
             raise NotResumableError("Unconfirmed export request in state was not accepted")
         return export_id
+
+    def _create_request(self) -> CreateRequest:
+        requested_at, discarded = self.checkpoint.requested_at, self._state.discarded(self.key)
+        return CreateRequest(self._client, self._request, requested_at, discarded)
 
     def _is_recent(self) -> bool:
         return utc_now() - self.checkpoint.requested_at <= _ADOPTION_WINDOW

@@ -11,12 +11,13 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from tap_sendgrid_contacts import cli, stopping
-from tap_sendgrid_contacts.api import download, export, part_file, request
+from tap_sendgrid_contacts.api import download, export, part_file
 from tap_sendgrid_contacts.api.export import ExportJob
+from tap_sendgrid_contacts.api.request import CreateRequest
 from tap_sendgrid_contacts.catalog import fields
 from tap_sendgrid_contacts.output import lines
 from tap_sendgrid_contacts.output.messages import MessageWriter, RecordMessageEncoder
-from tap_sendgrid_contacts.run import incremental, reader, run, saved, state, sync
+from tap_sendgrid_contacts.run import incremental, reader, run, saved, state
 from tap_sendgrid_contacts.run.state import RunState
 from tap_sendgrid_contacts.stream import ContactsStream
 from tests.simulation.simulate import Focus
@@ -178,8 +179,7 @@ def repeat_finished_lists():
 
 
 def create_again():
-    _set(request, "find_matching_export", lambda *_: None)
-    _set(sync, "find_matching_export", lambda *_: None)
+    _set(CreateRequest, "find", lambda _: None)
 
 
 def name_parts_by_query():

@@ -22,9 +22,8 @@ from tap_sendgrid_contacts.api.export import (
 )
 from tap_sendgrid_contacts.api.http import RequestNotProcessedError, TransientError
 from tap_sendgrid_contacts.api.request import (
+    CreateRequest,
     ExportRequest,
-    create_export_once,
-    find_matching_export,
 )
 from tap_sendgrid_contacts.dates import utc_now
 from tests.unit.conftest import make_request
@@ -96,7 +95,7 @@ def test_body_has_what_is_configured_and_nothing_else(
     requests_mock: Mocker, client: SendGridClient, request_: ExportRequest, body: dict[str, Any]
 ) -> None:
     requests_mock.post(EXPORTS, status_code=202, json={"id": "e1"})
-    assert create_export_once(client, request_, client.retry, utc_now(), None) == ("e1", False)
+    assert CreateRequest(client, request_, utc_now(), None).send(client.retry) == ("e1", False)
     assert requests_mock.request_history[0].json() == body
     assert requests_mock.call_count == 1
 
@@ -151,7 +150,7 @@ def test_create_without_response_is_looked_up_and_not_sent_again(
 ) -> None:
     requests_mock.post(EXPORTS, [lost])
     requests_mock.get(EXPORTS, json={"result": [listed()]}, headers=DATE)
-    assert create_export_once(client, REQUEST, client.retry, utc_now(), None) == ("found", True)
+    assert CreateRequest(client, REQUEST, utc_now(), None).send(client.retry) == ("found", True)
     assert posts(requests_mock) == 1
 
 
@@ -162,7 +161,7 @@ def test_export_that_becomes_visible_late_is_found(
     requests_mock.post(EXPORTS, [{"status_code": 500}, {"status_code": 429}])
     answers = [{"json": {"result": each}, "headers": DATE} for each in ([], [listed()])]
     requests_mock.get(EXPORTS, answers)
-    assert create_export_once(client, REQUEST, client.retry, utc_now(), None) == ("found", True)
+    assert CreateRequest(client, REQUEST, utc_now(), None).send(client.retry) == ("found", True)
     assert posts(requests_mock) == 2
 
 
@@ -179,7 +178,7 @@ def test_failed_look_up_is_retried_before_anything_is_sent_again(
             {"json": {"result": [listed()]}, "headers": DATE},
         ],
     )
-    assert create_export_once(client, REQUEST, client.retry, utc_now(), None) == ("found", True)
+    assert CreateRequest(client, REQUEST, utc_now(), None).send(client.retry) == ("found", True)
     assert posts(requests_mock) == 1
 
 
@@ -198,7 +197,7 @@ def test_matching_export_is_found(
     requests_mock: Mocker, client: SendGridClient, changes: dict[str, Any]
 ) -> None:
     requests_mock.get(EXPORTS, json={"result": [listed(**changes)]})
-    assert find_matching_export(client, REQUEST, NOW, None) == "found"
+    assert CreateRequest(client, REQUEST, NOW, None).find() == "found"
 
 
 @pytest.mark.parametrize(
@@ -225,7 +224,7 @@ def test_other_export_is_not_adopted_and_a_new_one_created(
 ) -> None:
     requests_mock.post(EXPORTS, [{"status_code": 500}, {"json": {"id": "ours"}}])
     requests_mock.get(EXPORTS, json={"result": [listed(**changes)]}, headers=DATE)
-    assert create_export_once(client, REQUEST, client.retry, utc_now(), None) == ("ours", False)
+    assert CreateRequest(client, REQUEST, utc_now(), None).send(client.retry) == ("ours", False)
     assert posts(requests_mock) == 2
 
 
@@ -236,7 +235,7 @@ def test_export_of_all_contacts_is_told_from_one_of_a_list(
     requests_mock: Mocker, client: SendGridClient, lists: list[Any] | None, found: str | None
 ) -> None:
     requests_mock.get(EXPORTS, json={"result": [listed(lists=lists, segments=lists)]})
-    assert find_matching_export(client, make_request(), NOW, None) == found
+    assert CreateRequest(client, make_request(), NOW, None).find() == found
 
 
 def test_first_of_several_matching_exports_is_found(
@@ -247,7 +246,7 @@ def test_first_of_several_matching_exports_is_found(
         for name, later in (("last", 9), ("first", 1), ("middle", 5))
     ]
     requests_mock.get(EXPORTS, json={"result": exports})
-    assert find_matching_export(client, REQUEST, NOW, None) == "first"
+    assert CreateRequest(client, REQUEST, NOW, None).find() == "first"
 
 
 def test_id_of_a_found_export_is_logged_as_other_texts(
@@ -255,13 +254,13 @@ def test_id_of_a_found_export_is_logged_as_other_texts(
 ) -> None:
     caplog.set_level(logging.INFO)
     requests_mock.get(EXPORTS, json={"result": [listed("a\r\nERROR b@c.example")]})
-    find_matching_export(client, REQUEST, NOW, None)
+    CreateRequest(client, REQUEST, NOW, None).find()
     assert "adopting export a ERROR ***" in caplog.text
 
 
 def test_no_exports_are_no_matching_export(requests_mock: Mocker, client: SendGridClient) -> None:
     requests_mock.get(EXPORTS, json={"result": None})
-    assert find_matching_export(client, REQUEST, NOW, None) is None
+    assert CreateRequest(client, REQUEST, NOW, None).find() is None
 
 
 def connection_refused() -> requests.ConnectionError:
@@ -276,7 +275,7 @@ def test_create_that_was_not_processed_is_sent_again_without_a_look_up(
 ) -> None:
     requests_mock.post(EXPORTS, [response])
     with pytest.raises(RequestNotProcessedError):
-        create_export_once(client, REQUEST, client.retry, utc_now(), None)
+        CreateRequest(client, REQUEST, utc_now(), None).send(client.retry)
     assert {sent.method for sent in requests_mock.request_history} == {"POST"}
     assert requests_mock.call_count == 6
 
@@ -285,7 +284,7 @@ def test_create_that_was_rate_limited_once_succeeds(
     requests_mock: Mocker, client: SendGridClient
 ) -> None:
     requests_mock.post(EXPORTS, [{"status_code": 429}, {"json": {"id": "e1"}}])
-    assert create_export_once(client, REQUEST, client.retry, utc_now(), None) == ("e1", False)
+    assert CreateRequest(client, REQUEST, utc_now(), None).send(client.retry) == ("e1", False)
     assert requests_mock.call_count == 2
 
 
@@ -294,7 +293,7 @@ def test_rejected_create_is_neither_looked_up_nor_repeated(
 ) -> None:
     requests_mock.post(EXPORTS, status_code=400, json={"errors": [{"message": "no such list"}]})
     with pytest.raises(FatalAPIError, match="no such list"):
-        create_export_once(client, REQUEST, client.retry, utc_now(), None)
+        CreateRequest(client, REQUEST, utc_now(), None).send(client.retry)
     assert requests_mock.call_count == 1
 
 
@@ -302,7 +301,7 @@ def test_create_retries_end(requests_mock: Mocker, client: SendGridClient) -> No
     requests_mock.post(EXPORTS, status_code=500)
     requests_mock.get(EXPORTS, json={"result": []})
     with pytest.raises(TransientError, match=r"^POST .*: HTTP 500"):
-        create_export_once(client, REQUEST, client.retry, utc_now(), None)
+        CreateRequest(client, REQUEST, utc_now(), None).send(client.retry)
     assert posts(requests_mock) == 6
 
 
@@ -313,7 +312,7 @@ def test_create_retries_end_with_poll_timeout(
     requests_mock.post(EXPORTS, status_code=429, headers={"Retry-After": retry_after})
     budget = PollBudget(12)
     with budget.spend(), pytest.raises((PollTimeoutError, RequestNotProcessedError)) as raised:
-        create_export_once(client, REQUEST, budget.limit(client.retry), utc_now(), None)
+        CreateRequest(client, REQUEST, utc_now(), None).send(budget.limit(client.retry))
     is_over = retry_after == "5"
     assert isinstance(raised.value, PollTimeoutError) == is_over
     assert clock.sleeps == [5, 5] * is_over
