@@ -32,7 +32,6 @@ from tap_sendgrid_contacts.api.urls import is_safe_url
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
-    from tap_sendgrid_contacts.api.client import SendGridClient
     from tap_sendgrid_contacts.api.export import ExportJob
 
 logger = logging.getLogger(__name__)
@@ -70,10 +69,7 @@ class Part(NamedTuple):
 
 
 def iter_parts(
-    client: SendGridClient,
-    job: ExportJob,
-    part_names: Sequence[str],
-    on_progress: Callable[[str], None],
+    job: ExportJob, part_names: Sequence[str], on_progress: Callable[[str], None]
 ) -> Generator[Part, None, None]:
     """Download parts of an export that is ready.
 
@@ -89,7 +85,7 @@ def iter_parts(
         FatalSyncError: If it cannot be written to disk.
         Stopped: If a signal arrives while the reader waits.
     """
-    worker = _PrefetchWorker(client, job, part_names)
+    worker = _PrefetchWorker(job, part_names)
     try:
         for _ in part_names:
             part = worker.get(on_progress)
@@ -130,7 +126,7 @@ class _CancelledError(Exception):
 class _PrefetchWorker:
     """Downloads parts in order and enqueues them, or the exception that ended it."""
 
-    def __init__(self, client: SendGridClient, job: ExportJob, part_names: Sequence[str]) -> None:
+    def __init__(self, job: ExportJob, part_names: Sequence[str]) -> None:
         self._results: Queue[Part | BaseException] = Queue()
         self._free_slots = threading.Semaphore(_prefetch_limit())
         self._current: PartFile | None = None
@@ -143,9 +139,9 @@ class _PrefetchWorker:
             name: f"Part {number} of {len(job.part_names)}"
             for number, name in enumerate(job.part_names, 1)
         }
-        self._timeout = client.request_timeout
-        self._allow_http = client.allows_http
-        self._retry = dataclasses.replace(client.retry, wait=self._wait)
+        self._timeout = job.client.request_timeout
+        self._allow_http = job.client.allows_http
+        self._retry = dataclasses.replace(job.client.retry, wait=self._wait)
         # A daemon: the process does not wait at exit for a server that has stopped sending.
         self._thread = threading.Thread(target=self._run, name="download", daemon=True)
         self._thread.start()

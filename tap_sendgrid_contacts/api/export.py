@@ -103,6 +103,7 @@ class ExportJob:
     may be 404 for 30 s.
 
     Attributes:
+        client: The API client.
         part_names: Identities of the parts, in the order in which they are read; known once the
             export is ready.
         contact_count: Number of contacts according to SendGrid, if it says.
@@ -115,7 +116,7 @@ class ExportJob:
         self.part_names: tuple[str, ...] = ()
         self.contact_count: int | None = None
         self.created_at: datetime | None = None
-        self._client = client
+        self.client = client
         self._visible_at = time.monotonic() + (NOT_FOUND_TOLERANCE.total_seconds() if is_new else 0)
         self._urls: dict[str, str] = {}
         self._urls_expire_at = 0.0
@@ -185,7 +186,7 @@ class ExportJob:
                 f"(expected {len(self.part_names)}, found {len(self._urls)})"
             )
         url = self._urls[part_name]
-        if not is_safe_url(url, allow_http=self._client.allows_http):
+        if not is_safe_url(url, allow_http=self.client.allows_http):
             number = self.part_names.index(part_name) + 1
             raise FatalAPIError(f"{self}: refusing non-HTTPS URL of part {number}")
         return url
@@ -197,7 +198,7 @@ class ExportJob:
     def _poll(self, timeout: float | None = None) -> bool:
         """Read the status; return whether the export is ready."""
         try:
-            status = self._client.get_export(self.id, timeout=timeout)
+            status = self.client.get_export(self.id, timeout=timeout)
         except NotFoundError:
             if time.monotonic() < self._visible_at:
                 raise TransientError(
@@ -216,7 +217,7 @@ class ExportJob:
 
     def _set_ready(self, status: ExportStatus) -> None:
         expires_at = parse_timestamp(status.expires_at)
-        if expires_at and expires_at < utc_now() + self._client.clock_offset:
+        if expires_at and expires_at < utc_now() + self.client.clock_offset:
             raise ExportUnavailableError(f"{self} expired at {expires_at}")
         if status.contact_count is not None:
             self.contact_count = status.contact_count

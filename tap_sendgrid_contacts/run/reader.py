@@ -17,7 +17,6 @@ from tap_sendgrid_contacts.run.saved import digest
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from tap_sendgrid_contacts.api.client import SendGridClient
     from tap_sendgrid_contacts.api.download import Part
     from tap_sendgrid_contacts.api.export import ExportJob
     from tap_sendgrid_contacts.checkpoint import Checkpoint
@@ -41,7 +40,6 @@ class ExportReader:
     """Reads an export that is ready.
 
     Args:
-        client: The API client.
         job: The export.
         checkpoint: How far it has been read.
         decoder: Decodes the parts.
@@ -55,7 +53,6 @@ class ExportReader:
 
     def __init__(
         self,
-        client: SendGridClient,
         job: ExportJob,
         checkpoint: Checkpoint,
         decoder: Decoder,
@@ -65,7 +62,6 @@ class ExportReader:
         allow_count_mismatch: bool,
     ) -> None:
         self.checkpoint = checkpoint
-        self._client = client
         self._job = job
         self._decoder = decoder
         self._since = since
@@ -97,7 +93,7 @@ class ExportReader:
         # Content of each part that had contacts: no other part may have the same.
         contents = {content for content in finished.values() if content}
         remaining = [name for name in job.part_names if digest(name) not in finished]
-        downloads = iter_parts(self._client, job, remaining, self._progress.report)
+        downloads = iter_parts(job, remaining, self._progress.report)
         with contextlib.closing(downloads) as parts:
             for part in parts:
                 self._progress.bytes_downloaded += part.size

@@ -229,7 +229,6 @@ class Run:
         since = self._make_filter(sync.key, layout) if self._is_incremental else None
         while True:
             reader = ExportReader(
-                self._client,
                 sync.job,
                 sync.checkpoint,
                 make_decoder(self._request.file_type, layout),

@@ -117,8 +117,9 @@ class _Handler(BaseHTTPRequestHandler):
 class Job(ExportJob):
     """An export that is ready; a URL is signed again after `discard_urls` only."""
 
-    def __init__(self, url: str, parts: int) -> None:
-        super().__init__(make_client(), "e1", label="", is_new=False)
+    def __init__(self, url: str, parts: int, client: SendGridClient | None = None) -> None:
+        client = client or make_client(api_url=url, request_timeout=10)
+        super().__init__(client, "e1", label="", is_new=False)
         self.part_names = tuple(map(str, range(parts)))
         self.base = url
         self.signed: list[str] = []
@@ -141,13 +142,8 @@ def download(
     client: SendGridClient | None = None,
     job: Job | None = None,
 ) -> Generator[Part, None, None]:
-    job = job or Job(url, parts)
-    return iter_parts(
-        client or make_client(api_url=url, request_timeout=10),
-        job,
-        job.part_names[first:],
-        lambda _: None,
-    )
+    job = job or Job(url, parts, client)
+    return iter_parts(job, job.part_names[first:], lambda _: None)
 
 
 def contents(storage: ScriptedStorage, parts: int = 1, first: int = 0) -> list[bytes]:
@@ -758,8 +754,8 @@ def test_reader_that_waits_gets_progress(
             storage.script = [Reply(200, b"abc", {"ETag": '"two"'})]
             storage.released.set()
 
-    client, job = make_client(request_timeout=10), Job(storage.url, 1)
-    [size] = [part.size for part in iter_parts(client, job, ["0"], on_progress)]
+    parts = iter_parts(Job(storage.url, 1), ["0"], on_progress)
+    [size] = [part.size for part in parts]
     assert size == 3
     # Later ones may be of the part's new content.
     text = next(text for text in texts if " of 2.0 MB" in text)
@@ -769,7 +765,7 @@ def test_reader_that_waits_gets_progress(
 def test_prefetched_parts_are_bounded(
     storage: ScriptedStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client, job = make_client(), Job(storage.url, 20)
+    job = Job(storage.url, 20)
     signed_when_full: list[int] = []
 
     class Slots(threading.Semaphore):
@@ -782,7 +778,7 @@ def test_prefetched_parts_are_bounded(
 
     monkeypatch.setattr(threading, "Semaphore", Slots)
     monkeypatch.setattr("tap_sendgrid_contacts.api.download._PREFETCH_LIMIT", 2)
-    parts = iter_parts(client, job, job.part_names, lambda _: None)
+    parts = iter_parts(job, job.part_names, lambda _: None)
     next(parts)
     # One with the reader, three waiting.
     wait_for(lambda: 4 in signed_when_full or len(job.signed) > 4)
