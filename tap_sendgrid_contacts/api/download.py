@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from queue import Empty, Queue
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
 import requests
@@ -25,7 +25,7 @@ from tap_sendgrid_contacts.api.http import (
     map_transport_errors,
     raise_for_status,
 )
-from tap_sendgrid_contacts.api.part_file import PartFile
+from tap_sendgrid_contacts.api.part_file import Part
 from tap_sendgrid_contacts.api.session import Session
 from tap_sendgrid_contacts.api.urls import is_safe_url
 
@@ -50,24 +50,6 @@ _SLICE_SECONDS = 0.25
 _JOIN_SECONDS = 5.0
 
 
-class Part(NamedTuple):
-    """A complete part on disk.
-
-    Attributes:
-        name: Its identity, one of the `part_names` of the export.
-        label: Its name for logs and errors, such as `Part 2 of 3`.
-        file: An unlinked file, positioned at its start; the reader closes it.
-        digest: SHA-256 of its content, shortened.
-        size: Its size in bytes.
-    """
-
-    name: str
-    label: str
-    file: BinaryIO
-    digest: str
-    size: int
-
-
 def iter_parts(
     job: ExportJob, part_names: Sequence[str], on_progress: Callable[[str], None]
 ) -> Generator[Part, None, None]:
@@ -77,7 +59,8 @@ def iter_parts(
     waits for.
 
     Yields:
-        The parts, in the order of the names. Close the generator to end the download.
+        The parts, in the order of the names, their files at the start. Close the generator to end
+        the download.
 
     Raises:
         TransientError: If a part could not be downloaded, retries included.
@@ -129,7 +112,7 @@ class _PrefetchWorker:
     def __init__(self, job: ExportJob, part_names: Sequence[str]) -> None:
         self._results: Queue[Part | BaseException] = Queue()
         self._free_slots = threading.Semaphore(_prefetch_limit())
-        self._current: PartFile | None = None
+        self._current: Part | None = None
         self._cancelled = threading.Event()
         self._session: _AnonymousSession | None = None
         self._response: requests.Response | None = None
@@ -195,74 +178,74 @@ class _PrefetchWorker:
 
     def _download_part(self, name: str) -> Part:
         """Download a part, resuming after each break."""
-        self._current = part_file = PartFile(self._labels[name])
+        self._current = part = Part(name, self._labels[name])
         # A part of gigabytes may break more often than one request is retried: attempts count
         # from the last byte that is new.
         try:
-            while not self._retry.call(self._download_remaining, name, part_file):
+            while not self._retry.call(self._download_remaining, part):
                 self._wait(self._retry.delays[0])
         except BaseException:
-            part_file.file.close()
+            part.file.close()
             raise
-        logger.info("Downloaded %s", part_file)
-        part_file.file.seek(0)
-        return Part(name, part_file.label, part_file.file, part_file.digest(), part_file.size)
+        logger.info("Downloaded %s", part)
+        part.file.seek(0)
+        return part
 
-    def _download_remaining(self, name: str, part_file: PartFile) -> bool:
+    def _download_remaining(self, part: Part) -> bool:
         """Download what is missing; return whether that was all of it."""
-        before, started = part_file.high_water_mark, time.monotonic()
+        before, started = part.high_water_mark, time.monotonic()
         self._check_cancelled()
         try:
-            url = self._job.signed_url(name)
-            self._stream_to_file(url, part_file)
+            url = self._job.signed_url(part.name)
+            self._stream_to_file(url, part)
         except TransientError as error:
             self._check_cancelled()
             self._job.discard_urls()
-            progress = part_file.high_water_mark - before
+            progress = part.high_water_mark - before
             is_slow = progress <= _MIN_RATE * (time.monotonic() - started)
             if is_slow or not self._retry.delays:
                 raise
-            logger.warning("%s; resuming download at byte %d", error, part_file.resume_offset)
+            logger.warning("%s; resuming download at byte %d", error, part.resume_offset)
             return False
         return True
 
-    def _stream_to_file(self, url: str, part_file: PartFile) -> None:
-        label = part_file.label
+    def _stream_to_file(self, url: str, part: Part) -> None:
+        label = part.label
         self._session = self._session or _AnonymousSession(url, allow_http=self._allow_http)
         with (
             map_transport_errors(f"{label}: download", url, "storage"),
             self._session.get(
-                url, headers=part_file.range_headers(), timeout=self._timeout, stream=True
+                url, headers=part.range_headers(), timeout=self._timeout, stream=True
             ) as response,
         ):
             if response.status_code == requests.codes.forbidden:
                 # It may have expired; the next attempt uses a fresh one.
                 raise TransientError(f"{label}: signed URL rejected (HTTP 403)")
-            if part_file.has_changed(response):
-                part_file.reset()
+            if part.has_changed(response):
+                part.reset()
                 raise TransientError(f"{label}: content changed (ETag); restarting download")
             is_redirect = response.status_code // 100 == 3  # noqa: PLR2004
             detail = "the redirect has no Location to follow" if is_redirect else ""
             raise_for_status(response, f"{label}: download", detail)
             if response.status_code not in {requests.codes.ok, requests.codes.partial_content}:
                 raise TransientError(f"{label}: download: unexpected HTTP {response.status_code}")
-            part_file.start_response(response)
+            part.start_response(response)
             self._response = response
             self._check_cancelled()
-            deadline, before = time.monotonic() + self._timeout, part_file.size
+            deadline, before = time.monotonic() + self._timeout, part.size
             # `read` would wait for as many bytes, however slowly they come.
             while chunk := response.raw.read1(_CHUNK_BYTES, decode_content=False):
-                part_file.write(chunk)
+                part.write(chunk)
                 self._check_cancelled()
                 if (now := time.monotonic()) < deadline:
                     continue
-                if part_file.size - before < _MIN_RATE * self._timeout:
+                if part.size - before < _MIN_RATE * self._timeout:
                     raise TransientError(
                         f"{label}: download is slower than {_MIN_RATE:,} bytes/s (request_timeout)"
                     )
-                deadline, before = now + self._timeout, part_file.size
+                deadline, before = now + self._timeout, part.size
             is_counted = self._job.contact_count is not None
-            if part_file.is_incomplete(is_counted=is_counted):
+            if part.is_incomplete(is_counted=is_counted):
                 raise TransientError(f"{label}: truncated response")
 
 

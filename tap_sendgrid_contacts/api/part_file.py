@@ -37,16 +37,20 @@ def check_temp_dir() -> None:
         file.write(b"\0")
 
 
-class PartFile:
-    """The temp file that a part is downloaded to.
+class Part:
+    """A part of an export, in a temp file that it is downloaded to.
 
     Attributes:
+        name: Its identity, one of the `part_names` of the export.
+        label: Its name for logs and errors, such as `Part 2 of 3`.
+        file: An unlinked file; the reader closes it.
         size: Bytes downloaded.
         high_water_mark: Largest `size` so far: a download that restarts again and again makes
             no progress.
     """
 
-    def __init__(self, label: str) -> None:
+    def __init__(self, name: str, label: str) -> None:
+        self.name = name
         self.label = label
         with _map_disk_errors():
             self.file: BinaryIO = tempfile.TemporaryFile(prefix="sendgrid-contacts-")  # noqa: SIM115 - the reader closes it
@@ -63,8 +67,9 @@ class PartFile:
         total = f" of {expected / 1e6:,.1f}" if expected is not None and size < expected else ""
         return f"{self.label}: {size / 1e6:,.1f}{total} MB"
 
+    @property
     def digest(self) -> str:
-        """Return the digest of what was downloaded."""
+        """SHA-256 of what was downloaded, shortened."""
         return self._hash.hexdigest()[:12]
 
     @property

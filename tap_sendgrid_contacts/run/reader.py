@@ -17,8 +17,8 @@ from tap_sendgrid_contacts.run.saved import digest
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from tap_sendgrid_contacts.api.download import Part
     from tap_sendgrid_contacts.api.export import ExportJob
+    from tap_sendgrid_contacts.api.part_file import Part
     from tap_sendgrid_contacts.checkpoint import Checkpoint
     from tap_sendgrid_contacts.columns import Row
     from tap_sendgrid_contacts.decode import Decoder

@@ -11,8 +11,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from tap_sendgrid_contacts import cli, stopping
-from tap_sendgrid_contacts.api import download, export, part_file
+from tap_sendgrid_contacts.api import download, export
 from tap_sendgrid_contacts.api.export import ExportJob
+from tap_sendgrid_contacts.api.part_file import Part
 from tap_sendgrid_contacts.api.request import CreateRequest
 from tap_sendgrid_contacts.catalog import fields
 from tap_sendgrid_contacts.output import lines
@@ -101,7 +102,7 @@ def ignore_contact_count():
 
 
 def ignore_content():
-    _set(part_file.PartFile, "digest", lambda self: self.label.replace(" ", ""))
+    _set(Part, "digest", property(lambda self: self.label.replace(" ", "")))
 
 
 def advance_bookmark_too_far():

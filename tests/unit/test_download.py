@@ -22,7 +22,7 @@ from typing_extensions import override
 from tap_sendgrid_contacts import stopping
 from tap_sendgrid_contacts.api import download as download_module
 from tap_sendgrid_contacts.api import session as session_module
-from tap_sendgrid_contacts.api.download import Part, iter_parts
+from tap_sendgrid_contacts.api.download import iter_parts
 from tap_sendgrid_contacts.api.export import ExportJob
 from tap_sendgrid_contacts.api.http import NO_RETRY, TransientError
 from tests.unit.conftest import causes, log_of_package, make_client
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from requests_mock import Mocker
 
     from tap_sendgrid_contacts.api.client import SendGridClient
+    from tap_sendgrid_contacts.api.part_file import Part
     from tests.unit.conftest import Clock
 
 BODY = bytes(range(256)) * 4
