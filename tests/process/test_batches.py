@@ -109,7 +109,7 @@ def test_stream_maps(start_sandbox: Callable[..., Sandbox], tap: Tap, tmp_path: 
 
 
 @both_file_types
-@every_format
+@each_format_once
 def test_state_counts_announced_files_only(
     start_sandbox: Callable[..., Sandbox],
     tap: Tap,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -49,8 +50,10 @@ def errors(log: str) -> list[str]:
 # --- standard output --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("argument", ["", "--discover", "--about", "--help"])
+@pytest.mark.parametrize(
+    ("argument", "unbuffered"),
+    [*itertools.product(["", "--discover"], ["", "1"]), ("--about", "1"), ("--help", "")],
+)
 def test_full_stdout(sandbox: Sandbox, tap: Tap, argument: str, unbuffered: str) -> None:
     arguments = tap.arguments(sandbox, *filter(None, [argument]))
     done = shell('"$@" > /dev/full', arguments, {"PYTHONUNBUFFERED": unbuffered})
