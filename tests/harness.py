@@ -225,7 +225,7 @@ def is_complete(state: dict[str, Any], schema: dict[str, Any] | None = None) -> 
 
 
 @dataclass
-class Run:
+class TapRun:
     """What a run of the tap wrote, and its exit code."""
 
     code: int
@@ -348,7 +348,7 @@ class TapProcess:
         """Return whether it has not ended."""
         return self._process.poll() is None
 
-    def finish(self, *, torn: bool = False) -> Run:
+    def finish(self, *, torn: bool = False) -> TapRun:
         """Read the rest, and wait for the end.
 
         Args:
@@ -358,13 +358,13 @@ class TapProcess:
             out = b"".join([*self._read, *self.stdout])
         return self._run(out[: out.rfind(b"\n") + 1] if torn else out)
 
-    def close_pipe(self) -> Run:
+    def close_pipe(self) -> TapRun:
         """Close the pipe as a target that dies, and wait for the end."""
         self.stdout.close()
         return self._run(b"")
 
-    def _run(self, out: bytes) -> Run:
-        return Run(self._process.wait(timeout=60), out, self._log_file.read_text())
+    def _run(self, out: bytes) -> TapRun:
+        return TapRun(self._process.wait(timeout=60), out, self._log_file.read_text())
 
     def kill(self) -> None:
         """End it, if it has not ended."""
@@ -411,7 +411,7 @@ class Tap:
         env: dict[str, str] | None = None,
         code: int | None = 0,
         **settings: Any,
-    ) -> Run:
+    ) -> TapRun:
         """Run the tap in this process.
 
         Args:
@@ -431,7 +431,7 @@ class Tap:
         env: dict[str, str] | None = None,
         code: int = 0,
         **settings: Any,
-    ) -> Run:
+    ) -> TapRun:
         """Run the tap as a process, to its end."""
         done = subprocess.run(
             [*TAP, *self.arguments(sandbox, *arguments, **settings)],
@@ -440,7 +440,7 @@ class Tap:
             env={**os.environ, **(env or {})},
             timeout=120,
         )
-        return Run(done.returncode, done.stdout, done.stderr.decode()).check(code)
+        return TapRun(done.returncode, done.stdout, done.stderr.decode()).check(code)
 
     def start(
         self, sandbox: Sandbox | None, env: dict[str, str] | None = None, **settings: Any
@@ -483,7 +483,7 @@ class SkippingClock:
         self._slept += seconds
 
 
-def run_in_process(arguments: list[str], env: dict[str, str], *, parse: bool = True) -> Run:
+def run_in_process(arguments: list[str], env: dict[str, str], *, parse: bool = True) -> TapRun:
     """Run the tap's command in this process; what it changes is restored.
 
     Retries and polls take no time: retries have no delays, and what waits on top of that sleeps
@@ -515,7 +515,7 @@ def run_in_process(arguments: list[str], env: dict[str, str], *, parse: bool = T
             code = end.code
         stdout.flush()
     written = out.getvalue()
-    run = Run(int(str(code or 0)), written if parse else b"", log.getvalue())
+    run = TapRun(int(str(code or 0)), written if parse else b"", log.getvalue())
     run.out = written
     return run
 

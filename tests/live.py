@@ -70,7 +70,7 @@ def keys(*objects: dict[str, Any]) -> str:
     return f"keys: {show(word(key) for each in objects for key in each)}"
 
 
-class Api:
+class LiveApi:
     """The API and the storage of an account."""
 
     def __init__(self, url: str, api_key: str) -> None:
@@ -221,7 +221,7 @@ def describe_values(cells: list[str], values: list[object]) -> str:
 
 def collect_facts(url: str, api_key: str, *, poll_interval: float = 2) -> dict[str, str]:
     """Return the facts of an account by topic; exit with the reason if there are none."""
-    api = Api(url, api_key)
+    api = LiveApi(url, api_key)
     status, body = api.request("GET", "/v3/scopes")
     scopes = [word(each) for each in body.get("scopes") or [] if str(each).startswith("marketing")]
     facts = {"API": f"`{word(urlsplit(url).hostname)}`", "scopes": f"HTTP {status}, {show(scopes)}"}

@@ -37,7 +37,7 @@ def test_table_has_facts_and_no_data(
     ):
         assert fact in table
 
-    api = live.Api(sandbox.url, KEY)
+    api = live.LiveApi(sandbox.url, KEY)
     lists, _ = api.collect("/v3/marketing/lists", "result")
     fields, _ = api.collect("/v3/marketing/field_definitions", "custom_fields")
     contacts, _ = live.read_json(api.read(api.create({"file_type": "json"})[0], 0)[0])

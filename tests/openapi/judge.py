@@ -152,7 +152,7 @@ EXEMPTIONS = {
 
 
 @dataclass
-class Request:
+class JudgedRequest:
     """A request, with the attributes that openapi-core expects."""
 
     method: str
@@ -169,7 +169,7 @@ class Request:
 
 
 @dataclass
-class Response:
+class JudgedResponse:
     """A response, with the attributes that openapi-core expects."""
 
     status_code: int
@@ -181,8 +181,8 @@ class Response:
 class Exchange(NamedTuple):
     """A request and its response, None if there is none to judge."""
 
-    request: Request
-    response: Response | None
+    request: JudgedRequest
+    response: JudgedResponse | None
 
 
 def make_recorder(exchanges: list[Exchange]) -> Middleware:
@@ -205,7 +205,7 @@ def make_recorder(exchanges: list[Exchange]) -> Middleware:
 
 
 async def _read_exchange(request: web.Request, response: web.StreamResponse | None) -> Exchange:
-    recorded = Request(
+    recorded = JudgedRequest(
         request.method.lower(),
         request.path,
         request.query,
@@ -218,7 +218,7 @@ async def _read_exchange(request: web.Request, response: web.StreamResponse | No
     body = response.body or b""
     assert isinstance(body, bytes)
     return Exchange(
-        recorded, Response(response.status, response.headers, response.content_type, body)
+        recorded, JudgedResponse(response.status, response.headers, response.content_type, body)
     )
 
 

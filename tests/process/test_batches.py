@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.harness import Run, Sandbox, Tap
+    from tests.harness import Sandbox, Tap, TapRun
 
 
 def batch_config(
@@ -35,7 +35,7 @@ def path_of(message: dict[str, Any]) -> Path:
     return path
 
 
-def batches_of(run: Run) -> list[list[dict[str, Any]]]:
+def batches_of(run: TapRun) -> list[list[dict[str, Any]]]:
     return [records_of(message) for message in run.of_type("BATCH")]
 
 

@@ -15,7 +15,7 @@ from tests.harness import checkpoint_of, emit_states_every
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.harness import Run, Sandbox, Tap
+    from tests.harness import Sandbox, Tap, TapRun
 
 CONTACTS = 90
 ACCOUNT = Account(CONTACTS)
@@ -167,7 +167,7 @@ def fault_options(faults: str) -> list[str]:
     return [option for fault in faults.split() for option in ("--fault", fault)]
 
 
-def run_tap(tap: Tap, sandbox: Sandbox, file_type: str = "json", **config: Any) -> Run:
+def run_tap(tap: Tap, sandbox: Sandbox, file_type: str = "json", **config: Any) -> TapRun:
     return tap(
         sandbox,
         file_type=file_type,
@@ -177,7 +177,7 @@ def run_tap(tap: Tap, sandbox: Sandbox, file_type: str = "json", **config: Any) 
     )
 
 
-def expected_records(run: Run) -> dict[str, dict[str, Any]]:
+def expected_records(run: TapRun) -> dict[str, dict[str, Any]]:
     return expected(ACCOUNT, run.schema)
 
 

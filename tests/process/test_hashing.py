@@ -19,7 +19,7 @@ from tests.harness import both_file_types, incremental
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.harness import Run, Sandbox, Tap
+    from tests.harness import Sandbox, Tap, TapRun
 
 KEY = "a key of some length, \N{GREEK SMALL LETTER ALPHA}"
 COLUMNS = ["email", "alternate_emails", "phone_number", "unique_name", "custom_company_name"]
@@ -51,7 +51,7 @@ def addresses_of(plain: list[dict[str, Any]]) -> set[str]:
     return {text for texts in lists for text in texts}
 
 
-def written_by(run: Run) -> bytes:
+def written_by(run: TapRun) -> bytes:
     """Return every byte that a run wrote."""
     files = [Path(urlsplit(url).path) for m in run.of_type("BATCH") for url in m["manifest"]]
     return b"".join([run.out, run.log.encode(), *(file.read_bytes() for file in files)])

@@ -12,10 +12,10 @@ from tests.harness import both_file_types, contacts_read, incremental
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.harness import Run, Sandbox, Tap
+    from tests.harness import Sandbox, Tap, TapRun
 
 
-def bookmark_of(run: Run) -> str:
+def bookmark_of(run: TapRun) -> str:
     bookmark: str = run.state["bookmarks"]["contacts"]["replication_key_value"]
     return bookmark
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.harness import Run, Sandbox, Tap
+    from tests.harness import Sandbox, Tap, TapRun
 
 VARIABLES = (
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
@@ -146,7 +146,7 @@ def https(sandbox: Sandbox, authority: trustme.CA) -> Iterator[Callable[..., San
         yield start
 
 
-def discover(tap: Tap, sandbox: Sandbox, code: int, /, **env: str) -> Run:
+def discover(tap: Tap, sandbox: Sandbox, code: int, /, **env: str) -> TapRun:
     return tap(sandbox, "--test", env=env, code=code)
 
 

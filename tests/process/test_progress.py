@@ -10,7 +10,7 @@ import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from tests.harness import TAP, Run, Tap
+from tests.harness import TAP, Tap, TapRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +26,7 @@ SIZE = ("--contacts", str(CONTACTS), "--no-edge-cases", "--parts", "3")
 FRAME = re.compile("([^\r\n]*)\x1b\\[K\r(?!\n)")
 
 
-def on_terminal(command: list[str]) -> Run:
+def on_terminal(command: list[str]) -> TapRun:
     """Run the tap with its log on a terminal."""
     ours, theirs = os.openpty()
     shown = bytearray()
@@ -45,7 +45,7 @@ def on_terminal(command: list[str]) -> Run:
         out, _ = process.communicate(timeout=60)
     reader.join()
     os.close(ours)
-    return Run(process.returncode, out, shown.decode())
+    return TapRun(process.returncode, out, shown.decode())
 
 
 def test_terminal_has_one_live_line(start_sandbox: Callable[..., Sandbox], tap: Tap) -> None:
@@ -152,7 +152,7 @@ def test_every_line_of_a_structured_log_is_json(
     )
     env = {"SINGER_SDK_LOG_CONFIG": str(config)}
 
-    def log(run: Run) -> list[dict[str, Any]]:
+    def log(run: TapRun) -> list[dict[str, Any]]:
         return [json.loads(line) for line in run.log.splitlines()]
 
     sandbox = start_sandbox(*SIZE, "--fault", "count-high")

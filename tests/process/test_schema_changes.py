@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.harness import Run, Sandbox, Tap
+    from tests.harness import Sandbox, Tap, TapRun
 
 CONTACTS = 60
 ORIGINAL = {
@@ -53,7 +53,7 @@ def retyped(start_sandbox: Callable[..., Sandbox]) -> Sandbox:
     return start_sandbox("--contacts", str(CONTACTS), "--field-changes", "retype")
 
 
-def custom_columns(run: Run) -> list[str]:
+def custom_columns(run: TapRun) -> list[str]:
     assert run.code == 0, run.log
     assert all(record.keys() == run.schema["properties"].keys() for record in run.records)
     return list(run.schema["properties"])[len(RESERVED) :]
@@ -64,7 +64,7 @@ def custom_columns(run: Run) -> list[str]:
 def test_other_type_is_loaded_into_another_column(
     original: Sandbox, retyped: Sandbox, tap: Tap, file_type: str, *, has_catalog: bool
 ) -> None:
-    def run(sandbox: Sandbox, state: dict[str, Any] | None = None) -> Run:
+    def run(sandbox: Sandbox, state: dict[str, Any] | None = None) -> TapRun:
         # Meltano discovers the catalog without the state.
         catalog = tap.discover(sandbox) if has_catalog else None
         return tap(sandbox, catalog=catalog, state=state, file_type=file_type)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.harness import Run, Sandbox, Tap
+    from tests.harness import Sandbox, Tap, TapRun
 
 KEY = "SG.very-secret.key-that-is-long-enough-to-be-one"
 DEBUG = {"LOGLEVEL": "DEBUG"}
@@ -47,7 +47,7 @@ def values_of(account: Account) -> set[str]:
 VALUES = values_of(Account(60))
 
 
-def assert_no_secrets(run: Run) -> None:
+def assert_no_secrets(run: TapRun) -> None:
     text = run.log + json.dumps(run.states, ensure_ascii=False)
     assert "very-secret" not in text
     assert not SIGNATURE.search(text)

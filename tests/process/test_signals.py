@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.harness import Run, Sandbox, Tap
+    from tests.harness import Sandbox, Tap, TapRun
 
 CONTACTS = 3000
 SIZE = ("--contacts", str(CONTACTS), "--no-edge-cases", "--parts", "2")
@@ -27,7 +27,7 @@ BLOCK = 1000
 SLOW_PATH = {"stream_maps": {"contacts": {"email": "email"}}}
 
 
-def assert_resumable(tap: Tap, sandbox: Sandbox, run: Run, config: dict[str, Any]) -> None:
+def assert_resumable(tap: Tap, sandbox: Sandbox, run: TapRun, config: dict[str, Any]) -> None:
     """Check what a stopped run has emitted, and that the next one emits the rest."""
     assert run.out.endswith(b"\n")
     assert run.messages[-1]["type"] == "STATE"

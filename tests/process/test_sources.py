@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from tests.harness import Run, Sandbox, Tap
+    from tests.harness import Sandbox, Tap, TapRun
 
 CONTACTS = 600
 ACCOUNT = Account(CONTACTS)
@@ -224,7 +224,7 @@ def test_resume_from_every_state(
         assert is_complete(run.state)
 
 
-def before_state(run: Run, state: dict[str, Any]) -> list[dict[str, Any]]:
+def before_state(run: TapRun, state: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the records before one of the states."""
     end = next(i for i, message in enumerate(run.messages) if message.get("value") is state)
     return [m["record"] for m in run.messages[:end] if m["type"] == "RECORD"]

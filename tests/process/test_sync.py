@@ -14,9 +14,9 @@ from sendgrid_sandbox.account import Account
 from tap_sendgrid_contacts.run.state import STATE_INTERVAL
 from tests.expected import RESERVED, expected
 from tests.harness import (
-    Run,
     Sandbox,
     Tap,
+    TapRun,
     both_file_types,
     checkpoint_of,
     contacts_read,
@@ -31,7 +31,7 @@ CUSTOM_FIELDS = 20
 # Contacts in a block of the decoder, which may straddle the interval of STATEs.
 
 
-def records_by_id(run: Run) -> dict[str, dict[str, Any]]:
+def records_by_id(run: TapRun) -> dict[str, dict[str, Any]]:
     records = {record["contact_id"]: record for record in run.records}
     assert len(records) == len(run.records)
     return records

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from sendgrid_sandbox.account import Account
-from tests.harness import Run, Tap, run_sandbox
+from tests.harness import Tap, TapRun, run_sandbox
 from tests.targets.targets import CUSTOM_FIELDS, Row, expected_rows
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Day:
     """A day of the account, and the tap's run on it."""
 
     account: Account
-    run: Run
+    run: TapRun
 
     @cached_property
     def schema(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sendgrid_sandbox.account import ContactGroup
-    from tests.harness import Run
+    from tests.harness import TapRun
 
 Rows = dict[Any, Row]
 
@@ -48,7 +48,7 @@ ON_BOTH_RESULT, LEFT_RESULT = re.findall(r"^```text\n(.*?)^```$", PAGE, re.MULTI
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[TapRun]:
     """A run of yesterday, and one of today."""
     tap = Tap(tmp_path_factory.mktemp("tap"))
     runs = []
@@ -87,7 +87,7 @@ def as_text(rows: list[Row]) -> str:
     ids=["Postgres", "DuckDb"],
 )
 def test_overlapping_lists(
-    runs: list[Run],
+    runs: list[TapRun],
     target: Callable[..., Any],
     kind: type[Database],
     config: dict[str, Any],

@@ -20,7 +20,7 @@ from tests.targets.targets import ROOT, DuckDb, pipe_to, tool_venv
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.harness import Run
+    from tests.harness import TapRun
 
 pytestmark = [pytest.mark.targets, pytest.mark.xdist_group("targets")]
 
@@ -36,7 +36,7 @@ def read_examples(language: str, page: str) -> list[str]:
 VIEW, ONE_EXPORT, SEPARATE_EXPORTS = read_examples("sql", "scaling.md")
 
 
-def make_files(folder: Path, *, separate_exports: bool) -> Run:
+def make_files(folder: Path, *, separate_exports: bool) -> TapRun:
     """Write the files of a run that took three attempts."""
     tap = Tap(folder)
     config: dict[str, Any] = {

@@ -51,7 +51,7 @@ PARTS = {"a": part(range(10)), "b": part(range(10, 13)), "c": part(range(13, 30)
 
 
 @dataclass
-class Export:
+class FakeExport:
     """An export that SendGrid has.
 
     Attributes:
@@ -84,9 +84,9 @@ class FakeSendGrid:
     """
 
     def __init__(self, requests_mock: Mocker, clock: Clock) -> None:
-        self.exports: dict[str, Export] = {}
-        self.next_export = Export()
-        self.of_list: dict[str, Export] = {}
+        self.exports: dict[str, FakeExport] = {}
+        self.next_export = FakeExport()
+        self.of_list: dict[str, FakeExport] = {}
         self.create_errors: list[int] = []
         self.errors: dict[str, int] = {}
         self.seconds = 0

@@ -24,7 +24,7 @@ from tap_sendgrid_contacts.run.reader import IncompleteExportError
 from tap_sendgrid_contacts.run.run import FailedExportsError
 from tap_sendgrid_contacts.run.state import STATE_INTERVAL
 from tap_sendgrid_contacts.stopping import Stopped
-from tests.unit.pipeline import EXPORTS, NOW, PARTS, Export, FakeSendGrid, Pipeline, Rows, part
+from tests.unit.pipeline import EXPORTS, NOW, PARTS, FakeExport, FakeSendGrid, Pipeline, Rows, part
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -232,7 +232,7 @@ def test_invalid_values_are_counted_at_the_end(
     sendgrid: FakeSendGrid, pipeline: Pipeline, caplog: pytest.LogCaptureFixture, *, fails: bool
 ) -> None:
     line = b'{"contact_id":"1","updated_at":"never"}\n'
-    sendgrid.next_export = Export({"a": line * 2 + (b"broken" if fails else b"")}, count=2)
+    sendgrid.next_export = FakeExport({"a": line * 2 + (b"broken" if fails else b"")}, count=2)
     with pytest.raises(DataError) if fails else contextlib.nullcontext():
         pipeline(on_invalid_value="null")
     assert "Column updated_at: 2 invalid date value(s) emitted as null" in caplog.messages
@@ -244,7 +244,7 @@ def test_damaged_export_is_kept_once(sendgrid: FakeSendGrid, pipeline: Pipeline)
         with pytest.raises(DataError, match=rf"^Part 3 of 3, line 18.*\. The next run {next_run}$"):
             pipeline()
         assert len(pipeline.checkpoints) == kept
-    sendgrid.next_export = Export()
+    sendgrid.next_export = FakeExport()
     assert pipeline() == IDS
     assert sendgrid.created == 2
 
@@ -323,7 +323,7 @@ def lost(
     assert pipeline.checkpoints == [{"requested_at": HERE.isoformat().replace("+00:00", "Z")}]
     sendgrid.errors = {}
     sendgrid.requests.clear()
-    sendgrid.exports["e1"] = Export()
+    sendgrid.exports["e1"] = FakeExport()
     return sendgrid
 
 
@@ -434,7 +434,7 @@ def test_replacement_that_fails_is_an_error(lost: FakeSendGrid, pipeline: Pipeli
 def three(sendgrid: FakeSendGrid) -> FakeSendGrid:
     """SendGrid with three lists, of ten, three and seventeen contacts."""
     for list_id, content in zip(lists, PARTS.values(), strict=True):
-        sendgrid.of_list[list_id] = Export({"a": content}, count=content.count(b"\n"))
+        sendgrid.of_list[list_id] = FakeExport({"a": content}, count=content.count(b"\n"))
     return sendgrid
 
 
@@ -624,10 +624,10 @@ def test_state_is_small(
     list_ids: tuple[str, ...] = ()
     if shape == "lists":
         list_ids = tuple(f"{number:036}" for number in range(100))
-        sendgrid.next_export = Export({"a": part(range(5))}, count=5)
+        sendgrid.next_export = FakeExport({"a": part(range(5))}, count=5)
     else:
         parts = {str(number): part(range(5 * number, 5 * number + 5)) for number in range(100)}
-        sendgrid.next_export = Export(parts, count=500)
+        sendgrid.next_export = FakeExport(parts, count=500)
     assert len(pipeline(list_ids=list_ids)) == 500
     sizes = [len(json.dumps(state)) for state in pipeline.states]
     # Two for each pair of exports that are created, with some 20 bytes for each that is finished.

@@ -30,7 +30,7 @@ def day(number: int) -> datetime:
     return datetime(2020, 1, number, tzinfo=timezone.utc)
 
 
-class Stream:
+class FakeStream:
     """A run of the exports A and B, its state, and a copy of the state for each STATE."""
 
     def __init__(
@@ -86,16 +86,16 @@ CHECKPOINTS = st.builds(
 
 @given(CHECKPOINTS)
 def test_checkpoint_is_loaded_as_saved(checkpoint: Checkpoint) -> None:
-    stream = Stream({"other": 1})
+    stream = FakeStream({"other": 1})
     stream.run.save(A, checkpoint)
-    loaded = Stream(stream.state)
+    loaded = FakeStream(stream.state)
     assert loaded.run.checkpoint(A) == checkpoint
     assert loaded.run.checkpoint(B) is None
     assert loaded.state["other"] == 1
 
 
 def test_state_has_what_is_not_default_only() -> None:
-    stream = Stream(file_type="csv")
+    stream = FakeStream(file_type="csv")
     stream.run.save(A, START)
     assert stream.state == {
         "run": [
@@ -136,7 +136,7 @@ RUN = {"started_at": "2026-11-22T10:00:00Z", "fingerprint": {}}
     ids=str,
 )
 def test_invalid_run_starts_a_new_one(saved: object, caplog: pytest.LogCaptureFixture) -> None:
-    stream = Stream({"run": saved})
+    stream = FakeStream({"run": saved})
     assert "Invalid run in state" in caplog.text
     assert stream.run.checkpoint(A) is None
     assert not has_exports({"run": saved})
@@ -144,16 +144,16 @@ def test_invalid_run_starts_a_new_one(saved: object, caplog: pytest.LogCaptureFi
 
 @pytest.mark.parametrize("state", [{}, {"run": []}, {"run": None}, {"other": 1}])
 def test_no_run(state: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
-    assert Stream(state).run.checkpoint(A) is None
+    assert FakeStream(state).run.checkpoint(A) is None
     assert not has_exports(state)
     assert not caplog.messages
 
 
 def test_unknown_keys_are_ignored() -> None:
-    stream = Stream()
+    stream = FakeStream()
     stream.run.save(A, START)
     stream.state["run"][0]["new"] = stream.state["run"][0]["exports"][A]["new"] = 1
-    assert Stream(stream.state).run.checkpoint(A) == START
+    assert FakeStream(stream.state).run.checkpoint(A) == START
     assert has_exports(stream.state)
 
 
@@ -186,7 +186,7 @@ def test_key_is_the_same_for_the_same_contacts(same: Any) -> None:  # noqa: ANN4
 
 
 def test_state_is_emitted_every_10_000_contacts_of_the_run(clock: Clock) -> None:
-    stream = Stream()
+    stream = FakeStream()
     resumed = replace(START, contacts_before=50_000)
     for offset in range(0, STATE_INTERVAL - 999, 1000):
         stream.run.save(A, replace(resumed, part_offset=offset))
@@ -202,7 +202,7 @@ def test_state_is_emitted_every_10_000_contacts_of_the_run(clock: Clock) -> None
 
 
 def test_state_is_emitted_at_the_end_of_a_part_once_a_second(clock: Clock) -> None:
-    stream = Stream()
+    stream = FakeStream()
     checkpoint = START
     for name in "abcdef":
         for offset in (1, 2):
@@ -221,12 +221,12 @@ def test_state_is_emitted_at_the_end_of_a_part_once_a_second(clock: Clock) -> No
 
 @pytest.mark.parametrize("progress", ["none", "requested", "read", "finished"])
 def test_changed_setting_starts_a_new_run(progress: str, caplog: pytest.LogCaptureFixture) -> None:
-    stream = Stream(list_ids=["a"], columns="x")
+    stream = FakeStream(list_ids=["a"], columns="x")
     if progress != "none":
         stream.run.save(A, replace(START, part_offset=int(progress != "requested")))
     if progress == "finished":
         stream.run.finish(A, None, None)
-    new = Stream(stream.state, columns="y", start_date="2020-01-01")
+    new = FakeStream(stream.state, columns="y", start_date="2020-01-01")
     assert new.run.checkpoint(A) is None
     assert not new.run.is_finished(A)
     warned = "columns, list_ids, start_date changed since the last run; starting a new export"
@@ -236,10 +236,10 @@ def test_changed_setting_starts_a_new_run(progress: str, caplog: pytest.LogCaptu
 
 
 def test_what_has_changed_forges_no_line(caplog: pytest.LogCaptureFixture) -> None:
-    stream = Stream()
+    stream = FakeStream()
     stream.run.save(A, START)
     stream.state["run"][0]["fingerprint"]["a\r\nINFO b\x1b"] = "x"
-    Stream(stream.state)
+    FakeStream(stream.state)
     assert caplog.messages == ["a INFO b changed since the last run; starting a new export"]
 
 
@@ -248,12 +248,12 @@ def test_what_has_changed_forges_no_line(caplog: pytest.LogCaptureFixture) -> No
 def test_finished_exports_are_valid_for_12_hours(
     *, finished: bool, hours: int, is_old: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    stream = Stream()
+    stream = FakeStream()
     stream.run.save(B, START)
     if finished:
         stream.finish(A, 5)
     stream.state["run"][0]["started_at"] = (utc_now() - timedelta(hours=hours)).isoformat()
-    run = Stream(stream.state).run
+    run = FakeStream(stream.state).run
     assert run.is_finished(A) == (finished and not is_old)
     assert (run.checkpoint(B) is None) == (finished and is_old)
     assert ("older than 12 hours" in caplog.text) == (finished and is_old)
@@ -261,44 +261,44 @@ def test_finished_exports_are_valid_for_12_hours(
 
 @pytest.mark.parametrize("hours", [11, 13])
 def test_age_of_a_run_is_that_of_its_exports(hours: int) -> None:
-    stream = Stream()
+    stream = FakeStream()
     stream.run.save(A, replace(START, contacts_before=1))
     stream.run.finish(A, 1, utc_now() - timedelta(hours=hours))
     # It waited for SendGrid for a day.
     stream.state["run"][0]["started_at"] = (utc_now() - timedelta(hours=24)).isoformat()
-    assert Stream(stream.state).run.is_finished(A) == (hours < 12)
+    assert FakeStream(stream.state).run.is_finished(A) == (hours < 12)
 
 
 @pytest.mark.parametrize("has_version", [True, False])
 def test_list_that_is_gone_ends_a_run_with_a_version(*, has_version: bool) -> None:
-    stream = Stream(has_version=has_version)
+    stream = FakeStream(has_version=has_version)
     stream.finish(A, 5)
     stream.finish(B, 5)
-    run = Stream(stream.state, keys=(B,), has_version=has_version)
+    run = FakeStream(stream.state, keys=(B,), has_version=has_version)
     assert run.run.is_finished(B) is not has_version
     assert A not in run.state["run"][0].get("finished", {})
 
 
 def test_restart_keeps_nothing_but_the_bookmark() -> None:
-    stream = Stream(with_counts(replication_key_value="2020-01-02T00:00:00Z"), has_version=True)
+    stream = FakeStream(with_counts(replication_key_value="2020-01-02T00:00:00Z"), has_version=True)
     version = stream.run.version
     stream.finish(A, 5)
     stream.run.save(B, START)
     stream.run.restart()
     assert (stream.run.version or 0) > (version or 0)
-    run = Stream(stream.state, has_version=True).run
+    run = FakeStream(stream.state, has_version=True).run
     assert run.since(A) == day(2)
     assert not run.is_finished(A)
     assert run.checkpoint(B) is None
 
 
 def test_part_that_failed_is_read_again_from_its_start() -> None:
-    stream = Stream()
+    stream = FakeStream()
     checkpoint = replace(START, contacts_before=5, part_digest="cut", part_offset=2)
     stream.run.save(A, checkpoint)
     assert stream.run.keep_once(A)
     # The digest is that of a damaged download: the whole part would seem to have changed.
-    again = Stream(stream.state)
+    again = FakeStream(stream.state)
     assert again.run.checkpoint(A) == replace(
         checkpoint, part_digest=None, part_offset=0, failed_at=7
     )
@@ -317,12 +317,12 @@ def test_deletes_need_most_contacts_of_the_last_complete_run(
     percent: int, allowed: set[int]
 ) -> None:
     for count in (0, 49, 51, 100, 101):
-        stream = Stream(with_counts(), has_version=True)
+        stream = FakeStream(with_counts(), has_version=True)
         stream.finish(A, count)
         # It was empty before.
         stream.finish(B, 0)
         # An interrupted run changes nothing.
-        reason = Stream(stream.state, has_version=True).run.why_deletes_are_unsafe(percent)
+        reason = FakeStream(stream.state, has_version=True).run.why_deletes_are_unsafe(percent)
         assert (reason is None) == (count in allowed), reason
         if reason:
             assert f"list {A}: the export has {count} contacts and had 100 the last time" in reason
@@ -335,7 +335,7 @@ def test_deletes_need_most_contacts_of_the_last_complete_run(
 def test_first_run_deletes_nothing_if_it_has_nothing(
     count: int, percent: int, *, is_safe: bool
 ) -> None:
-    stream = Stream(has_version=True)
+    stream = FakeStream(has_version=True)
     stream.finish(A, count)
     reason = stream.run.why_deletes_are_unsafe(percent)
     assert (reason is None) == is_safe
@@ -343,16 +343,16 @@ def test_first_run_deletes_nothing_if_it_has_nothing(
 
 
 def test_run_without_exports_deletes_nothing() -> None:
-    assert Stream(has_version=True).run.why_deletes_are_unsafe(100) == "nothing was exported"
+    assert FakeStream(has_version=True).run.why_deletes_are_unsafe(100) == "nothing was exported"
 
 
 @pytest.mark.parametrize(
     ("count", "words"), [(4, "more contacts"), (6, "fewer"), (None, "no contact_count")]
 )
 def test_unproven_export_stays_so_when_the_run_is_resumed(count: int | None, words: str) -> None:
-    stream = Stream(has_version=True)
+    stream = FakeStream(has_version=True)
     stream.finish(A, 5, count=count)
-    resumed = Stream(stream.state, has_version=True)
+    resumed = FakeStream(stream.state, has_version=True)
     resumed.finish(B, 5)
     reason = str(resumed.run.why_deletes_are_unsafe(100))
     assert words in reason
@@ -363,7 +363,7 @@ def test_unproven_export_stays_so_when_the_run_is_resumed(count: int | None, wor
 def test_export_that_is_given_up_after_contacts_of_it_were_emitted(
     read: int, *, is_safe: bool
 ) -> None:
-    stream = Stream(has_version=True)
+    stream = FakeStream(has_version=True)
     stream.finish(A, 5)
     stream.run.save(B, replace(START, part_offset=read))
     version = stream.run.version
@@ -374,7 +374,7 @@ def test_export_that_is_given_up_after_contacts_of_it_were_emitted(
 
 
 def test_contacts_of_a_part_that_failed_are_no_proof() -> None:
-    stream = Stream(has_version=True)
+    stream = FakeStream(has_version=True)
     stream.finish(A, 1)
     stream.run.save(B, replace(START, part_digest="cut", part_offset=2))
     stream.run.keep_once(B)
@@ -383,7 +383,7 @@ def test_contacts_of_a_part_that_failed_are_no_proof() -> None:
 
 
 def test_only_export_that_is_given_up_gets_a_new_version() -> None:
-    stream = Stream(has_version=True)
+    stream = FakeStream(has_version=True)
     stream.run.save(A, replace(START, part_offset=1))
     version = stream.run.version
     stream.run.discard(A)
@@ -395,7 +395,7 @@ def test_only_export_that_is_given_up_gets_a_new_version() -> None:
 
 @pytest.mark.parametrize("last", ["1", -1, 1 << 50, None, 5.5])
 def test_version_is_of_now_whatever_the_state_says(last: object) -> None:
-    version = Stream({"version": last, "run": []}, has_version=True).run.version
+    version = FakeStream({"version": last, "run": []}, has_version=True).run.version
     assert abs((version or 0) - utc_now().timestamp()) < 60
 
 
@@ -420,7 +420,7 @@ def test_version_is_of_now_whatever_the_state_says(last: object) -> None:
 def test_bookmark_is_read_or_ignored_with_a_warning(
     value: object, bookmark: datetime | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert Stream(with_counts(replication_key_value=value)).run.since(A) == bookmark
+    assert FakeStream(with_counts(replication_key_value=value)).run.since(A) == bookmark
     assert [each.partition(":")[0] for each in caplog.messages] == ["Ignoring bookmark"] * (
         not bookmark
     )
@@ -431,21 +431,21 @@ def test_bookmark_of_other_contacts_is_ignored(
     counts: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     state = {"replication_key_value": "2020-01-02T00:00:00Z", "counts": counts}
-    assert Stream(state).run.since(A) is None
+    assert FakeStream(state).run.since(A) is None
     assert f"list {A}: Ignoring bookmark: it belongs to other lists" in caplog.text
 
 
 def test_run_without_bookmark_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    assert Stream(with_counts()).run.since(A) is None
+    assert FakeStream(with_counts()).run.since(A) is None
     assert not caplog.messages
 
 
 def test_unfinished_run_keeps_its_bookmark_and_other_runs_too() -> None:
-    first = Stream(with_counts(replication_key_value="2020-01-02T00:00:00Z"))
+    first = FakeStream(with_counts(replication_key_value="2020-01-02T00:00:00Z"))
     # As `--full-refresh` merges it: the bookmark of the state is not that of the run.
     first.state["replication_key_value"] = "2020-01-09T00:00:00Z"
-    assert Stream(first.state).run.since(A) == day(2)
-    assert Stream(first.state, columns="other").run.since(A) == day(2)
+    assert FakeStream(first.state).run.since(A) == day(2)
+    assert FakeStream(first.state, columns="other").run.since(A) == day(2)
 
 
 @pytest.mark.parametrize(
@@ -464,7 +464,7 @@ def test_bookmark_of_a_complete_run(
     created_at: tuple[datetime | None, ...],
     bookmark: str | None,
 ) -> None:
-    stream = Stream()
+    stream = FakeStream()
     for key, updated_at, created in zip((A, B), latest, created_at, strict=True):
         stream.run.save(key, replace(START, contacts_before=7, max_updated_at=updated_at))
         stream.run.finish(key, 7, created)
@@ -499,7 +499,7 @@ def test_old_state_keeps_its_bookmark_only(
     exports: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    stream = Stream({**OLD, "exports": exports, "columns": []}, keys=OLD_KEYS)
+    stream = FakeStream({**OLD, "exports": exports, "columns": []}, keys=OLD_KEYS)
     assert stream.run.since(OLD_KEYS[0]) == day(2)
     assert stream.run.since(OLD_KEYS[1]) is None
     assert stream.state.keys() == {"replication_key_value", "columns", "counts", "run"}
@@ -510,10 +510,10 @@ def test_old_state_keeps_its_bookmark_only(
 def test_old_state_of_several_exports_has_the_earliest_bookmark() -> None:
     other = {"replication_key_value": "2020-01-01T12:00:00Z", "scope": {**SCOPE, "list_ids": ["b"]}}
     partitions = [OLD, other, {"scope": SCOPE, "exports": []}, None, {"scope": "text"}]
-    run = Stream({"partitions": partitions, "exports": []}, keys=OLD_KEYS).run
+    run = FakeStream({"partitions": partitions, "exports": []}, keys=OLD_KEYS).run
     assert [run.since(key) for key in OLD_KEYS] == [day(1).replace(hour=12)] * 2
 
 
 @pytest.mark.parametrize("partitions", [None, {}, "broken", 3, [[]]])
 def test_old_state_that_is_broken(partitions: object) -> None:
-    assert "partitions" not in Stream({"partitions": partitions, "scope": None}).state
+    assert "partitions" not in FakeStream({"partitions": partitions, "scope": None}).state
