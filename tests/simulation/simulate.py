@@ -270,6 +270,8 @@ class Simulation:
                 self.forgiven |= {(key, source) for key in export.truth.keys() - set(rows)}
         if self._is_saved:
             exports = [server.ready.get(each) for each in self.sources()]
+            # Unknown if an earlier run has read some of them.
+            self.last_count = None
             if all(exports):
                 self.last_count = sum(len(export.truth) for export in exports if export)
             server.fresh.clear()
