@@ -86,7 +86,3 @@ def serve(*options: object, faults: str = "") -> Iterator[SandboxClient]:
         SandboxClient(sandbox.url, sandbox.api_key, sandbox.log) as client,
     ):
         yield client
-
-
-def part_paths(status: dict[str, Any]) -> list[str]:
-    return [url.partition("?")[0] for url in status["urls"]]

@@ -154,12 +154,12 @@ def test_response_larger_than_the_limit(requests_mock: Mocker, client: SendGridC
         client.list_field_definitions()
 
 
-@pytest.mark.parametrize("status", [200, 400, 503])
+@pytest.mark.parametrize("status", [200, 302, 307, 400, 503])
 def test_compressed_response_larger_than_the_limit(
     requests_mock: Mocker, client: SendGridClient, status: int
 ) -> None:
-    bomb = gzip.compress(b" " * (64 * 1024 * 1024))
-    headers = {"Content-Encoding": "gzip"}
+    bomb = gzip.compress(b" " * (17 * 1024 * 1024))
+    headers = {"Content-Encoding": "gzip", "Location": "/v3/other"}
     requests_mock.get(FIELDS, content=bomb, headers=headers, status_code=status)
     with pytest.raises(FatalAPIError, match="larger than 16 MiB"):
         client.list_field_definitions()
@@ -202,17 +202,6 @@ def test_response_that_drips_has_a_deadline(start: bytes, forever: bytes) -> Non
         client = make_client(api_url=url, request_timeout=0.2)
         with pytest.raises(TransientError, match="request_timeout"):
             client.list_field_definitions()
-
-
-@pytest.mark.parametrize("status", [302, 307])
-def test_body_of_a_redirect_has_a_limit(
-    requests_mock: Mocker, client: SendGridClient, status: int
-) -> None:
-    bomb = gzip.compress(b" " * (64 * 1024 * 1024))
-    headers = {"Content-Encoding": "gzip", "Location": "/v3/other"}
-    requests_mock.get(FIELDS, content=bomb, headers=headers, status_code=status)
-    with pytest.raises(FatalAPIError, match="larger than 16 MiB"):
-        client.list_field_definitions()
 
 
 @pytest.mark.parametrize("status", [200, 400])
