@@ -40,7 +40,7 @@ def assert_resumable(tap: Tap, sandbox: Sandbox, run: TapRun, config: dict[str, 
     assert sandbox.exports_created == 1
 
 
-# One of each; the next test has all of them together.
+# Two as a process; the next test has the others in this process.
 @pytest.mark.parametrize(
     ("file_type", "stop", "maps"),
     [("json", signal.SIGTERM, {}), ("csv", signal.SIGINT, SLOW_PATH)],
