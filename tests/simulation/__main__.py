@@ -84,8 +84,8 @@ def run_mutations(pool: Pool, names: Iterable[str]) -> int:
         noticed: dict[str, str] = {}
         worlds = 0
         while invariant not in noticed and worlds < _MUTATED_WORLDS:
-            seeds = map(str, range(worlds + 1, worlds + 9))
-            worlds += 8
+            seeds = map(str, range(worlds + 1, worlds + 5))
+            worlds += 4
             focus = FOCUS.get(mutation, Focus())
             for outcome in pool.starmap(simulate, ((seed, mutation, focus) for seed in seeds)):
                 for violation in outcome.violations:

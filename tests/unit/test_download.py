@@ -298,6 +298,7 @@ UNKNOWN = {"Content-Length": ""}
         (Reply(200, b""), None, b""),
         (Reply(200, b"0\r\n\r\n", UNKNOWN | {"Transfer-Encoding": "chunked"}), None, b""),
     ],
+    ids=["lost", "counted", "announced", "chunked"],
 )
 def test_part_that_may_have_been_lost_is_downloaded_again(
     storage: ScriptedStorage,
