@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmarks.checkout import CURRENT, Checkout
-from benchmarks.exports import ExportFiles, get_export
+from benchmarks.exports import CachedExport, get_export
 from benchmarks.measure import Program, Result, run_interleaved, run_output
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Workload(NamedTuple):
         rate_limit: Download rate limit in MB/s.
     """
 
-    export: ExportFiles | None
+    export: CachedExport | None
     mode: str = FULL_TABLE
     rate_limit: int | None = None
 
@@ -98,11 +98,11 @@ class Bench:
     server_url: str
     _validated: set[tuple[Workload, Checkout]] = field(default_factory=set)
 
-    def export(self, contacts: int | None = None, **options: Any) -> ExportFiles:
+    def export(self, contacts: int | None = None, **options: Any) -> CachedExport:
         """Return an export; the options are those of `get_export`."""
         return get_export(self.data_dir, contacts or self.contacts, **options)
 
-    def sample(self, export: ExportFiles) -> ExportFiles:
+    def sample(self, export: CachedExport) -> CachedExport:
         """Return a small export of the same shape."""
         return self.export(
             _SAMPLE_CONTACTS, file_type=export.file_type, custom_fields=export.custom_fields

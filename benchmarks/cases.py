@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from benchmarks.bench import Bench
-    from benchmarks.exports import ExportFiles
+    from benchmarks.exports import CachedExport
     from benchmarks.measure import Result
     from benchmarks.report import Thresholds
 
@@ -91,7 +91,7 @@ def _check_startup(_: Bench, results: dict[str, Result], thresholds: Thresholds)
     thresholds.at_most(f"start-up: wall, {label}", request.wall_ratio(version), 1.5)
 
 
-def _fields_export(bench: Bench, number: int, file_type: str) -> ExportFiles:
+def _fields_export(bench: Bench, number: int, file_type: str) -> CachedExport:
     return bench.export(bench.contacts // 5, custom_fields=number, file_type=file_type)
 
 
@@ -176,7 +176,7 @@ def _sizes(bench: Bench) -> dict[str, Workload]:
     return {_describe(export): Workload(export) for export in exports}
 
 
-def _describe(export: ExportFiles) -> str:
+def _describe(export: CachedExport) -> str:
     size = f"{export.uncompressed_bytes / _MB:,.0f} MB in {len(export.parts)} part(s)"
     fields = f"{export.custom_fields} custom fields, {export.file_type.upper()}"
     return f"{export.contacts:,} contacts, {fields}, {size}"

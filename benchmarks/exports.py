@@ -46,7 +46,7 @@ _CSV_COLUMNS = (
 _COLUMNS_AFTER_CUSTOM_FIELDS = 3
 
 
-class ExportFiles(NamedTuple):
+class CachedExport(NamedTuple):
     """An export on disk.
 
     Attributes:
@@ -78,7 +78,7 @@ def get_export(
     custom_fields: int = 5,
     file_type: str = "json",
     parts: int = 1,
-) -> ExportFiles:
+) -> CachedExport:
     """Return a cached export, generating it first if necessary.
 
     Args:
@@ -101,7 +101,7 @@ def get_export(
         _generate(directory, contacts, custom_fields, file_type, parts)
     metadata = json.loads(metadata_file.read_text())
     part_files = tuple(sorted(directory.glob("*.gz")))
-    return ExportFiles(
+    return CachedExport(
         directory, file_type, contacts, custom_fields, part_files, metadata["uncompressed_bytes"]
     )
 

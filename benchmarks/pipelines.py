@@ -49,7 +49,7 @@ class EmptyDatabase(NamedTuple):
     count_command: Sequence[str]
 
 
-class Pipeline(NamedTuple):
+class MeasuredPipeline(NamedTuple):
     """A way to load an export.
 
     Attributes:
@@ -64,12 +64,12 @@ class Pipeline(NamedTuple):
 
 
 _PIPELINES = {
-    "RECORD, meltano.yml": Pipeline("target-postgres"),
-    "RECORD, target defaults": Pipeline("target-postgres", settings=None),
-    "RECORD, use_copy": Pipeline("target-postgres", settings=_USE_COPY),
-    "BATCH jsonl": Pipeline("target-postgres", "BATCH, gzip"),
-    "BATCH jsonl, use_copy": Pipeline("target-postgres", "BATCH, gzip", _USE_COPY),
-    "DuckDB: RECORD, meltano.yml": Pipeline("target-duckdb"),
+    "RECORD, meltano.yml": MeasuredPipeline("target-postgres"),
+    "RECORD, target defaults": MeasuredPipeline("target-postgres", settings=None),
+    "RECORD, use_copy": MeasuredPipeline("target-postgres", settings=_USE_COPY),
+    "BATCH jsonl": MeasuredPipeline("target-postgres", "BATCH, gzip"),
+    "BATCH jsonl, use_copy": MeasuredPipeline("target-postgres", "BATCH, gzip", _USE_COPY),
+    "DuckDB: RECORD, meltano.yml": MeasuredPipeline("target-duckdb"),
 }
 
 
@@ -88,7 +88,7 @@ def run_pipelines(bench: Bench) -> None:
         print_results(results)
 
 
-def _load(bench: Bench, pipeline: Pipeline, tap: Program, database: EmptyDatabase) -> Cost:
+def _load(bench: Bench, pipeline: MeasuredPipeline, tap: Program, database: EmptyDatabase) -> Cost:
     """Load an export once."""
     loader = _read_loader(pipeline.target)
     shipped = {each["name"]: each["value"] for each in loader["settings"] if "value" in each}

@@ -22,7 +22,7 @@ def iso(seconds: float) -> str:
     return datetime.fromtimestamp(int(seconds), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-class Account:
+class SimulatedAccount:
     """Contacts, lists, segments and custom fields, and every version a contact ever had."""
 
     def __init__(self, rng: random.Random, now: float, *, invalid_values: bool) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import random
 
-    from tests.simulation.account import Account, Version
+    from tests.simulation.account import SimulatedAccount, Version
 
 LIFETIME = 12 * 3600
 
@@ -28,7 +28,7 @@ def source_key(body: dict[str, Any]) -> str:
 
 
 @dataclass
-class Export:
+class SimulatedExport:
     """An export.
 
     Attributes:
@@ -61,7 +61,7 @@ class Export:
         """Which lists and segments it is of."""
         return source_key(self.body)
 
-    def build(self, rng: random.Random, account: Account) -> None:
+    def build(self, rng: random.Random, account: SimulatedAccount) -> None:
         """Fix what is in it: changes since it was created are in it or not."""
         self.is_built = True
         before, now = self.truth, account.members(self.body)

@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.simulation.account import Version
-    from tests.simulation.exports import Export
-    from tests.simulation.process import Run
+    from tests.simulation.exports import SimulatedExport
+    from tests.simulation.process import SimulatedRun
     from tests.simulation.simulate import Simulation
 
 _NUMBER_TYPES = {"number", "integer"}
 
 
-def whole_lines(_: Simulation, run: Run) -> Iterator[str]:
+def whole_lines(_: Simulation, run: SimulatedRun) -> Iterator[str]:
     """No line is torn, but by SIGKILL or a closed pipe."""
     if run.out and not run.out.endswith(b"\n") and not run.is_killed and not run.is_closed:
         yield f"torn line {run.out.splitlines()[-1][:60]!r}"
 
 
-def exit_codes(_: Simulation, run: Run) -> Iterator[str]:
+def exit_codes(_: Simulation, run: SimulatedRun) -> Iterator[str]:
     """Exit codes say what happened."""
     if run.is_hanging:
         yield "the run does not end"
@@ -48,7 +48,7 @@ def exit_codes(_: Simulation, run: Run) -> Iterator[str]:
         yield f"exit code {run.code}, expected one of {sorted(allowed)}"
 
 
-def errors(_: Simulation, run: Run) -> Iterator[str]:
+def errors(_: Simulation, run: SimulatedRun) -> Iterator[str]:
     """Errors are one line, and there is one if the run failed."""
     if match := re.search("Traceback|Unexpected error|reentrant|Exception in", run.log):
         yield f"{match[0]!r} in the log"
@@ -58,7 +58,7 @@ def errors(_: Simulation, run: Run) -> Iterator[str]:
         yield "no error in the log"
 
 
-def secrets(_: Simulation, run: Run) -> Iterator[str]:
+def secrets(_: Simulation, run: SimulatedRun) -> Iterator[str]:
     """Nothing secret is in the log."""
     for secret in (API_KEY, SIGNATURE, MAIL_DOMAIN):
         if secret in run.log:
@@ -66,7 +66,7 @@ def secrets(_: Simulation, run: Run) -> Iterator[str]:
             yield f"{secret!r} in {line!r}"
 
 
-def final_state(simulation: Simulation, run: Run) -> Iterator[str]:
+def final_state(simulation: Simulation, run: SimulatedRun) -> Iterator[str]:
     """STATE is last; with exit code 0, no export is in progress in it."""
     kinds = [line["type"] for line in run.lines]
     # A run that has failed by itself had nothing new to say when the signal came.
@@ -80,7 +80,7 @@ def final_state(simulation: Simulation, run: Run) -> Iterator[str]:
         yield from (f"{each} is in it" for each in simulation.server.exports if f'"{each}"' in text)
 
 
-def values(simulation: Simulation, run: Run) -> Iterator[str]:
+def values(simulation: Simulation, run: SimulatedRun) -> Iterator[str]:
     """Records have the columns of the schema, and values that an export had."""
     schema: dict[str, Any] = {}
     for line in run.lines:
@@ -131,7 +131,7 @@ def _is_right(
     return value is None if expected in {None, "n/a"} else value in {expected, float(expected)}
 
 
-def completeness(simulation: Simulation, run: Run) -> Iterator[str]:
+def completeness(simulation: Simulation, run: SimulatedRun) -> Iterator[str]:
     """With exit code 0, every contact of the last export is in the target, as it was or newer."""
     if run.code != 0 or run.is_closed:
         return
@@ -152,14 +152,14 @@ def completeness(simulation: Simulation, run: Run) -> Iterator[str]:
             yield f"{ready and ready.id} is incomplete"
 
 
-def _rows(export: Export) -> list[Version]:
+def _rows(export: SimulatedExport) -> list[Version]:
     if export.damage.startswith("repeated"):
         # That can be known from the files.
         return list(export.truth.values())
     return [row for part in export.rows for row in part]
 
 
-def _missing(simulation: Simulation, export: Export) -> list[str]:
+def _missing(simulation: Simulation, export: SimulatedExport) -> list[str]:
     source = export.source if simulation.config["separate_exports"] else ""
     rows = simulation.target.rows
     nothing = Row({"updated_at": ""}, None)
@@ -171,7 +171,7 @@ def _missing(simulation: Simulation, export: Export) -> list[str]:
     ]
 
 
-def deletes(simulation: Simulation, _: Run) -> Iterator[str]:
+def deletes(simulation: Simulation, _: SimulatedRun) -> Iterator[str]:
     """Only contacts that are gone from the account's exports are deleted."""
     server = simulation.server
     for contact_id, source_id in simulation.target.deleted:
@@ -187,7 +187,7 @@ def deletes(simulation: Simulation, _: Run) -> Iterator[str]:
                 yield f"{contact_id} is deleted without contact_count of {export.id}"
 
 
-def activation(simulation: Simulation, run: Run) -> Iterator[str]:
+def activation(simulation: Simulation, run: SimulatedRun) -> Iterator[str]:
     """ACTIVATE_VERSION comes once, before the last STATE, and not if too few are left."""
     activated = [line for line in run.lines if line["type"] == "ACTIVATE_VERSION"]
     if not activated:
@@ -217,14 +217,14 @@ def _find_stale(simulation: Simulation) -> Iterator[str]:
                 yield f"{contact_id} of {source!r} is still there, but is not in {export.id}"
 
 
-def versions(simulation: Simulation, run: Run) -> Iterator[str]:
+def versions(simulation: Simulation, run: SimulatedRun) -> Iterator[str]:
     """No version of a complete run is used again."""
     used = {line["version"] for line in run.lines if line.get("version")}
     if reused := used & simulation.activated:
         yield f"versions {reused} were activated by an earlier run"
 
 
-def columns(simulation: Simulation, run: Run) -> Iterator[str]:
+def columns(simulation: Simulation, run: SimulatedRun) -> Iterator[str]:
     """A column belongs to one field for good; a field that is gone has no column.
 
     For good is since the target has returned a state.
@@ -245,13 +245,13 @@ def columns(simulation: Simulation, run: Run) -> Iterator[str]:
                 yield f"{name} is of {field}, which is deleted"
 
 
-def server_rules(simulation: Simulation, _: Run) -> Iterator[str]:
+def server_rules(simulation: Simulation, _: SimulatedRun) -> Iterator[str]:
     """The API is used as it must be: no needless export, no livelock, no leaked key."""
     yield from simulation.server.violations
     simulation.server.violations.clear()
 
 
-INVARIANTS: tuple[Callable[[Simulation, Run], Iterator[str]], ...] = (
+INVARIANTS: tuple[Callable[[Simulation, SimulatedRun], Iterator[str]], ...] = (
     whole_lines,
     exit_codes,
     errors,

@@ -94,7 +94,7 @@ class Row(NamedTuple):
 
 
 @dataclass
-class Target:
+class SimulatedTarget:
     """A target that keeps rows, and returns states once what is before them is durable.
 
     Attributes:

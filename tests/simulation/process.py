@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from multiprocessing.connection import Connection
 
-    from tests.simulation.server import Server
+    from tests.simulation.server import SimulatedServer
 
 # A few contacts instead of thousands, so that small worlds have many blocks and checkpoints.
 CONSTANTS = {
@@ -74,7 +74,7 @@ class Interruption(NamedTuple):
 
 
 @dataclass
-class Run:
+class SimulatedRun:
     """A run that has ended.
 
     Attributes:
@@ -105,11 +105,11 @@ class Run:
 
 
 def run_tap(
-    server: Server,
+    server: SimulatedServer,
     arguments: list[str],
     interruption: Interruption | None = None,
     mutate: Callable[[], object] | None = None,
-) -> Run:
+) -> SimulatedRun:
     """Run the tap's command.
 
     Args:
@@ -152,7 +152,7 @@ def run_tap(
                 continue
             parent.send(server.respond(*request))
     _, status = os.waitpid(pid, 0)
-    run = Run(
+    run = SimulatedRun(
         os.waitstatus_to_exitcode(status),
         _read(out),
         _read(log).decode(errors="replace"),
@@ -175,7 +175,7 @@ class _Child:
     """The process of the tap."""
 
     def __init__(
-        self, connection: Connection, server: Server, interruption: Interruption | None
+        self, connection: Connection, server: SimulatedServer, interruption: Interruption | None
     ) -> None:
         self._connection = connection
         self._lock = threading.Lock()

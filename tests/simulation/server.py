@@ -14,8 +14,8 @@ from email.utils import formatdate
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
-from tests.simulation.account import MAIL_DOMAIN, Account, iso
-from tests.simulation.exports import DAMAGES, LIFETIME, Export, find_exports, source_key
+from tests.simulation.account import MAIL_DOMAIN, SimulatedAccount, iso
+from tests.simulation.exports import DAMAGES, LIFETIME, SimulatedExport, find_exports, source_key
 
 API_KEY = "SG.simulated.key-that-no-log-may-quote"
 SIGNATURE = "c0ffeesignature"
@@ -23,7 +23,7 @@ SIGNATURE = "c0ffeesignature"
 _URL_LIFETIME = 300
 
 
-class Reply(NamedTuple):
+class SimulatedReply(NamedTuple):
     """A response; with `error`, there is none."""
 
     status: int = 200
@@ -33,7 +33,7 @@ class Reply(NamedTuple):
 
 
 @dataclass
-class Server:
+class SimulatedServer:
     """The API and the storage of one account.
 
     Attributes:
@@ -59,10 +59,10 @@ class Server:
     config: str = ""
     state: str = ""
     rejected: str = ""
-    exports: dict[str, Export] = field(default_factory=dict)
-    ready: dict[str, Export] = field(default_factory=dict)
-    fresh: dict[str, dict[str, Export]] = field(default_factory=dict)
-    created_by_run: dict[str, Export] = field(default_factory=dict)
+    exports: dict[str, SimulatedExport] = field(default_factory=dict)
+    ready: dict[str, SimulatedExport] = field(default_factory=dict)
+    fresh: dict[str, dict[str, SimulatedExport]] = field(default_factory=dict)
+    created_by_run: dict[str, SimulatedExport] = field(default_factory=dict)
     downloads_before_creation: int = 0
     finished: set[str] = field(default_factory=set)
     unfinished_since: float | None = None
@@ -76,7 +76,7 @@ class Server:
         self.change_rate = rng.choice((0.0, 0.05, 0.3))
         self.nonce = rng.choice(("", "", "X-Request-Token", "generation"))
         self.etag = rng.choice(('"%s"', 'W/"%s"', ""))
-        self.account = Account(rng, self.now, invalid_values=self.invalid_values)
+        self.account = SimulatedAccount(rng, self.now, invalid_values=self.invalid_values)
         self._issued: dict[str, tuple[str, int, float]] = {}
         self._requests: Counter[Any] = Counter()
         self._outage = (0.0, 0.0)
@@ -106,7 +106,9 @@ class Server:
 
     # --- requests ---------------------------------------------------------------------------
 
-    def respond(self, method: str, url: str, headers: dict[str, str], body: bytes) -> Reply:
+    def respond(
+        self, method: str, url: str, headers: dict[str, str], body: bytes
+    ) -> SimulatedReply:
         """Respond to a request, or not."""
         parts = urlsplit(url)
         is_storage = parts.hostname == "storage.example"
@@ -115,14 +117,14 @@ class Server:
         rng = self.rng(self.run, *key, self._requests[key])
         if sum(self._requests.values()) > 1500:
             self.violations.append("livelock: more than 1,500 requests in a run")
-            return Reply(401)
+            return SimulatedReply(401)
         if rng.random() < self.change_rate and not self.calm:
             self.account.change(rng, self.now + self.skew)
         if is_storage:
             reply = self._download(url, headers, rng)
         elif headers.get("Authorization") != f"Bearer {API_KEY}":
             self.violations.append(f"{method} {parts.path} without the API key")
-            reply = Reply(401)
+            reply = SimulatedReply(401)
         else:
             reply = self._api(method, parts.path, body, rng)
             date = {"Date": formatdate(self.now + self.skew, usegmt=True)}
@@ -131,7 +133,7 @@ class Server:
         self.story.append(f"    {self.now:.1f} {method} {parts.path[-44:]} -> {outcome}")
         return reply
 
-    def _api(self, method: str, path: str, body: bytes, rng: random.Random) -> Reply:
+    def _api(self, method: str, path: str, body: bytes, rng: random.Random) -> SimulatedReply:
         fault = rng.choice(("429", "500", "503", "reset", "timeout", "garbage"))
         is_out = self._outage[0] <= self.now < self._outage[1]
         is_faulty = (is_out or rng.random() < self.fault_rate) and not self.calm
@@ -165,7 +167,9 @@ class Server:
             if kind == type_
         ]
 
-    def _create(self, body: dict[str, Any], rng: random.Random, *, delivered: bool) -> Reply:
+    def _create(
+        self, body: dict[str, Any], rng: random.Random, *, delivered: bool
+    ) -> SimulatedReply:
         source = source_key(body)
         if self.rejected and self.rejected in source:
             return _json({"errors": [{"message": f"invalid list {self.rejected}"}]}, 400)
@@ -173,7 +177,7 @@ class Server:
         damage = ""
         if rng.random() < self.damage_rate and not self.calm:
             damage = rng.choice(self.damages)
-        export = Export(
+        export = SimulatedExport(
             f"export-{len(self.exports) + 1}",
             body,
             self.config,
@@ -208,7 +212,7 @@ class Server:
             if known:
                 self.violations.append(f"needless export: {export.id} could have been resumed")
 
-    def _list_exports(self) -> Reply:
+    def _list_exports(self) -> SimulatedReply:
         result = []
         for export in self.exports.values():
             if self.now < export.visible_at:
@@ -228,7 +232,7 @@ class Server:
             )
         return _json({"result": result})
 
-    def _status(self, export: Export, rng: random.Random) -> Reply:
+    def _status(self, export: SimulatedExport, rng: random.Random) -> SimulatedReply:
         created = export.created + self.skew
         expires = created + (60 if export.damage == "expired" else LIFETIME)
         status: dict[str, Any] = {"id": export.id, "status": "pending"}
@@ -252,7 +256,7 @@ class Server:
         count = {} if export.count is None else {"contact_count": export.count}
         return _json(status | {"status": "ready", "urls": self._urls(export, rng)} | count)
 
-    def _urls(self, export: Export, rng: random.Random) -> list[str]:
+    def _urls(self, export: SimulatedExport, rng: random.Random) -> list[str]:
         numbers = list(range(len(export.parts)))
         if export.damage == "repeated url" and len(numbers) > 1:
             numbers[-1] = numbers[0]
@@ -272,13 +276,13 @@ class Server:
             urls.append(f"https://storage.example/1/{path}?{query}&X-Amz-Signature={token}")
         return urls
 
-    def _download(self, url: str, headers: dict[str, str], rng: random.Random) -> Reply:
+    def _download(self, url: str, headers: dict[str, str], rng: random.Random) -> SimulatedReply:
         query = {key: values[0] for key, values in parse_qs(urlsplit(url).query).items()}
         export_id, number, issued = self._issued.get(query.get("X-Amz-Signature", ""), ("", 0, 0))
         if "Authorization" in headers:
             self.violations.append("the storage was sent the API key")
         if not export_id or self.now - issued > _URL_LIFETIME:
-            return Reply(403, b"<Error>expired</Error>")
+            return SimulatedReply(403, b"<Error>expired</Error>")
         fault = ""
         if rng.random() < self.fault_rate and not self.calm:
             fault = rng.choice(("403", "429", "500", "reset", "cut", "cut", "cut silently"))
@@ -287,7 +291,7 @@ class Server:
         self.downloads_before_creation += not self.created_by_run
         export = self.exports[export_id]
         if number >= len(export.parts):
-            return Reply(404)
+            return SimulatedReply(404)
         if export.damage == "vanished":
             # From the next status on, a part is missing.
             export.reasons.append("vanished")
@@ -301,14 +305,14 @@ class Server:
 
     def _send(
         self, content: bytes, headers: dict[str, str], fault: str, rng: random.Random
-    ) -> Reply:
+    ) -> SimulatedReply:
         """Send a part or the rest of it, whole or cut."""
         etag = self.etag % _hash(content) if self.etag else ""
         reply_headers = {"ETag": etag} if etag else {}
         start, status = 0, 200
         if match := headers.get("If-Match"):
             if match != etag:
-                return Reply(412)
+                return SimulatedReply(412)
             start, status = int(headers["Range"].removeprefix("bytes=").rstrip("-")), 206
             size = len(content)
             reply_headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
@@ -317,22 +321,22 @@ class Server:
             reply_headers["Content-Length"] = str(len(rest))
         if fault:
             rest = rest[: rng.randrange(len(rest) + 1)]
-        return Reply(status, rest, reply_headers)
+        return SimulatedReply(status, rest, reply_headers)
 
 
 def _hash(content: bytes) -> str:
     return f"{random.Random(content).getrandbits(64):x}"
 
 
-def _json(value: Any, status: int = 200) -> Reply:  # noqa: ANN401 - any JSON
-    return Reply(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
+def _json(value: Any, status: int = 200) -> SimulatedReply:  # noqa: ANN401 - any JSON
+    return SimulatedReply(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
 
-def _fault(fault: str, rng: random.Random) -> Reply:
+def _fault(fault: str, rng: random.Random) -> SimulatedReply:
     if fault == "garbage":
-        return Reply(200, b"<html>")
+        return SimulatedReply(200, b"<html>")
     if not fault.isdecimal():
-        return Reply(error=fault)
+        return SimulatedReply(error=fault)
     headers = {"Retry-After": str(rng.choice((0, 1, 40)))} if fault in {"429", "503"} else {}
     message = f"error for somebody@{MAIL_DOMAIN}"
     return _json({"errors": [{"message": message}]}, int(fault))._replace(headers=headers)

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tests.simulation.exports import DAMAGES, LIFETIME, find_exports
 from tests.simulation.invariants import INVARIANTS
 from tests.simulation.pipeline import (
-    Target,
+    SimulatedTarget,
     choose_incremental,
     draw_config,
     draw_interruption,
     merge_states,
 )
-from tests.simulation.process import Interruption, Run, run_tap
-from tests.simulation.server import Server
+from tests.simulation.process import Interruption, SimulatedRun, run_tap
+from tests.simulation.server import SimulatedServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +68,7 @@ class Simulation:
         self._field_rate = rng.choice((0.0, 0.0, 0.3))
         self._refresh_rate = rng.choice((0.0, 0.0, 0.2))
         invalid_values = rng.random() < 0.3
-        self.server = Server(seed, START, self._story, invalid_values, focus.damages)
+        self.server = SimulatedServer(seed, START, self._story, invalid_values, focus.damages)
         audiences = self.server.account.audiences
         self.config = draw_config(rng, folder, audiences)
         if focus.deletes:
@@ -76,7 +76,7 @@ class Simulation:
             self.config["emit_activate_version_messages"] = True
         if self.server.invalid_values:
             self.config["on_invalid_value"] = "null"
-        self.target = Target(
+        self.target = SimulatedTarget(
             rng.choice((1, 5, 1000)), rng.choice(("each", "each", "last", "first"))
         )
         self._catalog: dict[str, Any] | None = None
@@ -135,7 +135,7 @@ class Simulation:
         self.outcome.violations.append("progress: no success, though the faults have ended")
         return False
 
-    def _run(self, interruption: Interruption | None) -> Run:
+    def _run(self, interruption: Interruption | None) -> SimulatedRun:
         server, rng = self.server, self._rng
         # In the calm, no export is pending for longer than `poll_timeout`.
         server.now += 120 * server.calm + rng.choice((0, 1, 1, 60, 2400, 6 * 3600, 13 * 3600))
@@ -208,7 +208,7 @@ class Simulation:
         if self._is_incremental:
             self._catalog = choose_incremental(json.loads(run.out))
 
-    def _load(self, run: Run, *, is_refresh: bool) -> None:
+    def _load(self, run: SimulatedRun, *, is_refresh: bool) -> None:
         """Have the target load what the tap has written, and keep the states it returns."""
         lines = run.out.splitlines(keepends=True)
         is_torn = bool(lines) and not lines[-1].endswith(b"\n")
@@ -234,7 +234,7 @@ class Simulation:
         else:
             self._is_saved = False
 
-    def _note_finished(self, run: Run, *, has_state: bool) -> None:
+    def _note_finished(self, run: SimulatedRun, *, has_state: bool) -> None:
         """Note which exports an interrupted run has finished: they have left its last state."""
         server = self.server
         is_failed = server.rejected or any(each.reasons for each in server.exports.values())
@@ -252,7 +252,7 @@ class Simulation:
             else:
                 server.finished |= {each for each in left if not server.ready[each].reasons}
 
-    def _count(self, run: Run) -> None:
+    def _count(self, run: SimulatedRun) -> None:
         """Note what a run was, for the next ones and for the story."""
         outcome, server = self.outcome, self.server
         outcome.runs += 1

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.targets.targets import Server, Target
+    from tests.targets.targets import PostgresServer, Target
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
+def server() -> Iterator[PostgresServer]:
     """A PostgreSQL server for all tests of this worker."""
     with run_postgres() as server:
         yield server

@@ -401,7 +401,7 @@ class Postgres(Database):
         "array": "ARRAY",
     }
 
-    def __init__(self, folder: Path, server: Server, **config: Any) -> None:
+    def __init__(self, folder: Path, server: PostgresServer, **config: Any) -> None:
         self.server = server
         super().__init__(folder, **config)
 
@@ -481,7 +481,7 @@ class MergingPostgres(Postgres):
         return [self._bin / "python", LOADER, self.url, f"{self.schema}.contacts"]
 
 
-class Server:
+class PostgresServer:
     """A PostgreSQL server on the loopback interface, with one user without a password."""
 
     def __init__(self, programs: Path, port: int, pid: int) -> None:
@@ -501,7 +501,7 @@ class Server:
 
 
 @contextmanager
-def run_postgres() -> Iterator[Server]:
+def run_postgres() -> Iterator[PostgresServer]:
     """Run a server with a temporary data directory."""
     # Debian does not put them on the PATH.
     initdb = shutil.which("initdb") or max(
@@ -538,6 +538,6 @@ def run_postgres() -> Iterator[Server]:
         run("pg_ctl", "--wait", "--options", options, "start")
         try:
             pid = int((folder / "data" / "postmaster.pid").read_text().split()[0])
-            yield Server(programs, port, pid)
+            yield PostgresServer(programs, port, pid)
         finally:
             run("pg_ctl", "--wait", "--mode=immediate", "stop")
