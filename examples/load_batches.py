@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 # By Arrow type, without its parameters.
 COLUMN_TYPES = {
     "double": "double precision",
+    "int64": "bigint",
     "list": "text[]",
     "string": "text",
     "timestamp": "timestamp with time zone",

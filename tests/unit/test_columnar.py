@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import runpy
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,10 @@ import pytest
 from pyarrow import ipc, parquet
 from singer_sdk.exceptions import DataError
 
-from tap_sendgrid_contacts.column_types import DATE, INTEGER, LIST, NUMBER, TEXT
+from tap_sendgrid_contacts.column_types import COLUMN_TYPES, DATE, INTEGER, LIST, NUMBER, TEXT
 from tap_sendgrid_contacts.output import columnar
 from tap_sendgrid_contacts.output.formats import FORMATS
+from tests.definitions import ROOT
 
 if TYPE_CHECKING:
     from tap_sendgrid_contacts.column_types import ColumnType
@@ -176,6 +178,12 @@ def test_all_dates_can_be_written(day: datetime) -> None:
     rows: list[Row] = [(day.replace(tzinfo=timezone.utc),), (None,)]
     table = read("arrow", write("arrow", rows, types={"since": DATE}))
     assert [(each["since"],) for each in table.to_pylist()] == rows
+
+
+def test_example_has_an_sql_type_for_every_column_type() -> None:
+    example = runpy.run_path(str(ROOT / "examples" / "load_batches.py"))
+    for each in COLUMN_TYPES.values():
+        assert example["column_type"](pa.field("x", each.arrow(pa)))
 
 
 def test_memory_holds_a_group_not_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
