@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from sendgrid_sandbox import values as pool
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sendgrid_sandbox.fields import Field, FieldType
 
 ReservedValues = dict[str, str | list[str] | datetime]
-CustomValues = dict[str, str | int | float | datetime]
+CustomValue = str | int | float | datetime
+CustomValues = dict[str, CustomValue]
 
 # Column, text format for the contact's number, and a bit mask: more bits, rarer value.
 _RARE_COLUMNS = (
@@ -26,6 +27,11 @@ _RARE_COLUMNS = (
     ("facebook", "fb.%d", 15),
     ("anonymous_id", "anonymous-%d", 15),
 )
+_EDGE_CASES: Mapping[FieldType, Sequence[CustomValue]] = {
+    "Text": pool.EDGE_CASE_TEXTS,
+    "Number": pool.EDGE_CASE_NUMBERS,
+    "Date": pool.EDGE_CASE_DATES,
+}
 _LONG_TEXT_CASE = 2
 _MAX_EDGE_CASE_FIELDS = 8
 
@@ -87,7 +93,7 @@ def make_custom_values(fields: Sequence[Field], profile: bytes) -> CustomValues:
     return custom
 
 
-def typical_value(field_type: FieldType, high: int, low: int) -> str | int | float | datetime:
+def typical_value(field_type: FieldType, high: int, low: int) -> CustomValue:
     """Return a typical value of a custom field, selected by two bytes."""
     if field_type == "Text":
         return pool.WORDS[high % len(pool.WORDS)]
@@ -112,11 +118,6 @@ def add_edge_cases(values: ReservedValues, fields: Sequence[Field], case: int) -
         return custom
     for index in range(min(len(fields), _MAX_EDGE_CASE_FIELDS)):
         field = fields[(case * 3 + index) % len(fields)]
-        selector = case + index * 5
-        if field.type == "Text":
-            custom[field.name] = texts[selector % len(texts)]
-        elif field.type == "Date":
-            custom[field.name] = pool.EDGE_CASE_DATES[selector % len(pool.EDGE_CASE_DATES)]
-        else:
-            custom[field.name] = pool.EDGE_CASE_NUMBERS[selector % len(pool.EDGE_CASE_NUMBERS)]
+        edge_cases = _EDGE_CASES[field.type]
+        custom[field.name] = edge_cases[(case + index * 5) % len(edge_cases)]
     return custom

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 FieldType = Literal["Text", "Number", "Date"]
-FIELD_TYPES: tuple[FieldType, ...] = ("Text", "Number", "Date")
+FIELD_TYPES: tuple[FieldType, ...] = get_args(FieldType)
 MAX_CUSTOM_FIELDS = 500  # DOC
 _MAX_NAME_LENGTH = 100  # DOC
 FieldChanges = Literal["none", "rename", "retype"]
