@@ -35,7 +35,7 @@ from sendgrid_sandbox.formats import format_number
 from sendgrid_sandbox.settings import FileFormat
 from sendgrid_sandbox.spec import ExportSpec, parse_export_spec
 from sendgrid_sandbox.values import EDGE_CASE_DATES, EDGE_CASE_NUMBERS, EDGE_CASE_TEXTS
-from tests.harness import SANDBOX
+from tests.harness import SANDBOX, wait_until
 from tests.sandbox_client import (
     EXPORTS,
     TIMEOUT,
@@ -156,7 +156,8 @@ def test_export_flow() -> None:
         records = read_json(download(url))
         assert "X-Amz-Signature" not in sandbox.log
         assert f'POST {EXPORTS} 202 {len(response.content)} {{"file_type": "json"}}' in sandbox.log
-        assert ".json.gzip?… 200 " in sandbox.log
+        # A request is logged once its response is sent.
+        wait_until(lambda: ".json.gzip?… 200 " in sandbox.log)
 
     assert [status["status"] for status in pending] == ["pending", "pending"]
     assert not any(status.get("urls") for status in pending)
