@@ -65,6 +65,7 @@ COLUMNS = columns_from_schema(
     lambda _: True,
 )
 NAMES = [column.name for column in COLUMNS]
+FIELDS_OF_ACCOUNT = [column.field for column in COLUMNS if column.is_custom]
 
 Values = tuple[object, ...]
 
@@ -140,7 +141,7 @@ HEADER_LINES = {"json": 0, "csv": 1}
 
 def one(file_type: str, **fields: Any) -> dict[str, object]:
     """The record of a single contact with these fields."""
-    custom = {name: value for name, value in fields.items() if name in {"Plan", "Seats", "Since"}}
+    custom = {name: value for name, value in fields.items() if name in FIELDS_OF_ACCOUNT}
     reserved = {name: value for name, value in fields.items() if name not in custom}
     contact = {"contact_id": "a", **reserved, "custom_fields": custom}
     [decoded] = decode(file_type, FILE_OF[file_type](contact))
