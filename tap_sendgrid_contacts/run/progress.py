@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 from singer_sdk import metrics
 
 from tap_sendgrid_contacts import stopping
+from tap_sendgrid_contacts.columns import STREAM
 
 if TYPE_CHECKING:
     from tap_sendgrid_contacts.api.export import ExportJob
@@ -93,7 +94,7 @@ class ProgressReporter:
             complete: Whether it was read to its end, and verified.
         """
         tags = {
-            metrics.Tag.STREAM: "contacts",
+            metrics.Tag.STREAM: STREAM,
             "export": export,
             "contacts_read": contacts_read,
             "contacts_emitted": contacts_emitted,
