@@ -125,8 +125,9 @@ def _end_process(read_end: int) -> None:
         received = set(os.read(read_end, 64))
         if signals := handled & received:
             break
-    signum = min(signals) if _noted is None else _noted
     time.sleep(GRACE_SECONDS)
+    # Only now: of signals that come together, the main thread may note another one first.
+    signum = min(signals) if _noted is None else _noted
     name = signal.Signals(signum).name
     line = f"Stopped by {name} after {GRACE_SECONDS:.0f} s of waiting: is the output being read?\n"
     with contextlib.suppress(OSError, ValueError):
