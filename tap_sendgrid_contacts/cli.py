@@ -76,6 +76,7 @@ def main() -> None:
     configure_process()
     code = _run()
     if stopped := stopping.noted():
+        stopping.ignore()
         TapSendGridContacts.logger.warning(str(stopped))
         code = stopped.exit_code
     if error := _flush(sys.stdout):

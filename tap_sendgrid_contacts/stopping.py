@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
 import threading
@@ -24,6 +25,9 @@ T = TypeVar("T")
 
 GRACE_SECONDS = 10.0
 """Time from the first signal to the end of the process, whatever it is doing."""
+
+# Windows has no SIGHUP.
+_HANDLED = {signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGTERM)}
 
 # How long a wait goes on after a signal, at most.
 _SLICE_SECONDS = 0.1
@@ -48,9 +52,8 @@ def install() -> None:
 
     A signal that is ignored, as SIGHUP is under `nohup`, stays ignored.
     """
-    for name in ("SIGTERM", "SIGINT", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+    for number in _HANDLED:
+        if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, note)
     # The interpreter writes each signal to this pipe, even while the main thread is in a system
     # call or in C code.
@@ -65,6 +68,12 @@ def note(signum: int, _frame: FrameType | None = None) -> None:
     global _noted  # noqa: PLW0603 - signals belong to the process
     if _noted is None:
         _noted = signum
+
+
+def ignore() -> None:
+    """Ignore further signals: Python restores their default handlers while it exits."""
+    for number in _HANDLED:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def noted() -> Stopped | None:
@@ -120,10 +129,9 @@ def run(function: Callable[[], T]) -> T:
 
 def _end_process(read_end: int) -> None:
     """Wait for a signal, then for the end of the process; end it when the time is over."""
-    handled = {signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGTERM)}
     while True:
         received = set(os.read(read_end, 64))
-        if signals := handled & received:
+        if signals := _HANDLED & received:
             break
     time.sleep(GRACE_SECONDS)
     # Only now: of signals that come together, the main thread may note another one first.
@@ -131,6 +139,9 @@ def _end_process(read_end: int) -> None:
     name = signal.Signals(signum).name
     line = f"Stopped by {name} after {GRACE_SECONDS:.0f} s of waiting: is the output being read?\n"
     with contextlib.suppress(OSError, ValueError):
-        # Not a log call: the main thread may hold the lock of a handler.
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, line.encode())
+        # Not a log call: the main thread may hold the lock of a handler. If nobody reads the log
+        # either, a write would never end.
+        stderr = sys.__stderr__.fileno() if sys.__stderr__ else 2
+        if select.select([], [stderr], [], 0)[1]:
+            os.write(stderr, line.encode())
     os._exit(128 + signum)
