@@ -23,7 +23,7 @@ import warnings
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 from unittest import mock
 
 import click
@@ -158,6 +158,17 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def wait_until_full(pipe: IO[Any]) -> None:
+    """Wait until nothing more can be written to a pipe."""
+    size = struct.Struct("i")
+
+    def is_full() -> bool:
+        waiting = fcntl.ioctl(pipe, termios.FIONREAD, bytes(size.size))
+        return bool(size.unpack(waiting)[0] >= _FULL_PIPE)
+
+    wait_until(is_full)
 
 
 def _parse_options(options: tuple[str, ...]) -> tuple[Account, Settings]:
@@ -332,13 +343,7 @@ class TapProcess:
 
     def wait_until_blocked(self) -> None:
         """Wait until the pipe is full, so that the tap is within a write."""
-        size = struct.Struct("i")
-
-        def is_full() -> bool:
-            waiting = fcntl.ioctl(self.stdout, termios.FIONREAD, bytes(size.size))
-            return bool(size.unpack(waiting)[0] >= _FULL_PIPE)
-
-        wait_until(is_full)
+        wait_until_full(self.stdout)
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal."""

@@ -499,7 +499,11 @@ def test_other_exports_are_read_after_a_failure(
 
 @pytest.mark.parametrize("when", ["waiting", "creating"])
 def test_poll_timeout_keeps_finished_exports(
-    three: FakeSendGrid, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, when: str
+    three: FakeSendGrid,
+    pipeline: Pipeline,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    when: str,
 ) -> None:
     monkeypatch.setattr("tap_sendgrid_contacts.run.run.EXPORTS_AHEAD", 1)
     if when == "waiting":
@@ -512,6 +516,8 @@ def test_poll_timeout_keeps_finished_exports(
     ):
         pipeline(list_ids=lists, poll_timeout=10)
     assert len(pipeline.saved["finished"]) == 2
+    # Each line names its list once.
+    assert all(message.count("list ") <= 1 for message in caplog.messages)
     assert three.created == (3 if when == "waiting" else 2)
     three.exports["e2"].status = {"status": "ready"}
     rest = OF_B if when == "waiting" else IDS[13:]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tap_sendgrid_contacts import stopping
+from tests.harness import wait_until_full
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -56,22 +58,19 @@ stopping.install()
 """
 
 
-def _run(body: str, *signals: signal.Signals, grace: float = 10) -> tuple[int, str]:
-    """Run a program, signal it when it has printed a line, and return exit code and stderr."""
-    process = subprocess.Popen(
+@contextlib.contextmanager
+def _start(body: str, grace: float = 10) -> Iterator[subprocess.Popen[str]]:
+    """Start a program; it has printed a line."""
+    with subprocess.Popen(
         [sys.executable, "-c", _PROGRAM + body, str(grace)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    with process:
+    ) as process:
         assert process.stdout is not None
-        assert process.stderr is not None
         process.stdout.readline()
-        for each in signals:
-            process.send_signal(each)
         try:
-            return process.wait(30), process.stderr.read()
+            yield process
         finally:
             process.kill()
 
@@ -79,15 +78,18 @@ def _run(body: str, *signals: signal.Signals, grace: float = 10) -> tuple[int, s
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_a_process_that_writes_to_nobody_ends_after_the_grace_period(stream: str) -> None:
     body = f"print(flush=True); print('x' * (1 << 20), file=sys.{stream}, flush=True)"
-    code, stderr = _run(body, signal.SIGINT, signal.SIGTERM, grace=0.2)
-    assert code == 128 + signal.SIGINT
+    with _start(body, grace=0.2) as process:
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 128 + signal.SIGINT
+        stderr = process.stderr.read() if process.stderr else ""
     line = "Stopped by SIGINT after 0 s of waiting: is the output being read?\n"
     assert stderr == line if stream == "stdout" else set(stderr) == {"x"}
 
 
-def test_signals_within_log_calls_are_honoured() -> None:
+def test_a_signal_within_a_log_call_is_honoured() -> None:
     body = """
-logging.basicConfig(level=logging.DEBUG, stream=open(os.devnull, "w"))
+logging.basicConfig(level=logging.DEBUG)
 print(flush=True)
 try:
     while True:
@@ -96,9 +98,13 @@ try:
 except stopping.Stopped as stopped:
     sys.exit(stopped.exit_code)
 """
-    for _ in range(3):
-        code, stderr = _run(body, signal.SIGHUP)
-        assert (code, stderr) == (128 + signal.SIGHUP, "")
+    with _start(body) as process:
+        assert process.stderr is not None
+        wait_until_full(process.stderr)
+        process.send_signal(signal.SIGHUP)
+        _, stderr = process.communicate(timeout=30)
+        assert process.returncode == 128 + signal.SIGHUP
+        assert set(stderr.splitlines()) == {"DEBUG:root:text"}
 
 
 def test_an_ignored_signal_stays_ignored() -> None:
@@ -110,6 +116,8 @@ sys.exit(stopping.noted() is not None)
     # As `nohup` does: the program that it runs inherits the disposition.
     previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        assert _run(body, signal.SIGHUP) == (0, "")
+        with _start(body) as process:
+            process.send_signal(signal.SIGHUP)
+            assert process.wait(30) == 0
     finally:
         signal.signal(signal.SIGHUP, previous)
