@@ -51,12 +51,22 @@ _JOIN_SECONDS = 5.0
 
 
 def iter_parts(
-    job: ExportJob, part_names: Sequence[str], on_progress: Callable[[str], None]
+    job: ExportJob,
+    part_names: Sequence[str],
+    on_progress: Callable[[str], None],
+    *,
+    is_counted: bool,
 ) -> Generator[Part, None, None]:
     """Download parts of an export that is ready.
 
     `on_progress` is called several times a second with the state of a download that the reader
     waits for.
+
+    Args:
+        job: The export.
+        part_names: Identities of the parts.
+        on_progress: Called with the part that the reader waits for.
+        is_counted: Whether the reader notices if contacts are missing.
 
     Yields:
         The parts, in the order of the names, their files at the start. Close the generator to end
@@ -68,7 +78,7 @@ def iter_parts(
         FatalSyncError: If it cannot be written to disk.
         Stopped: If a signal arrives while the reader waits.
     """
-    worker = _PrefetchWorker(job, part_names)
+    worker = _PrefetchWorker(job, part_names, is_counted=is_counted)
     try:
         for _ in part_names:
             part = worker.get(on_progress)
@@ -109,7 +119,7 @@ class _CancelledError(Exception):
 class _PrefetchWorker:
     """Downloads parts in order and enqueues them, or the exception that ended it."""
 
-    def __init__(self, job: ExportJob, part_names: Sequence[str]) -> None:
+    def __init__(self, job: ExportJob, part_names: Sequence[str], *, is_counted: bool) -> None:
         self._results: Queue[Part | BaseException] = Queue()
         self._free_slots = threading.Semaphore(_prefetch_limit())
         self._current: Part | None = None
@@ -122,6 +132,7 @@ class _PrefetchWorker:
             name: f"Part {number} of {len(job.part_names)}"
             for number, name in enumerate(job.part_names, 1)
         }
+        self._is_counted = is_counted
         self._timeout = job.client.request_timeout
         self._allow_http = job.client.allows_http
         self._retry = dataclasses.replace(job.client.retry, wait=self._wait)
@@ -244,8 +255,7 @@ class _PrefetchWorker:
                         f"{label}: download is slower than {_MIN_RATE:,} bytes/s (request_timeout)"
                     )
                 deadline, before = now + self._timeout, part.size
-            is_counted = self._job.contact_count is not None
-            if part.is_incomplete(is_counted=is_counted):
+            if part.is_incomplete(is_counted=self._is_counted):
                 raise TransientError(f"{label}: truncated response")
 
 

@@ -98,7 +98,7 @@ class Part:
         """Return whether bytes are missing, or all of them may be.
 
         Args:
-            is_counted: Whether the number of the contacts will show that they are missing.
+            is_counted: Whether the reader notices if contacts are missing.
         """
         if self._expected_size is None:
             return not (self.size or is_counted or self._is_chunked)

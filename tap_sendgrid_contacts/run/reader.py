@@ -93,7 +93,8 @@ class ExportReader:
         # Content of each part that had contacts: no other part may have the same.
         contents = {content for content in finished.values() if content}
         remaining = [name for name in job.part_names if digest(name) not in finished]
-        downloads = iter_parts(job, remaining, self._progress.report)
+        is_counted = job.contact_count is not None and not self._allow_count_mismatch
+        downloads = iter_parts(job, remaining, self._progress.report, is_counted=is_counted)
         with contextlib.closing(downloads) as parts:
             for part in parts:
                 self._progress.bytes_downloaded += part.size

@@ -26,6 +26,7 @@ KEPT_SEEDS = {
     "50448": "a discarded export was taken for the one of the next request",
     "103467": "the same, after the columns had changed",
     "110629": "a part of unknown length lost all of its bytes, and nothing counted its contacts",
+    "113875": "the same, with `allow_count_mismatch`",
 }
 
 # Worlds after which a mutation counts as not noticed.

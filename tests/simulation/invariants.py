@@ -139,10 +139,6 @@ def completeness(simulation: Simulation, run: SimulatedRun) -> Iterator[str]:
         ready = simulation.server.ready.get(source)
         fresh = [ready] if ready else list(simulation.server.fresh.get(source, {}).values())
         missing = [_missing(simulation, export) for export in fresh]
-        is_cut = any("cut silently" in export.reasons for export in fresh)
-        if is_cut and simulation.config["allow_count_mismatch"]:
-            # A part that has lost all of its bytes is as one without contacts.
-            continue
         if not missing:
             yield f"no export of {source!r} was read"
         elif all(missing):

@@ -141,10 +141,11 @@ def download(
     parts: int = 1,
     first: int = 0,
     client: SendGridClient | None = None,
-    job: Job | None = None,
+    *,
+    is_counted: bool = True,
 ) -> Generator[Part, None, None]:
-    job = job or Job(url, parts, client)
-    return iter_parts(job, job.part_names[first:], lambda _: None)
+    job = Job(url, parts, client)
+    return iter_parts(job, job.part_names[first:], lambda _: None, is_counted=is_counted)
 
 
 def contents(storage: ScriptedStorage, parts: int = 1, first: int = 0) -> list[bytes]:
@@ -291,25 +292,23 @@ UNKNOWN = {"Content-Length": ""}
 
 
 @pytest.mark.parametrize(
-    ("reply", "count", "expected"),
+    ("reply", "counted", "expected"),
     [
-        (Reply(200, b"", UNKNOWN), None, content_of(0)),
-        (Reply(200, b"", UNKNOWN), 1, b""),
-        (Reply(200, b""), None, b""),
-        (Reply(200, b"0\r\n\r\n", UNKNOWN | {"Transfer-Encoding": "chunked"}), None, b""),
+        (Reply(200, b"", UNKNOWN), False, content_of(0)),
+        (Reply(200, b"", UNKNOWN), True, b""),
+        (Reply(200, b""), False, b""),
+        (Reply(200, b"0\r\n\r\n", UNKNOWN | {"Transfer-Encoding": "chunked"}), False, b""),
     ],
     ids=["lost", "counted", "announced", "chunked"],
 )
 def test_part_that_may_have_been_lost_is_downloaded_again(
     storage: ScriptedStorage,
     reply: Reply,
-    count: int | None,
+    counted: bool,  # noqa: FBT001 - a parameter of the test
     expected: bytes,
 ) -> None:
     storage.script = [reply]
-    job = Job(storage.url, 1)
-    job.contact_count = count
-    [part] = [part.file.read() for part in download(storage.url, job=job)]
+    [part] = [part.file.read() for part in download(storage.url, is_counted=counted)]
     assert part == expected
 
 
@@ -756,7 +755,7 @@ def test_reader_that_waits_gets_progress(
             storage.script = [Reply(200, b"abc", {"ETag": '"two"'})]
             storage.released.set()
 
-    parts = iter_parts(Job(storage.url, 1), ["0"], on_progress)
+    parts = iter_parts(Job(storage.url, 1), ["0"], on_progress, is_counted=True)
     [size] = [part.size for part in parts]
     assert size == 3
     # Later ones may be of the part's new content.
@@ -780,7 +779,7 @@ def test_prefetched_parts_are_bounded(
 
     monkeypatch.setattr(threading, "Semaphore", Slots)
     monkeypatch.setattr("tap_sendgrid_contacts.api.download._PREFETCH_LIMIT", 2)
-    parts = iter_parts(job, job.part_names, lambda _: None)
+    parts = iter_parts(job, job.part_names, lambda _: None, is_counted=True)
     next(parts)
     # One with the reader, three waiting.
     wait_for(lambda: 4 in signed_when_full or len(job.signed) > 4)
