@@ -143,7 +143,7 @@ class Simulation:
         if rng.random() < 0.5:
             server.account.change(rng, server.now + server.skew)
         # A run may take an export of two seconds ago for its own, with the fields of then.
-        if rng.random() < self._field_rate and pause > 2:  # noqa: PLR2004
+        if rng.random() < self._field_rate and pause > 2:
             server.account.change_fields(rng)
         self._discover()
         is_refresh = self._must_refresh or (rng.random() < self._refresh_rate and not server.calm)
