@@ -152,11 +152,15 @@ class RunState:
             # Without an earlier run, only none at all is suspicious.
             expected = 1 if before is None else before
             if (expected - count) * 100 > expected * max_shrink_percent:
-                earlier = "is the first one" if before is None else f"had {before} the last time"
+                problem = (
+                    f"has {count} contacts and had {before} the last time: a drop by more than "
+                    f"max_shrink_percent ({max_shrink_percent})"
+                )
+                if before is None:
+                    problem = "is empty, and max_shrink_percent has no earlier one to compare with"
                 return (
-                    f"{self._prefix(key)}the export has {count} contacts and {earlier}: a drop by "
-                    f"more than max_shrink_percent ({max_shrink_percent}). If that is right, run "
-                    "again: the next run is compared with this one"
+                    f"{self._prefix(key)}the export {problem}. If that is right, run again: the "
+                    "next run is compared with this one"
                 )
         return None
 
