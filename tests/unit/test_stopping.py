@@ -59,14 +59,21 @@ stopping.install()
 
 
 @contextlib.contextmanager
-def _start(body: str, grace: float = 10) -> Iterator[subprocess.Popen[str]]:
-    """Start a program; it has printed a line."""
-    with subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM + body, str(grace)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+def _start(
+    body: str, grace: float = 10, on_hangup: signal.Handlers = signal.SIG_DFL
+) -> Iterator[subprocess.Popen[str]]:
+    """Start a program, which inherits what SIGHUP does; it has printed a line."""
+    previous = signal.signal(signal.SIGHUP, on_hangup)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM + body, str(grace)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+    with process:
         assert process.stdout is not None
         process.stdout.readline()
         try:
@@ -113,11 +120,7 @@ print(flush=True)
 time.sleep(0.2)
 sys.exit(stopping.noted() is not None)
 """
-    # As `nohup` does: the program that it runs inherits the disposition.
-    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with _start(body) as process:
-            process.send_signal(signal.SIGHUP)
-            assert process.wait(30) == 0
-    finally:
-        signal.signal(signal.SIGHUP, previous)
+    # As `nohup` does.
+    with _start(body, on_hangup=signal.SIG_IGN) as process:
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(30) == 0
