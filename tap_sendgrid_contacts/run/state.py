@@ -61,7 +61,7 @@ class RunState:
         emitter: StateEmitter,
         *,
         fingerprint: dict[str, Any],
-        has_version: bool = False,
+        has_version: bool,
     ) -> None:
         self._state = state
         self._emitter = emitter
