@@ -59,13 +59,11 @@ def iter_parts(
 ) -> Generator[Part, None, None]:
     """Download parts of an export that is ready.
 
-    `on_progress` is called several times a second with the state of a download that the reader
-    waits for.
-
     Args:
         job: The export.
         part_names: Identities of the parts.
-        on_progress: Called with the part that the reader waits for.
+        on_progress: Called several times a second with the state of a download that the reader
+            waits for.
         is_counted: Whether the reader notices if contacts are missing.
 
     Yields:
