@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 START = 1_790_000_000.0
 
+# A run may take an export of two seconds ago for its own: not with other fields, or another table.
+_SECONDS_APART = 3
+
 
 @dataclass
 class Outcome:
@@ -138,20 +141,18 @@ class Simulation:
     def _run(self, interruption: Interruption | None) -> SimulatedRun:
         server, rng = self.server, self._rng
         # In the calm, no export is pending for longer than `poll_timeout`.
-        pause = 120 * server.calm + rng.choice((0, 1, 1, 60, 2400, 6 * 3600, 13 * 3600))
-        server.now += pause
+        server.now += 120 * server.calm + rng.choice((0, 1, 1, 60, 2400, 6 * 3600, 13 * 3600))
         if rng.random() < 0.5:
             server.account.change(rng, server.now + server.skew)
-        # A run may take an export of two seconds ago for its own, with the fields of then.
-        if rng.random() < self._field_rate and pause > 2:
+        if rng.random() < self._field_rate:
+            server.now += _SECONDS_APART
             server.account.change_fields(rng)
         self._discover()
         is_refresh = self._must_refresh or (rng.random() < self._refresh_rate and not server.calm)
         if is_refresh:
             # Why else would one refresh?
             self._empty_table()
-            # Without its state, a run could take an export of two seconds ago for its own.
-            server.now += 3
+            server.now += _SECONDS_APART
         state = {} if is_refresh else self._state
         arguments = ["--config", str(self._folder / "config.json")]
         if state:
